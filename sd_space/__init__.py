@@ -1,0 +1,1 @@
+"""A Gradio Space for Stable Diffusion v1-4."""

@@ -1,0 +1,167 @@
+"""Runs: what visitors have under way or finished, so that a reload or a lost connection loses nothing.
+
+A run outlives the connection that asked for it: it goes on for a grace period without a watcher, its finished pictures
+stay on disk until they expire, and whoever knows its unguessable id can watch it again. Everything here lives on
+the server's event loop; the only thread used is the one that writes files.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from sd_space.backends import Backend
+from sd_space.gallery import ResultStore, SavedPicture
+from sd_space.schema import (
+    AdmittedRequest,
+    EngineFailed,
+    GenerationResult,
+    ModelInfo,
+    PictureFinished,
+    Progress,
+    RequestFailed,
+    SpaceError,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Run:
+    """One admitted request on its way. Owned by `Runs`; everybody else only reads it.
+
+    `pictures` are in order, `None` where one is not finished yet. When `is_done`, either `result` or `error` is set.
+    """
+
+    admitted: AdmittedRequest
+    info: ModelInfo
+    embed_recipe: bool
+    pictures: list[SavedPicture | None]
+    progress: Progress | None = None
+    result: GenerationResult | None = None
+    error: SpaceError | None = None
+    is_done: bool = False
+    done_at_s: float = 0.0
+    _watchers: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def _notify(self) -> None:
+        """Wakes every watcher; each waits on the event that was current when it last looked."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    @property
+    def request_id(self) -> str:
+        return self.admitted.request_id
+
+    @property
+    def finished(self) -> list[SavedPicture]:
+        return [picture for picture in self.pictures if picture is not None]
+
+
+class Runs:
+    """Starts runs on the backend, hands them to watchers and forgets them when their files expire.
+
+    `on_done` is told of each finished run, for the metrics.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: ResultStore,
+        result_ttl_s: float,
+        on_done: Callable[[Run], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ):
+        self._backend = backend
+        self._store = store
+        self._result_ttl_s = result_ttl_s
+        self._on_done = on_done
+        self._now_s = now_s
+        self._runs: dict[str, Run] = {}
+        self._pumps: set[asyncio.Task] = set()  # the loop itself holds tasks weakly
+
+    def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool) -> Run:
+        """Begins `admitted` and returns at once; `watch` tells the rest, a full queue included."""
+        self._forget_expired()
+        run = Run(admitted, info, embed_recipe, pictures=[None] * admitted.request.num_images_per_prompt)
+        self._runs[admitted.request_id] = run
+        pump = asyncio.get_running_loop().create_task(self._pump(run))
+        self._pumps.add(pump)
+        pump.add_done_callback(self._pumps.discard)
+        return run
+
+    def get(self, request_id: object) -> Run | None:
+        """The run with this id, or `None` when there is none, or not any more."""
+        return self._runs.get(request_id) if isinstance(request_id, str) else None
+
+    def cancel(self, request_id: object) -> None:
+        """Frees the run's share of the device at the next step; unknown and finished runs are left alone."""
+        run = self.get(request_id)
+        if run is not None and not run.is_done:
+            self._backend.cancel(run.request_id)
+
+    async def watch(self, run: Run, grace_s: float, every_s: float = 0.1) -> AsyncIterator[Run]:
+        """Yields `run` whenever it changed, at most every `every_s` seconds, and a last time when it is done.
+
+        When the last watcher leaves before that, the run is cancelled unless somebody watches it again in `grace_s`.
+        """
+        run._watchers += 1
+        try:
+            while True:
+                changed, is_last = run._changed, run.is_done
+                yield run
+                if is_last:
+                    return
+                await asyncio.sleep(every_s)
+                await changed.wait()
+        finally:
+            run._watchers -= 1
+            if grace_s:
+                asyncio.get_running_loop().call_later(grace_s, self._cancel_unwatched, run)
+            else:
+                self._cancel_unwatched(run)
+
+    def _cancel_unwatched(self, run: Run) -> None:
+        if not run._watchers:
+            self.cancel(run.request_id)
+
+    async def _pump(self, run: Run) -> None:
+        try:
+            async for update in self._backend.generate(run.admitted):
+                match update:
+                    case Progress():
+                        run.progress = update
+                    case PictureFinished():
+                        run.pictures[update.index] = await asyncio.to_thread(
+                            self._store.save,
+                            run.request_id,
+                            update.index,
+                            update.image,
+                            run.admitted.request,
+                            run.info,
+                            run.embed_recipe,
+                        )
+                    case GenerationResult():
+                        run.result = update
+                    case RequestFailed():
+                        run.error = update.error
+                run._notify()
+        except SpaceError as error:
+            run.error = error
+        except Exception:
+            logger.exception("request %s: an update could not be handled", run.request_id)
+            run.error = EngineFailed("Something broke while your pictures were made; please try again.")
+            self._backend.cancel(run.request_id)
+        finally:
+            run.is_done = True
+            run.done_at_s = self._now_s()
+            run._notify()
+            self._on_done(run)
+
+    def _forget_expired(self) -> None:
+        oldest_s = self._now_s() - self._result_ttl_s
+        expired = [key for key, run in self._runs.items() if run.is_done and run.done_at_s < oldest_s]
+        for key in expired:
+            del self._runs[key]

@@ -1,0 +1,134 @@
+"""Settings: one table of environment variables `SD_SPACE_<NAME>`, read once into a frozen object."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+PREFIX = "SD_SPACE_"
+
+TINY = "tiny"
+V1_4 = "CompVis/stable-diffusion-v1-4"
+# The head of `main` on the Hub: fp16 safetensors for every component. A fixed commit cannot change under us.
+V1_4_REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
+
+
+class InvalidSetting(ValueError):
+    """A setting has a value that it cannot have; the sentence names the variable, the value and what it takes."""
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def _positive(text: str) -> float:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) <= 0:
+        raise ValueError("a number above 0")
+    return float(text)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("0", "1", "off", "on", "false", "true"):
+        raise ValueError("0 or 1")
+    return text.lower() in ("1", "on", "true")
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError("one of " + ", ".join(choices))
+        return text.lower()
+
+    return read
+
+
+def _setting(default: Any, read: Callable[[str], Any], help: str, repr: bool = True) -> Any:
+    return field(default=default, repr=repr, metadata={"read": read, "help": help})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting with its default and its help; README's table is checked against this class."""
+
+    model: str = _setting(
+        "auto",
+        str,
+        "`auto` (v1-4 where CUDA is, else the picture book), `tiny`, a Hub id, a folder or a `.safetensors` file",
+    )
+    revision: str | None = _setting(None, str, "Hub commit, tag or branch; v1-4 is pinned to a commit")
+    variant: str | None = _setting(None, str, "file variant such as `fp16`; chosen by device and model when empty")
+    device: str = _setting("auto", _one_of("auto", "cpu", "cuda", "mps"), "`auto`, `cpu`, `cuda` or `mps`")
+    dtype: str = _setting(
+        "auto",
+        _one_of("auto", "float32", "float16", "bfloat16"),
+        "`auto` (float16 on CUDA, else float32), `float32`, `float16` or `bfloat16`",
+    )
+    backend: str = _setting(
+        "auto", _one_of("auto", "local"), "where pictures are made: `local`, one thread of this process"
+    )
+    secret: str | None = _setting(
+        None,
+        str,
+        "signs acceptance tokens; set it so that acceptances outlive a restart (random when empty)",
+        repr=False,
+    )
+    token_ttl_s: int = _setting(30 * 86_400, _whole(60, 366 * 86_400), "seconds for which an acceptance holds")
+    max_batch_size: int | None = _setting(
+        None, _whole(1, 64), "most pictures that share one UNet call; measured at start when empty"
+    )
+    max_queue: int = _setting(20, _whole(1, 10_000), "most requests that may wait; more are refused with a sentence")
+    reproducible: bool = _setting(
+        False, _switch, "`1`: pixels bit-identical whatever else runs (each call padded to one batch size, slower)"
+    )
+    attention_slicing: str = _setting(
+        "auto", _one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
+    )
+    low_vram_gb: float = _setting(4.0, _positive, "GiB of device memory below which attention is sliced (the card's 4)")
+    max_vram_gb: float | None = _setting(None, _positive, "GiB of device memory to plan with; all of it when empty")
+    result_ttl_s: int = _setting(3600, _whole(10, 7 * 86_400), "seconds after which result files are deleted")
+    result_dir: str | None = _setting(None, str, "folder of the result files; one in the temporary folder when empty")
+    reconnect_s: float = _setting(
+        30.0, _positive, "seconds for which a page's run goes on after its connection was lost, so that it can return"
+    )
+    trusted_proxies: int = _setting(
+        0, _whole(0, 10), "proxies in front whose X-Forwarded-For is believed when requests are counted per address"
+    )
+    rate_per_minute: int = _setting(60, _whole(1, 100_000), "most calls of an endpoint per address and minute")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Reads `environ`; an empty value means the default.
+
+        Raises InvalidSetting for a value that a setting cannot have, and for an unknown `SD_SPACE_` variable.
+        """
+        known = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        for name in environ:
+            if name.startswith(PREFIX) and name not in known:
+                raise InvalidSetting(f"{name} is not a setting; README lists those that are.")
+        values = {}
+        for name, f in known.items():
+            text = environ.get(name, "").strip()
+            if not text:
+                continue
+            try:
+                values[f.name] = f.metadata["read"](text)
+            except ValueError as error:
+                shown = "its value" if f.name == "secret" else repr(text)
+                raise InvalidSetting(f"{name} must be {error}, not {shown}.") from None
+        return cls(**values)
+
+    @classmethod
+    def table(cls) -> list[tuple[str, str, str]]:
+        """Rows (variable, default, help) for README and `--help`."""
+
+        def shown(default: Any) -> str:
+            if default is None:
+                return ""
+            return default if isinstance(default, str) else f"{default:.15g}"
+
+        return [(PREFIX + f.name.upper(), shown(f.default), f.metadata["help"]) for f in fields(cls)]

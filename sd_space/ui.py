@@ -1,0 +1,648 @@
+"""The page and the public endpoints: the only importer of gradio.
+
+The layout reads top to bottom in `_lay_out`, the events in `_wire`. Every event is private; what is public is the three
+typed functions of `_add_api`. All of them end in `Gate.admit` and `Runs`: there, and not in the page, the licence is
+enforced and pictures are made.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from sd_space import views
+from sd_space.backends import Backend
+from sd_space.card import ModelCard, Section
+from sd_space.front import Front, Metrics
+from sd_space.gallery import ResultStore, recipe_from_query, result_json
+from sd_space.gate import Gate
+from sd_space.recorded import RecordedExample
+from sd_space.runs import Run, Runs
+from sd_space.schema import (
+    MAX_PROMPT_CHARS,
+    MAX_SEED,
+    SCHEDULERS,
+    Defaults,
+    LicenceNotAccepted,
+    Limits,
+    ModelUnavailable,
+    SpaceError,
+    Stage,
+)
+from sd_space.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CSS = Path(__file__).with_name("ui.css")
+
+# Storage is blocked in some frames (huggingface.co with third-party cookies off): then nothing is remembered.
+_RECALL_JS = """() => { const get = (key) => { try { return localStorage.getItem('sd_space.' + key) || '' }
+  catch (error) { return '' } }; return [get('token'), get('run')] }"""
+_REMEMBER_JS = (
+    "(value) => {{ try {{ localStorage.setItem('sd_space.{}', value || '') }} catch (error) {{}} return [] }}"
+)
+
+# A visitor who calls `/model` or opens the page must know these before any model is loaded.
+_CARD_DEFAULTS = Defaults()
+_CARD_LIMITS = Limits(min_size=256, max_size=768)
+
+# Which of the card's sections the page shows under which heading.
+_CARD_PAGES = {
+    "Uses and misuse": ("Direct Use", "Misuse, Malicious Use, and Out-of-Scope Use"),
+    "Limitations and bias": ("Limitations", "Bias"),
+    "Safety module": ("Safety Module",),
+    "Training": ("Model Details", "Training"),
+    "Evaluation": ("Evaluation Results",),
+    "Environmental impact": ("Environmental Impact",),
+}
+
+_THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", radius_size="lg")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The components that events read and write; the page's own order is that of `_lay_out`."""
+
+    banner: gr.HTML
+    gate: gr.Column
+    agree: gr.Checkbox
+    accept: gr.Button
+    studio: gr.Column
+    prompt: gr.Textbox
+    generate: gr.Button
+    cancel: gr.Button
+    status: gr.HTML
+    waiting: gr.HTML
+    results: gr.Column
+    gallery: gr.Gallery
+    recipe: gr.HTML
+    download_all: gr.DownloadButton
+    examples: tuple[gr.Button, ...]
+    negative_prompt: gr.Textbox
+    num_images: gr.Slider
+    steps: gr.Slider
+    guidance: gr.Slider
+    random_seed: gr.Checkbox
+    seed: gr.Number
+    size: gr.Radio
+    scheduler: gr.Dropdown
+    embed_recipe: gr.Checkbox
+    withdraw: gr.Button
+    clock: gr.Timer
+    token: gr.Textbox
+    run_id: gr.Textbox
+
+
+def build_demo(
+    settings: Settings,
+    card: ModelCard,
+    gate: Gate,
+    backend: Backend,
+    store: ResultStore,
+    metrics: Metrics,
+    recorded: Sequence[RecordedExample],
+) -> gr.Blocks:
+    """The page and its endpoints; `recorded` are shown with the examples. Starts nothing."""
+    gr.set_static_paths([store.root, *(example.path for example in recorded)])
+    runs = Runs(backend, store, settings.result_ttl_s, on_done=lambda run: _count(metrics, run))
+    with gr.Blocks(title="Stable Diffusion v1-4", analytics_enabled=False) as demo:
+        page = _lay_out(card, recorded)
+        _wire(page, Handlers(page, settings, gate, backend, store, runs), card)
+        _add_api(settings, gate, backend, store, runs)
+    # The engine owns the order of service and the bound on who waits; Gradio's own queue must not serialise before it.
+    demo.queue(api_open=False, max_size=settings.max_queue * 4 + 40, default_concurrency_limit=None)
+    # Gradio keeps the messages of 2,000 sessions, first in first out: more visitors than that would stop its queue.
+    demo._queue.pending_messages_per_session.max_size = 10**7
+    return demo
+
+
+def launch(demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metrics, **options: Any) -> str:
+    """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
+    front = Middleware(
+        Front,
+        settings=settings,
+        status=backend.status,
+        is_queue_alive=lambda: not demo._queue.stopped,
+        metrics=metrics,
+    )
+    _, url, _ = demo.launch(
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=True,
+        ssr_mode=False,
+        pwa=False,
+        strict_cors=True,
+        footer_links=["api"],
+        theme=_THEME,
+        css=CSS.read_text(encoding="utf-8"),
+        app_kwargs={"middleware": [front], "openapi_url": None},
+        **options,
+    )
+    _give_pictures_to_mcp(demo)
+    return url
+
+
+def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
+    """One column: what this is, the gate or the prompt, the pictures, the options, and the model card."""
+    names: dict[str, Any] = {}
+    gr.HTML(
+        "<h1>Stable Diffusion <span>v1-4</span></h1><p>Describe a picture; every answer is screened before it is shown.</p>",
+        elem_id="masthead",
+    )
+    names["banner"] = gr.HTML(elem_id="banner")
+    with gr.Column(visible=False, elem_id="gate") as names["gate"]:
+        gr.Markdown(f"## {card.gate_heading}\n\n{card.gate_prompt}")
+        gr.HTML(views.restrictions())
+        names["agree"] = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
+        names["accept"] = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
+
+    with gr.Column(visible=False, elem_id="studio") as names["studio"]:
+        with gr.Row(elem_id="ask"):
+            names["prompt"] = gr.Textbox(
+                label="Prompt",
+                placeholder="a photo of an astronaut riding a horse on mars",
+                lines=1,
+                max_lines=4,
+                max_length=MAX_PROMPT_CHARS,
+                scale=5,
+                elem_id="prompt",
+            )
+            names["generate"] = gr.Button("Generate", variant="primary", scale=1, min_width=120, elem_id="generate")
+            names["cancel"] = gr.Button(
+                "Cancel", variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel"
+            )
+        names["status"] = gr.HTML(elem_id="status")
+        names["waiting"] = gr.HTML(visible=False, elem_id="waiting")
+        with gr.Column(visible=False, elem_id="results") as names["results"]:
+            names["gallery"] = gr.Gallery(
+                label="Your pictures",
+                show_label=False,
+                columns=2,
+                object_fit="contain",
+                height="auto",
+                buttons=["download", "fullscreen"],
+                interactive=False,
+                elem_id="gallery",
+            )
+            with gr.Row():
+                names["download_all"] = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
+            names["recipe"] = gr.HTML(elem_id="recipe")
+
+        with gr.Accordion("More options", open=False, elem_id="options"):
+            names["negative_prompt"] = gr.Textbox(
+                label="Negative prompt", info="What the pictures should not show", max_length=MAX_PROMPT_CHARS
+            )
+            with gr.Row():
+                names["num_images"] = gr.Slider(1, 4, 4, step=1, precision=0, label="Number of pictures")
+                names["steps"] = gr.Slider(
+                    1,
+                    _CARD_LIMITS.max_steps,
+                    _CARD_DEFAULTS.num_inference_steps,
+                    step=1,
+                    precision=0,
+                    label="Steps",
+                    info="More steps take longer and draw finer",
+                )
+            with gr.Row():
+                names["guidance"] = gr.Slider(
+                    _CARD_LIMITS.min_guidance,
+                    _CARD_LIMITS.max_guidance,
+                    _CARD_DEFAULTS.guidance_scale,
+                    step=0.5,
+                    label="Guidance scale",
+                    info="Higher follows the prompt more closely and varies less",
+                )
+                names["scheduler"] = gr.Dropdown(
+                    list(SCHEDULERS), value=_CARD_DEFAULTS.scheduler, label="Noise scheduler"
+                )
+            names["size"] = gr.Radio(
+                _size_choices(_CARD_DEFAULTS), value=_size(_CARD_DEFAULTS.width, _CARD_DEFAULTS.height), label="Size"
+            )
+            with gr.Row():
+                names["seed"] = gr.Number(
+                    0, label="Seed", info="Picture k has seed + k", minimum=0, maximum=MAX_SEED, precision=0
+                )
+                names["random_seed"] = gr.Checkbox(True, label="New seed each time")
+            names["embed_recipe"] = gr.Checkbox(
+                True, label="Write prompt and settings into the PNG files, so that other tools can read them"
+            )
+
+        gr.Markdown("### Try one of these")
+        names["examples"] = _example_cards(card, recorded)
+
+    with gr.Column(elem_id="about"):
+        gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>')
+        gr.Markdown("## About Stable Diffusion v1-4\n\nFrom its model card, by Robin Rombach and Patrick Esser.")
+        for title, parts in _CARD_PAGES.items():
+            with gr.Accordion(title, open=False):
+                gr.Markdown(_as_markdown([card.section(part) for part in parts]))
+        with gr.Accordion("Citation", open=False):
+            gr.Textbox(card.citation, label="BibTeX", lines=9, buttons=["copy"], interactive=False, elem_id="citation")
+        names["withdraw"] = gr.Button(
+            "Withdraw my acceptance of the licence", size="sm", variant="secondary", visible=False, elem_id="withdraw"
+        )
+
+    names["clock"] = gr.Timer(1.0)
+    names["token"] = gr.Textbox(visible="hidden")
+    names["run_id"] = gr.Textbox(visible="hidden")
+    return Page(**names)
+
+
+def _example_cards(card: ModelCard, recorded: Sequence[RecordedExample]) -> tuple[gr.Button, ...]:
+    """A button for each example, with the picture that was recorded of it; pressing one fills the prompt."""
+    icons = {example.prompt: example.path for example in recorded}
+    with gr.Row(elem_id="examples"):
+        return tuple(
+            gr.Button(
+                example.title,
+                icon=icons.get(example.text),
+                variant="secondary",
+                min_width=150,
+                elem_classes="example",
+            )
+            for example in card.examples
+        )
+
+
+def _as_markdown(sections: list[Section]) -> str:
+    if len(sections) == 1:
+        return sections[0].markdown
+    return "\n\n".join(f"### {section.title}\n\n{section.markdown}" for section in sections)
+
+
+def _size(width: int, height: int) -> str:
+    return f"{width}x{height}"
+
+
+def _size_choices(defaults: Defaults) -> list[tuple[str, str]]:
+    """Square, portrait and landscape around the model's own size."""
+    long, wide = defaults.width, defaults.height
+    short = long * 3 // 4 // 8 * 8
+    shapes = {"Square": (long, wide), "Portrait": (short, wide), "Landscape": (long, short)}
+    return [(f"{name}, {w} × {h}", _size(w, h)) for name, (w, h) in shapes.items()]
+
+
+class Handlers:
+    """What happens on each event. Async, because they wait for the engine; they run on the server's event loop."""
+
+    def __init__(self, page: Page, settings: Settings, gate: Gate, backend: Backend, store: ResultStore, runs: Runs):
+        self.page = page
+        self.settings = settings
+        self.gate = gate
+        self.backend = backend
+        self.store = store
+        self.runs = runs
+
+    def _is_accepted(self, token: str) -> bool:
+        try:
+            self.gate.verify_token(token)
+        except LicenceNotAccepted:
+            return False
+        return True
+
+    def _doors(self, is_open: bool) -> dict:
+        page = self.page
+        return {
+            page.gate: gr.update(visible=not is_open),
+            page.studio: gr.update(visible=is_open),
+            page.withdraw: gr.update(visible=is_open),
+        }
+
+    def open_page(self, token: str, request: gr.Request) -> dict:
+        """On loading: opens the gate to a remembered acceptance and fills the form from a link's recipe."""
+        page = self.page
+        untouched = _CARD_DEFAULTS
+        size = _size(untouched.width, untouched.height)
+        updates = self._doors(self._is_accepted(token)) | self.tick(
+            untouched.num_inference_steps, untouched.guidance_scale, untouched.scheduler, size
+        )
+        linked = recipe_from_query(request.query_params)
+        info = self.backend.status().info
+        for name, component in self._fields().items():
+            if name in linked:
+                updates[component] = gr.update(value=linked[name])
+        if "seed" in linked:
+            updates[page.random_seed] = False
+        if "width" in linked and "height" in linked:
+            size = f"{linked['width']}x{linked['height']}"
+            choices = _size_choices(info.defaults if info else _CARD_DEFAULTS)
+            if size not in [value for _, value in choices]:
+                choices.append((size.replace("x", " × "), size))
+            updates[page.size] = gr.update(choices=choices, value=size)
+        return updates
+
+    def _fields(self) -> dict[str, gr.components.Component]:
+        page = self.page
+        return {
+            "prompt": page.prompt,
+            "negative_prompt": page.negative_prompt,
+            "num_images_per_prompt": page.num_images,
+            "num_inference_steps": page.steps,
+            "guidance_scale": page.guidance,
+            "seed": page.seed,
+            "scheduler": page.scheduler,
+        }
+
+    def tick(self, steps: int, guidance: float, scheduler: str, size: str) -> dict:
+        """Each second until the model is there: the banner; then what the visitor left alone becomes the model's own."""
+        page, status = self.page, self.backend.status()
+        updates = {page.banner: views.banner(status)}
+        if status.stage is Stage.FAILED:
+            updates[page.clock] = gr.update(active=False)
+        if not status.is_ready:
+            return updates
+        card, own, limits = _CARD_DEFAULTS, status.info.defaults, status.info.limits
+
+        def kept(current: object, default: object, value: object) -> dict:
+            return {"value": value} if current == default else {}
+
+        size_kept = kept(size, _size(card.width, card.height), _size(own.width, own.height))
+        return updates | {
+            page.clock: gr.update(active=False),
+            page.steps: gr.update(
+                maximum=limits.max_steps, **kept(steps, card.num_inference_steps, own.num_inference_steps)
+            ),
+            page.guidance: gr.update(**kept(guidance, card.guidance_scale, own.guidance_scale)),
+            page.scheduler: gr.update(
+                choices=list(limits.schedulers), **kept(scheduler, card.scheduler, own.scheduler)
+            ),
+            page.size: gr.update(choices=_size_choices(own), **size_kept),
+        }
+
+    def accept(self, agree: bool) -> dict:
+        try:
+            token = self.gate.issue_token(agree)
+        except LicenceNotAccepted as error:
+            gr.Warning(str(error))
+            return {}
+        return self._doors(True) | {self.page.token: token}
+
+    def withdraw(self) -> dict:
+        page = self.page
+        return self._doors(False) | {page.token: "", page.agree: False, page.accept: gr.update(interactive=False)}
+
+    async def generate(
+        self,
+        token: str,
+        prompt: str,
+        negative_prompt: str,
+        num_images: int,
+        steps: int,
+        guidance: float,
+        seed: int,
+        scheduler: str,
+        random_seed: bool,
+        size: str,
+        embed_recipe: bool,
+    ) -> AsyncIterator[dict]:
+        """Admits the form's values and follows the run to its end."""
+        page = self.page
+        width, _, height = str(size).partition("x")
+        values = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "num_images_per_prompt": num_images,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "seed": -1 if random_seed else seed,
+            "scheduler": scheduler,
+            "width": int(width) if width.isdigit() else size,
+            "height": int(height) if height.isdigit() else size,
+        }
+        try:
+            self.gate.verify_token(token)
+            async for stage in until_ready(self.backend):
+                yield {page.status: views.note(f"Getting ready: {stage}… Your pictures come next.")}
+            info = self.backend.status().info
+            run = self.runs.start(self.gate.admit(token, values, info), info, embed_recipe is True)
+        except LicenceNotAccepted as error:
+            yield self._doors(False) | {page.status: views.note(str(error), "error")}
+        except SpaceError as error:
+            yield {page.status: views.note(str(error), "error")}
+        else:
+            async for updates in self._follow(run):
+                yield updates
+
+    async def resume(self, token: str, run_id: str) -> AsyncIterator[dict]:
+        """After a reload: shows the last run, finished or still going."""
+        run = self.runs.get(run_id) if self._is_accepted(token) else None
+        if run is None:
+            yield {}
+            return
+        request = run.admitted.request
+        yield {self.page.prompt: request.prompt, self.page.negative_prompt: request.negative_prompt}
+        async for updates in self._follow(run):
+            yield updates
+
+    async def _follow(self, run: Run) -> AsyncIterator[dict]:
+        page = self.page
+        yield {
+            page.run_id: run.request_id,
+            page.seed: run.admitted.request.seed,
+            page.generate: gr.update(visible=False),
+            page.cancel: gr.update(visible=True, interactive=True, value="Cancel"),
+            page.status: "",
+            page.waiting: gr.update(value=views.waiting(run), visible=True),
+            page.results: gr.update(visible=False),
+        }
+        async for _ in self.runs.watch(run, grace_s=self.settings.reconnect_s):
+            if not run.is_done:
+                yield {page.waiting: views.waiting(run)}
+        pictures = [(str(picture.path), picture.caption) for picture in run.finished]
+        archive = await asyncio.to_thread(self.store.zip, run.finished) if pictures else None
+        yield {
+            page.generate: gr.update(visible=True),
+            page.cancel: gr.update(visible=False),
+            page.status: views.verdict(run),
+            page.waiting: gr.update(value="", visible=False),
+            page.results: gr.update(visible=bool(pictures)),
+            page.gallery: gr.update(value=pictures, selected_index=None),
+            page.recipe: views.recipe(run) if pictures else "",
+            page.download_all: gr.update(value=str(archive) if archive else None, visible=archive is not None),
+        }
+
+    def cancel(self, run_id: str) -> dict:
+        self.runs.cancel(run_id)
+        return {self.page.cancel: gr.update(interactive=False, value="Cancelling…")}
+
+
+def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
+    """Which event calls which handler. `quiet` events answer at once and show no spinner."""
+    quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+    queued = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    doors = [page.gate, page.studio, page.withdraw]
+    model_defaults = [page.banner, page.clock, page.steps, page.guidance, page.scheduler, page.size]
+    run_view = [
+        page.run_id, page.seed, page.generate, page.cancel, page.status, page.waiting, page.results, page.gallery,
+        page.recipe, page.download_all,
+    ]  # fmt: skip
+    form = [*on._fields().values(), page.random_seed, page.size]
+    blocks = gr.context.Context.root_block
+
+    blocks.load(None, None, [page.token, page.run_id], js=_RECALL_JS, **quiet).then(
+        on.open_page, page.token, list(dict.fromkeys([*doors, *model_defaults, *form])), **quiet
+    ).then(on.resume, [page.token, page.run_id], [*run_view, page.prompt, page.negative_prompt], **queued)
+    page.clock.tick(on.tick, [page.steps, page.guidance, page.scheduler, page.size], model_defaults, **quiet)
+    page.token.change(None, page.token, None, js=_REMEMBER_JS.format("token"), **quiet)
+    page.run_id.change(None, page.run_id, None, js=_REMEMBER_JS.format("run"), **quiet)
+
+    enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
+    page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
+    page.accept.click(on.accept, page.agree, [*doors, page.token], **quiet)
+    page.withdraw.click(on.withdraw, None, [*doors, page.token, page.agree, page.accept], **quiet)
+
+    gr.on(
+        [page.prompt.submit, page.generate.click],
+        on.generate,
+        [page.token, *form, page.embed_recipe],
+        [*run_view, *doors],
+        **queued,
+    )
+    page.cancel.click(on.cancel, page.run_id, page.cancel, **quiet)
+    for button, example in zip(page.examples, card.examples, strict=True):
+        js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {example.text!r} }}"
+        button.click(None, None, page.prompt, js=js, **quiet)
+
+
+async def until_ready(backend: Backend) -> AsyncIterator[Stage]:
+    """Yields the stage of loading until pictures can be made; raises ModelUnavailable when they cannot."""
+    while not (status := backend.status()).is_ready:
+        if status.stage in (Stage.FAILED, Stage.STOPPED):
+            raise ModelUnavailable(status.reason or "The Space is restarting; please try again in a minute.")
+        yield status.stage
+        await asyncio.sleep(0.3)
+
+
+def _add_api(settings: Settings, gate: Gate, backend: Backend, store: ResultStore, runs: Runs) -> None:
+    """The public endpoints. Gradio derives their documentation from the signatures and docstrings."""
+
+    def accept_license(agree: bool) -> str:
+        """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
+
+        Read https://huggingface.co/spaces/CompVis/stable-diffusion-license first: you may not deliberately produce or
+        share illegal or harmful content, and you answer for how you use the pictures.
+
+        Args:
+            agree: true if you have read the licence and accept it
+        """
+        with _refusals():
+            return gate.issue_token(agree)
+
+    async def generate(
+        prompt: str,
+        negative_prompt: str = "",
+        num_images_per_prompt: int = 4,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        seed: int = -1,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: str = "PNDM",
+        acceptance_token: str = "",
+        request: gr.Request = None,
+    ) -> tuple[list[gr.FileData], dict]:
+        """Draws pictures of a prompt with Stable Diffusion and returns those that the safety checker has passed.
+
+        Needs the token of accept_license. A picture that was withheld or failed is a placeholder, as `outcome` says.
+        Prohibited: illegal or harmful content, harassment, disinformation, sexual content involving minors, and the
+        other uses that the licence's Attachment A names.
+
+        Args:
+            prompt: what the pictures show, in English
+            negative_prompt: what they should not show
+            num_images_per_prompt: how many pictures, 1 to 4
+            num_inference_steps: denoising steps, 1 to 150
+            guidance_scale: how closely to follow the prompt, 1 to 20
+            seed: the first picture's seed, 0 to 4294967295, or -1 for a random one; picture k has seed + k
+            width: in pixels, a multiple of 8; the model's own when left out
+            height: in pixels, a multiple of 8; the model's own when left out
+            scheduler: the noise scheduler, one of those that the model endpoint lists
+            acceptance_token: what accept_license returned; may also travel in the header X-License-Token
+        """
+        values = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "num_images_per_prompt": num_images_per_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "seed": seed,
+            "width": width,
+            "height": height,
+            "scheduler": scheduler,
+        }
+        token = acceptance_token or (request.headers.get("x-license-token", "") if request else "")
+        with _refusals():
+            gate.verify_token(token)
+            async for stage in until_ready(backend):
+                yield [], {"progress": {"stage": stage}}
+            info = backend.status().info
+            run = runs.start(gate.admit(token, values, info), info, embed_recipe=True)
+            async for _ in runs.watch(run, grace_s=0):
+                if not run.is_done:
+                    yield [], {"progress": _progress_json(run)}
+            if run.error is not None:
+                raise run.error
+            files = [
+                gr.FileData(path=str(picture.path), orig_name=picture.path.name, mime_type="image/png")
+                for picture in run.finished
+            ]
+            yield files, result_json(run.admitted.request, info, run.result)
+
+    def model() -> dict:
+        """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
+        status = backend.status()
+        described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
+        if status.reason:
+            described["reason"] = status.reason
+        return described | (status.info.as_dict() if status.info else {})
+
+    gr.api(accept_license, api_name="accept_license", queue=False)
+    gr.api(generate, api_name="generate", concurrency_limit=None)
+    gr.api(model, api_name="model", queue=False)
+
+
+def _progress_json(run: Run) -> dict:
+    progress = run.progress
+    if progress is None:
+        return {"stage": "queued"}
+    return {
+        "queue_position": progress.queue_position,
+        "step": progress.step_index,
+        "steps": progress.num_timesteps,
+        "pictures_done": progress.pictures_done,
+        "seconds_left": progress.seconds_left,
+    }
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turns what visitors may read into Gradio's errors; anything else is logged and told without its details."""
+    try:
+        yield
+    except SpaceError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except Exception:
+        logger.exception("an endpoint failed")
+        raise gr.Error("Something broke on the server; please try again.", print_exception=False) from None
+
+
+def _give_pictures_to_mcp(demo: gr.Blocks) -> None:
+    """Makes MCP clients see pictures: Gradio's server turns a list of files into the text of their server paths."""
+    server = demo.mcp_server_obj
+    as_content = server.postprocess_output_data
+
+    def flattened(data: list, root_url: str) -> list:
+        return as_content(
+            [part for output in data for part in (output if isinstance(output, list) else [output])], root_url
+        )
+
+    server.postprocess_output_data = flattened

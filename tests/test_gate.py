@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import pytest
+
+from sd_space.card import load_card
+from sd_space.gate import USE_RESTRICTIONS, Gate, licence_digest
+from sd_space.schema import AdmittedRequest, InvalidRequest, LicenceNotAccepted
+
+from .test_schema import INFO
+
+NOW_S = 1_800_000_000.0
+DAY_S = 86_400
+
+
+def gate_at(now_s=NOW_S, secret="a secret", card=None):
+    return Gate(card or load_card(), secret, token_ttl_s=30 * DAY_S, now_s=lambda: now_s)
+
+
+@pytest.fixture(scope="module")
+def token():
+    return gate_at().issue_token(True)
+
+
+def test_a_token_is_valid_on_every_replica_with_the_same_secret(token):
+    acceptance = gate_at(NOW_S + DAY_S).verify_token(token)
+    assert acceptance.accepted_at == NOW_S
+    assert acceptance == gate_at(NOW_S + 2 * DAY_S).verify_token(token)
+
+
+@pytest.mark.parametrize("agree", [False, None, 1, "true", "yes", [], {}, 1.0])
+def test_only_true_is_an_agreement(agree):
+    with pytest.raises(LicenceNotAccepted, match="agree must be true"):
+        gate_at().issue_token(agree)
+
+
+@pytest.mark.parametrize("forge", [
+    lambda token: "",
+    lambda token: None,
+    lambda token: 7,
+    lambda token: ["x"],
+    lambda token: "x" * 100_000,
+    lambda token: token[:-1],
+    lambda token: " " + token,
+    lambda token: token.partition(".")[0],
+    lambda token: token.partition(".")[0] + ".",
+    lambda token: ("A" if token[0] != "A" else "B") + token[1:],
+    lambda token: gate_at(secret="another").issue_token(True),
+])  # fmt: skip
+def test_a_forged_token_is_refused_and_told_how_to_accept(token, forge):
+    with pytest.raises(LicenceNotAccepted, match="/accept_license"):
+        gate_at().verify_token(forge(token))
+
+
+@pytest.mark.parametrize(("age_s", "accepted"), [(0, True), (30 * DAY_S, True), (30 * DAY_S + 1, False), (-61, False)])
+def test_an_acceptance_holds_for_its_time_and_not_before_it(token, age_s, accepted):
+    gate = gate_at(NOW_S + age_s)
+    if accepted:
+        gate.verify_token(token)
+    else:
+        with pytest.raises(LicenceNotAccepted, match="expired"):
+            gate.verify_token(token)
+
+
+def test_changing_a_word_of_the_licence_text_voids_earlier_acceptances(token):
+    changed = replace(load_card(), gate_prompt=load_card().gate_prompt + " New clause.")
+    with pytest.raises(LicenceNotAccepted, match="has changed"):
+        gate_at(card=changed).verify_token(token)
+
+
+def test_the_digest_covers_the_use_restrictions(monkeypatch):
+    before = licence_digest(load_card())
+    monkeypatch.setattr("sd_space.gate.USE_RESTRICTIONS", USE_RESTRICTIONS[:-1])
+    assert licence_digest(load_card()) != before
+    assert len(USE_RESTRICTIONS) == 11
+
+
+def test_admission_checks_the_licence_before_any_value():
+    with pytest.raises(LicenceNotAccepted):
+        gate_at().admit("no token", {"prompt": ""}, INFO)
+
+
+def test_an_admitted_request_carries_no_more_than_a_random_visitor_name(token):
+    admitted = gate_at().admit(token, {"prompt": "a cabin", "seed": 3}, INFO)
+    assert isinstance(admitted, AdmittedRequest) and admitted.request.seed == 3
+    again = gate_at().admit(token, {"prompt": "a cabin", "seed": 3}, INFO)
+    assert admitted.visitor == again.visitor and admitted.request_id != again.request_id
+    assert token not in repr(admitted)
+
+
+def test_a_random_seed_differs_from_call_to_call(token):
+    seeds = {gate_at().admit(token, {"prompt": "a cabin"}, INFO).request.seed for _ in range(5)}
+    assert len(seeds) == 5
+
+
+def test_a_bad_value_is_refused_behind_the_gate_too(token):
+    with pytest.raises(InvalidRequest):
+        gate_at().admit(token, {"prompt": "a cabin", "num_inference_steps": 0}, INFO)

@@ -1,0 +1,133 @@
+import math
+import pickle
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sd_space import schema
+from sd_space.schema import Defaults, GenerationRequest, InvalidRequest, Limits, ModelInfo
+
+INFO = ModelInfo(
+    model="picture-book",
+    title="Picture book",
+    revision=None,
+    device="cpu",
+    dtype="float32",
+    memory_profile="none",
+    limits=Limits(min_size=64, max_size=192),
+    defaults=Defaults(num_inference_steps=20, guidance_scale=3.0, width=128, height=128),
+)
+
+
+def parse(**values):
+    return GenerationRequest.parse({"prompt": "a cabin"} | values, INFO, random_seed=77)
+
+
+def test_what_is_left_out_takes_the_models_own_defaults():
+    request = parse(width=None)
+    assert (request.num_inference_steps, request.guidance_scale, request.scheduler) == (20, 3.0, "PNDM")
+    assert (request.width, request.height, request.num_images_per_prompt) == (128, 128, 4)
+    assert request.seed == 77, "-1 is the default seed and means a random one"
+
+
+def test_picture_k_has_seed_plus_k_and_wraps_round():
+    assert parse(seed=5).seeds == (5, 6, 7, 8)
+    assert parse(seed=schema.MAX_SEED, num_images_per_prompt=2).seeds == (schema.MAX_SEED, 0)
+
+
+def test_a_whole_number_may_come_as_a_json_float():
+    assert parse(num_inference_steps=30.0).num_inference_steps == 30
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\u200b\u200b", None, 5, True, ["a"], {"a": 1}, 1.5])
+def test_a_prompt_must_be_text_that_says_something(prompt):
+    with pytest.raises(InvalidRequest, match="prompt must"):
+        GenerationRequest.parse({"prompt": prompt}, INFO, 0)
+
+
+@pytest.mark.parametrize("prompt", ["a\x00b", "\ud800", "a\x1b[31m", "x" * 10_000])
+def test_a_prompt_that_no_tokenizer_can_hold_is_refused(prompt):
+    with pytest.raises(InvalidRequest) as refusal:
+        parse(prompt=prompt)
+    assert refusal.value.field == "prompt"
+    assert "xxx" not in str(refusal.value)
+
+
+def test_lines_and_emoji_are_welcome():
+    assert parse(prompt="a cat\r\n\tand 👩‍🚀 שלום").prompt == "a cat and 👩‍🚀 שלום"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("num_inference_steps", 0, "num_inference_steps must be a whole number from 1 to 150, not 0."),
+        ("num_inference_steps", 151, "not 151."),
+        ("num_inference_steps", 1.5, "not 1.5."),
+        ("num_inference_steps", "20", "not '20'."),
+        ("num_inference_steps", math.nan, "not nan."),
+        ("num_inference_steps", 1e308, "a whole number from 1 to 150"),
+        ("num_inference_steps", True, "not True."),
+        ("guidance_scale", 0, "guidance_scale must be a number from 1 to 20, not 0."),
+        ("guidance_scale", math.inf, "not inf."),
+        ("guidance_scale", [7.5], "not a list."),
+        ("guidance_scale", False, "not False."),
+        ("seed", -5, "seed must be a whole number from -1 to 4294967295"),
+        ("seed", 2**32, "not 4294967296."),
+        ("seed", "abc", "not 'abc'."),
+        ("width", 130, "width must be a multiple of 8, not 130."),
+        ("width", 100_000, "width must be a whole number from 64 to 192 pixels"),
+        ("height", -512, "height must be"),
+        ("num_images_per_prompt", 5, "num_images_per_prompt must be a whole number from 1 to 4, not 5."),
+        ("scheduler", "pndm", "scheduler must be one of PNDM, DDIM"),
+        ("scheduler", "../x", "not '..x'."),
+        ("scheduler", ["PNDM"], "not a list."),
+        ("negative_prompt", 5, "negative_prompt must be text, not 5."),
+        ("colour", "red", "'colour' is not a field"),
+    ],
+)
+def test_a_refusal_names_the_field_the_value_and_the_range(field, value, says):
+    with pytest.raises(InvalidRequest) as refusal:
+        parse(**{field: value})
+    assert refusal.value.field == field
+    assert says in str(refusal.value)
+
+
+def test_an_error_never_repeats_markup():
+    with pytest.raises(InvalidRequest) as refusal:
+        parse(scheduler="<img src=x>")
+    assert "<" not in str(refusal.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=2)
+)
+
+
+@settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.fixed_dictionaries({}, optional={name: JSON for name in GenerationRequest.__dataclass_fields__}))
+def test_any_json_gives_a_valid_request_or_a_sentence(values):
+    try:
+        request = GenerationRequest.parse(values, INFO, random_seed=1)
+    except InvalidRequest as refusal:
+        assert str(refusal).endswith((".", "?")) and len(str(refusal)) < 300
+    else:
+        assert 1 <= request.num_inference_steps <= 150 and 64 <= request.width <= 192
+        assert request.prompt.strip() and math.isfinite(request.guidance_scale)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidRequest("seed", "seed must be whole."), schema.QueueFull("Full."), schema.ModelUnavailable("No.", "hint")],
+)
+def test_errors_survive_pickling(error):
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error) and vars(copy) == vars(error)
+
+
+def test_requests_and_model_infos_survive_pickling_and_cannot_be_changed():
+    request = parse()
+    assert pickle.loads(pickle.dumps(request)) == request
+    assert pickle.loads(pickle.dumps(INFO)) == INFO
+    with pytest.raises(AttributeError):
+        request.seed = 5

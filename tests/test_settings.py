@@ -1,0 +1,53 @@
+import pytest
+
+from sd_space.settings import InvalidSetting, Settings
+
+
+def test_an_empty_environment_gives_the_defaults():
+    assert Settings.from_env({}) == Settings()
+    assert Settings.from_env({"SD_SPACE_MODEL": "", "PATH": "/bin"}) == Settings()
+
+
+def test_every_default_of_the_table_can_be_read_back():
+    environ = {name: default for name, default, _ in Settings.table()}
+    assert Settings.from_env(environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("MODEL", "tiny", "tiny"),
+        ("MAX_BATCH_SIZE", "8", 8),
+        ("REPRODUCIBLE", "1", True),
+        ("REPRODUCIBLE", "off", False),
+        ("LOW_VRAM_GB", "3.5", 3.5),
+        ("ATTENTION_SLICING", "ON", "on"),
+    ],
+)
+def test_a_value_is_read_in_its_own_type(name, text, value):
+    assert getattr(Settings.from_env({f"SD_SPACE_{name}": text}), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("MAX_QUEUE", "many", "a whole number from 1 to 10000, not 'many'"),
+        ("MAX_QUEUE", "0", "from 1 to 10000"),
+        ("LOW_VRAM_GB", "-1", "a number above 0"),
+        ("LOW_VRAM_GB", "nan", "a number above 0"),
+        ("DEVICE", "gpu", "one of auto, cpu, cuda, mps"),
+        ("REPRODUCIBLE", "perhaps", "0 or 1"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_variable_and_range(name, text, says):
+    with pytest.raises(InvalidSetting, match=f"SD_SPACE_{name} must be .*{says}"):
+        Settings.from_env({f"SD_SPACE_{name}": text})
+
+
+def test_a_misspelt_variable_is_refused_rather_than_ignored():
+    with pytest.raises(InvalidSetting, match="SD_SPACE_MODELL is not a setting"):
+        Settings.from_env({"SD_SPACE_MODELL": "tiny"})
+
+
+def test_the_secret_is_never_repeated(monkeypatch):
+    assert "hunter2" not in repr(Settings.from_env({"SD_SPACE_SECRET": "hunter2"}))
