@@ -1,0 +1,281 @@
+"""One thread of this process owns the engine and the device; everybody else talks to its inbox.
+
+The thread imports torch and diffusers, loads the model and then steps for as long as there is work. `generate` runs on
+the caller's event loop and is fed through `call_soon_threadsafe`, so neither side ever waits for the other.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    EngineFailed,
+    GenerationRequest,
+    GenerationResult,
+    ModelInfo,
+    ModelUnavailable,
+    Progress,
+    QueueFull,
+    RequestFailed,
+    SpaceError,
+    Stage,
+    Update,
+)
+from sd_space.settings import Settings
+
+if TYPE_CHECKING:
+    from sd_space.engine import Engine
+    from sd_space.pipeline import LoadedPipeline
+
+logger = logging.getLogger(__name__)
+
+REPRODUCIBLE_WIDTH = 4  # fixed: a measured width could differ from one start to the next, and pixels with it
+BEAT_S = 1.0  # the thread looks up at least this often while it has nothing to do
+STUCK_AFTER_S = 60.0  # and this long without a beat, or ten times the slowest step, means that it hangs
+BROKEN = "The model stopped working, so no pictures can be made; the operator has been told."
+STOPPED = "The Space is restarting; please try again in a minute."
+
+
+def build_engine(
+    loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
+) -> "Engine":
+    """The engine over a loaded model: safety screen tested, width measured. Raises SafetyCheckFailed."""
+    from sd_space.denoiser import Denoiser
+    from sd_space.engine import WIDTHS, Engine, calibrate
+    from sd_space.safety import SafetyScreen, fit_latent_rgb
+
+    on_stage(Stage.CHECKING)
+    pipeline, defaults = loaded.pipeline, loaded.info.defaults
+    width = settings.max_batch_size or (REPRODUCIBLE_WIDTH if settings.reproducible else None)
+    denoiser = Denoiser(pipeline, fixed_rows=2 * width if settings.reproducible and width else None)
+    screen = SafetyScreen(
+        pipeline.safety_checker,
+        pipeline.feature_extractor,
+        fit_latent_rgb(denoiser.decode_latents, denoiser.latent_channels),
+        loaded.missing_checker_tensors,
+    )
+    on_stage(Stage.WARMING_UP)
+    request = GenerationRequest(
+        prompt="",
+        negative_prompt="",
+        num_images_per_prompt=1,
+        num_inference_steps=defaults.num_inference_steps,
+        guidance_scale=defaults.guidance_scale,
+        seed=0,
+        width=defaults.width,
+        height=defaults.height,
+        scheduler=defaults.scheduler,
+    )
+    measured_width, times = calibrate(denoiser, request, widths=tuple(sorted({1, width})) if width else WIDTHS)
+    return Engine(denoiser, screen, width or measured_width, times)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """Where the updates of one request go: a queue on its caller's event loop. `None` ends it without a word."""
+
+    admitted: AdmittedRequest
+    loop: asyncio.AbstractEventLoop
+    updates: asyncio.Queue[Update | SpaceError] = field(default_factory=asyncio.Queue)
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    deadline_s: float
+
+
+class LocalBackend:
+    """Implements `backends.Backend` with one thread; `heartbeat_age_s` tells whether that thread lives."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._inbox: queue.SimpleQueue[_Waiter | str | _Close] = queue.SimpleQueue()  # a str cancels that request
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()  # guards what follows; held for moments only
+        self._stage = Stage.STARTING
+        self._info: ModelInfo | None = None
+        self._error: SpaceError | None = None
+        self._waiters: dict[str, _Waiter] = {}
+        self._is_closing = False
+        self._unseen = 0  # accepted here, not yet taken up by the thread
+        self._counts = (0, 0, 0)  # waiting, running, free places, as the engine last had them
+        self._is_screen_healthy = True
+        self._beat_s = time.monotonic()
+        self._slowest_step_s = 0.0
+
+    def start(self) -> None:
+        """Starts the thread that loads the model; returns at once."""
+        self._thread = threading.Thread(target=self._own_the_engine, name="engine", daemon=True)
+        self._beat_s = time.monotonic()
+        self._thread.start()
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the thread last came round; loading the model counts as one beat."""
+        return time.monotonic() - self._beat_s
+
+    def status(self) -> BackendStatus:
+        """Cheap and callable from anywhere. Ready only while the thread lives and beats."""
+        with self._lock:
+            stage, error = self._stage, self._error
+            waiting, running, free = self._counts
+            waiting += max(0, self._unseen - free)
+            running += min(self._unseen, free)
+        reason = str(error) if error else ""
+        if stage is Stage.READY:
+            is_dead = self._thread is None or not self._thread.is_alive()
+            if is_dead or self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s):
+                stage, reason = Stage.FAILED, BROKEN
+            elif not self._is_screen_healthy:
+                stage, reason = Stage.FAILED, "The safety checker does not answer, so no pictures are shown."
+        return BackendStatus(stage, self._info, reason, waiting, running)
+
+    async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
+        """See `Backend.generate`. Closing the iterator cancels the request."""
+        waiter = _Waiter(admitted, asyncio.get_running_loop())
+        self._enlist(waiter)
+        try:
+            while True:
+                update = await waiter.updates.get()
+                if isinstance(update, SpaceError):
+                    raise update
+                yield update
+                if isinstance(update, GenerationResult | RequestFailed):
+                    return
+        finally:
+            self.cancel(admitted.request_id)
+
+    def cancel(self, request_id: str) -> None:
+        """Frees the request's rows at the next step; finished and unknown ones are left alone."""
+        with self._lock:
+            is_known = request_id in self._waiters
+        if is_known:
+            self._inbox.put(request_id)
+
+    def close(self, timeout_s: float) -> None:
+        """Refuses new requests, lets running ones finish for `timeout_s`, cancels the rest and joins the thread."""
+        with self._lock:
+            self._is_closing = True
+        if self._thread is not None:
+            self._inbox.put(_Close(time.monotonic() + timeout_s))
+            self._thread.join(timeout_s + BEAT_S + self._slowest_step_s)
+
+    def _enlist(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if self._is_closing:
+                raise EngineFailed(STOPPED)
+            if self._error is not None:
+                raise self._error
+            waiting, _, free = self._counts
+            waiting += max(0, self._unseen - free)
+            if waiting >= self._settings.max_queue and self._unseen >= free:
+                raise QueueFull(f"{waiting} requests are waiting already; please come back in a few minutes.")
+            self._waiters[waiter.admitted.request_id] = waiter
+            self._unseen += 1
+        self._inbox.put(waiter)
+
+    # What follows runs in the engine's thread.
+
+    def _own_the_engine(self) -> None:
+        try:
+            engine = self._load()
+            while self._take_messages(engine):
+                self._step(engine)
+            self._end(Stage.STOPPED, EngineFailed(STOPPED))
+        except SpaceError as error:
+            logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
+            self._end(Stage.FAILED, error)
+        except Exception:
+            logger.exception("the engine's thread ended")
+            self._end(Stage.FAILED, ModelUnavailable(BROKEN))
+
+    def _load(self) -> "Engine":
+        self._set_stage(Stage.IMPORTING)
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
+        from sd_space.pipeline import PipelineSpec, detect_hardware, load_pipeline
+
+        self._set_stage(Stage.LOADING)
+        loaded = load_pipeline(PipelineSpec.from_settings(self._settings, detect_hardware()))
+        engine = build_engine(loaded, self._settings, self._set_stage)
+        logger.info("%s is ready on %s, %d pictures a call", loaded.info.model, loaded.info.device, engine.width)
+        with self._lock:
+            self._info, self._stage = loaded.info, Stage.READY
+            self._counts = engine.counts()
+            self._slowest_step_s = engine.times.slowest_s
+        return engine
+
+    def _take_messages(self, engine: "Engine") -> bool:
+        """Hands the inbox to the engine, waiting a beat if there is nothing else to do. False: the thread is to end."""
+        while True:
+            self._beat_s = time.monotonic()
+            try:
+                message = self._inbox.get(timeout=BEAT_S) if engine.is_idle else self._inbox.get_nowait()
+            except queue.Empty:
+                if engine.is_idle:
+                    continue
+                return True
+            match message:
+                case _Waiter(admitted=admitted):
+                    engine.add_request(admitted)
+                    with self._lock:
+                        self._unseen -= 1
+                        self._counts = engine.counts()
+                case str(request_id):
+                    engine.cancel(request_id)
+                case _Close(deadline_s=deadline_s):
+                    self._drain(engine, deadline_s)
+                    return False
+
+    def _drain(self, engine: "Engine", deadline_s: float) -> None:
+        while not engine.is_idle and time.monotonic() < deadline_s:
+            self._step(engine)
+
+    def _step(self, engine: "Engine") -> None:
+        began_s = time.monotonic()
+        updates = engine.step()
+        self._beat_s = time.monotonic()
+        self._slowest_step_s = max(self._slowest_step_s, self._beat_s - began_s)
+        with self._lock:
+            self._counts = engine.counts()
+            self._is_screen_healthy = engine.is_healthy
+        for update in updates:
+            self._deliver(update.request_id, update, isinstance(update, GenerationResult | RequestFailed))
+
+    def _deliver(self, request_id: str, update: Update | SpaceError, is_last: bool) -> None:
+        with self._lock:
+            waiter = self._waiters.pop(request_id, None) if is_last else self._waiters.get(request_id)
+        if waiter is None:
+            return
+        try:
+            waiter.loop.call_soon_threadsafe(waiter.updates.put_nowait, update)
+        except RuntimeError:  # the caller's event loop is closed: nobody will ever read this
+            self.cancel(request_id)
+
+    def _set_stage(self, stage: Stage) -> None:
+        with self._lock:
+            self._stage = stage
+            waiters = list(self._waiters.values())
+        self._beat_s = time.monotonic()
+        for place, waiter in enumerate(waiters, start=1):
+            request = waiter.admitted.request
+            steps, pictures = request.num_inference_steps, request.num_images_per_prompt
+            progress = Progress(waiter.admitted.request_id, place, 0, steps, 0, pictures)
+            self._deliver(waiter.admitted.request_id, progress, is_last=False)
+
+    def _end(self, stage: Stage, error: SpaceError) -> None:
+        """Nobody is left waiting for a thread that is gone."""
+        with self._lock:
+            self._stage, self._error, self._unseen = stage, error, 0
+            self._counts = (0, 0, 0)
+            request_ids = list(self._waiters)
+        for request_id in request_ids:
+            self._deliver(request_id, error, is_last=True)

@@ -1,0 +1,128 @@
+"""Who runs the next step: fair between visitors, pure Python, no tensors.
+
+At most `width` trajectories hold a *seat*. Visitors stand in a ring in the order in which they came, and seats are
+dealt round by round: each visitor's first picture, then each one's second, until none is left. So a picture that
+arrives alone takes a seat from somebody who holds two, and never waits behind four of another's. When a visitor's first
+picture is finished, the visitor goes to the end of the ring: beyond the seats it is first come, first served, and
+nobody starves.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+
+class BatchKey(NamedTuple):
+    """What rows must agree on to share a UNet call: the latents' size, and guidance (two rows a picture) or none."""
+
+    height: int
+    width: int
+    has_guidance: bool
+
+
+class TrajectoryStatus(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Trajectory:
+    """One picture on its way: picture `index` of a request. Its tensors live elsewhere."""
+
+    trajectory_id: int
+    request_id: str
+    visitor: str
+    seed: int
+    index: int
+    key: BatchKey
+    num_timesteps: int
+    step_index: int = 0
+    status: TrajectoryStatus = TrajectoryStatus.WAITING
+    last_tick: int = -1
+
+    @property
+    def steps_left(self) -> int:
+        return self.num_timesteps - self.step_index
+
+
+class StepBatcher:
+    """Deals `width` seats and forms the batch of each step from those who hold one."""
+
+    def __init__(self, width: int):
+        self.width = width
+        self._ring: OrderedDict[str, list[Trajectory]] = OrderedDict()  # visitor -> unfinished trajectories, in order
+        self._tick = 0
+
+    def __len__(self) -> int:
+        return sum(len(trajectories) for trajectories in self._ring.values())
+
+    def add(self, trajectory: Trajectory) -> None:
+        self._ring.setdefault(trajectory.visitor, []).append(trajectory)
+
+    def in_order(self) -> Iterator[Trajectory]:
+        """All unfinished trajectories in the order in which seats are dealt."""
+        longest = max((len(trajectories) for trajectories in self._ring.values()), default=0)
+        for turn in range(longest):
+            for trajectories in self._ring.values():
+                if turn < len(trajectories):
+                    yield trajectories[turn]
+
+    def seated(self) -> list[Trajectory]:
+        return [trajectory for _, trajectory in zip(range(self.width), self.in_order(), strict=False)]
+
+    def next_batch(self) -> list[Trajectory]:
+        """The seated trajectories that step together now; empty when there is nothing to do.
+
+        Seats of different keys take turns: the one that has waited longest for its step brings all that fit it.
+        """
+        seated = self.seated()
+        for trajectory in self.in_order():
+            trajectory.status = TrajectoryStatus.WAITING
+        for trajectory in seated:
+            trajectory.status = TrajectoryStatus.RUNNING
+        if not seated:
+            return []
+        key = min(seated, key=lambda trajectory: trajectory.last_tick).key
+        return [trajectory for trajectory in seated if trajectory.key == key]
+
+    def advance(self, batch: list[Trajectory]) -> list[Trajectory]:
+        """Counts one step for each of `batch`; returns those that are finished and no longer hold a seat."""
+        self._tick += 1
+        finished = []
+        for trajectory in batch:
+            trajectory.step_index += 1
+            trajectory.last_tick = self._tick
+            if trajectory.step_index >= trajectory.num_timesteps:
+                trajectory.status = TrajectoryStatus.FINISHED
+                finished.append(trajectory)
+        for trajectory in finished:
+            self._take_out(trajectory)
+        return finished
+
+    def remove(self, request_id: str) -> list[Trajectory]:
+        """Takes all trajectories of a request out; their seats are free at once."""
+        removed = [trajectory for trajectory in self.in_order() if trajectory.request_id == request_id]
+        for trajectory in removed:
+            self._take_out(trajectory)
+        return removed
+
+    def queue_position(self, request_id: str) -> int:
+        """0 while a picture of the request holds a seat, else its place among the requests that wait (1 is next)."""
+        places: dict[str, int] = {}
+        for seat, trajectory in enumerate(self.in_order()):
+            if trajectory.request_id not in places:
+                waiting = sum(place > 0 for place in places.values())
+                places[trajectory.request_id] = 0 if seat < self.width else waiting + 1
+        return places.get(request_id, 0)
+
+    def _take_out(self, trajectory: Trajectory) -> None:
+        trajectories = self._ring[trajectory.visitor]
+        was_first = trajectories[0] is trajectory
+        trajectories.remove(trajectory)
+        if not trajectories:
+            del self._ring[trajectory.visitor]
+        elif was_first:
+            self._ring.move_to_end(trajectory.visitor)

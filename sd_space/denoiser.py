@@ -1,0 +1,258 @@
+"""The device's work, one step at a time: `StableDiffusionPipeline.__call__` taken apart between its steps.
+
+The order and the arithmetic are those of diffusers' pipeline_stable_diffusion.py, so that one request alone comes out
+bit-equal to a plain call with CPU generators, one per picture. What is different: every picture has its own noise
+scheduler and its own timestep, so pictures at different steps share one UNet call.
+
+Shapes: B pictures, C latent channels (4 in v1-4), H x W pixels, f pixels per latent (8 in v1-4), L tokens (77),
+D features.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils.torch_utils import randn_tensor
+
+from sd_space.schema import GenerationRequest
+
+# name on the page -> class and what its config changes of the model's own scheduler config
+SCHEDULER_TABLE: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
+    "PNDM": (PNDMScheduler, {}),  # PLMS: Liu et al. 2022
+    "DDIM": (DDIMScheduler, {"clip_sample": False}),  # Song et al. 2020; clipping is for pixels, not for latents
+    "Euler": (EulerDiscreteScheduler, {}),  # Karras et al. 2022, algorithm 2 without churn
+    "Euler a": (EulerAncestralDiscreteScheduler, {}),
+    "DPM++ 2M Karras": (  # Lu et al. 2022, sigmas of Karras et al. 2022
+        DPMSolverMultistepScheduler,
+        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "UniPC": (UniPCMultistepScheduler, {}),  # Zhao et al. 2023
+    "LCM": (LCMScheduler, {}),  # Luo et al. 2023
+    "Heun": (HeunDiscreteScheduler, {}),  # Karras et al. 2022: two UNet calls a step, each counted as one here
+}
+
+
+def make_scheduler(name: str, config: dict[str, Any], num_inference_steps: int) -> SchedulerMixin:
+    """A noise scheduler of its own for one picture: schedulers keep history and must never be shared."""
+    scheduler_class, changes = SCHEDULER_TABLE[name]
+    if name == "LCM":
+        # LCM picks its steps from 50 training steps and would refuse more than 50.
+        changes = {"original_inference_steps": max(50, num_inference_steps)}
+    return scheduler_class.from_config(config, **changes)
+
+
+@dataclass(slots=True, eq=False)
+class DenoisingState:
+    """The tensors of one picture on its way.
+
+    `model_input` and `noise_pred` are those of the step before, from which a preview can be predicted.
+    """
+
+    latents: torch.Tensor  # (1, C, H/f, W/f)
+    prompt_embeds: torch.Tensor  # (1, L, D)
+    negative_prompt_embeds: torch.Tensor | None  # (1, L, D); None: no guidance, one row instead of two
+    guidance_scale: float
+    scheduler: SchedulerMixin
+    generator: torch.Generator  # on the CPU, so that a seed means the same picture on every device
+    timesteps: torch.Tensor  # (num_timesteps,), on the scheduler's device
+    step_index: int = 0
+    model_input: torch.Tensor | None = None  # (1, C, H/f, W/f)
+    noise_pred: torch.Tensor | None = None  # (1, C, H/f, W/f)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """`truncated` is the text beyond the encoder's 77 tokens, which has no effect."""
+
+    prompt_embeds: torch.Tensor  # (1, L, D)
+    negative_prompt_embeds: torch.Tensor | None  # (1, L, D)
+    truncated: str
+
+
+class Denoiser:
+    """Runs the components of one stock pipeline; holds no picture's state itself.
+
+    `fixed_rows` pads every UNet call to that many rows: kernels depend on the batch's size, so pixels are
+    bit-identical whatever the company only if the size never changes.
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, fixed_rows: int | None = None):
+        self._pipeline = pipeline
+        self._fixed_rows = fixed_rows
+        self._scheduler_config = dict(pipeline.scheduler.config)
+        self._step_parameters = {
+            scheduler_class: frozenset(inspect.signature(scheduler_class.step).parameters)
+            for scheduler_class, _ in SCHEDULER_TABLE.values()
+        }
+        self._empty_embeds: torch.Tensor | None = None  # of "", the negative prompt of most requests
+
+    @property
+    def device(self) -> torch.device:
+        return self._pipeline._execution_device
+
+    @property
+    def latent_channels(self) -> int:
+        return self._pipeline.unet.config.in_channels
+
+    @property
+    def vae_scale_factor(self) -> int:
+        return self._pipeline.vae_scale_factor
+
+    def num_timesteps(self, request: GenerationRequest) -> int:
+        """How many UNet calls one picture of `request` takes: PNDM n + 1, Heun 2n - 1, most others n."""
+        return len(self._scheduled(request).timesteps)
+
+    @torch.inference_mode()
+    def encode_prompt(self, request: GenerationRequest) -> EncodedPrompt:
+        """Embeds prompt and negative prompt, each in a call of its own as the plain pipeline does."""
+        prompt_embeds, truncated = self._embed(request.prompt)
+        if request.guidance_scale <= 1.0:
+            return EncodedPrompt(prompt_embeds, None, truncated)
+        if request.negative_prompt:
+            return EncodedPrompt(prompt_embeds, self._embed(request.negative_prompt)[0], truncated)
+        if self._empty_embeds is None:
+            self._empty_embeds = self._embed("")[0]
+        return EncodedPrompt(prompt_embeds, self._empty_embeds, truncated)
+
+    @torch.inference_mode()
+    def prepare_latents(self, request: GenerationRequest, seed: int, encoded: EncodedPrompt) -> DenoisingState:
+        """The state of one picture before its first step: noise of `seed`, drawn on the CPU."""
+        scheduler = self._scheduled(request)
+        factor = self.vae_scale_factor
+        shape = (1, self.latent_channels, request.height // factor, request.width // factor)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        noise = randn_tensor(shape, generator=generator, device=self.device, dtype=encoded.prompt_embeds.dtype)
+        return DenoisingState(
+            latents=noise * scheduler.init_noise_sigma,
+            prompt_embeds=encoded.prompt_embeds,
+            negative_prompt_embeds=encoded.negative_prompt_embeds,
+            guidance_scale=request.guidance_scale,
+            scheduler=scheduler,
+            generator=generator,
+            timesteps=scheduler.timesteps,
+        )
+
+    @torch.inference_mode()
+    def denoise_step(self, states: list[DenoisingState]) -> list[Exception | None]:
+        """One step for each of `states`, which agree in size and in whether they have guidance.
+
+        If the UNet call raises, no state has changed and the same step can be run again. An error in one
+        picture's own noise scheduler is returned in its place; the others have advanced.
+        """
+        has_guidance = states[0].negative_prompt_embeds is not None
+        timesteps = [state.timesteps[state.step_index] for state in states]
+        model_inputs = [
+            state.scheduler.scale_model_input(state.latents, t) for state, t in zip(states, timesteps, strict=True)
+        ]
+        embeds = [state.prompt_embeds for state in states]
+        rows, row_timesteps = model_inputs, timesteps
+        if has_guidance:  # [uncond of all, text of all], the order of the plain pipeline
+            embeds = [state.negative_prompt_embeds for state in states] + embeds
+            rows, row_timesteps = model_inputs * 2, timesteps * 2
+        noise_pred = self._predict_noise(rows, row_timesteps, embeds)  # (rows, C, H/f, W/f)
+
+        errors: list[Exception | None] = []
+        for k, (state, t) in enumerate(zip(states, timesteps, strict=True)):
+            state_noise_pred = noise_pred[k : k + 1]
+            if has_guidance:
+                noise_pred_uncond, noise_pred_text = state_noise_pred, noise_pred[len(states) + k :][:1]
+                state_noise_pred = noise_pred_uncond + state.guidance_scale * (noise_pred_text - noise_pred_uncond)
+            try:
+                state.latents = state.scheduler.step(
+                    state_noise_pred, t, state.latents, **self._extra_step_kwargs(state), return_dict=False
+                )[0]
+            except Exception as error:
+                errors.append(error)
+                continue
+            state.step_index += 1
+            state.model_input, state.noise_pred = model_inputs[k], state_noise_pred
+            errors.append(None)
+        return errors
+
+    @torch.inference_mode()
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, C, H/f, W/f) latents to (B, 3, H, W) pictures, about -1 to 1, not clamped, not screened.
+
+        Where that runs out of memory, the pictures are decoded one by one and large ones in tiles from then on.
+        """
+        vae = self._pipeline.vae
+        latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
+        try:
+            return vae.decode(latents, return_dict=False)[0]
+        except torch.OutOfMemoryError:
+            pass  # leaving this block lets go of what the failed call held
+        self.free_memory()
+        vae.enable_slicing()
+        vae.enable_tiling()
+        return vae.decode(latents, return_dict=False)[0]
+
+    @torch.inference_mode()
+    def predicted_latents(self, state: DenoisingState) -> torch.Tensor:
+        """The picture that the last step was heading for, (1, C, H/f, W/f): noise estimated and taken away.
+
+        Works for every scheduler, because what the UNet is fed is always the variance-preserving sample
+        sqrt(a) x0 + sqrt(1 - a) noise, with a = alphas_cumprod[t] (Ho et al. 2020).
+        """
+        if state.noise_pred is None:
+            return torch.zeros_like(state.latents)
+        t = int(state.timesteps[state.step_index - 1])
+        alpha_cumprod = float(state.scheduler.alphas_cumprod[t])
+        alpha, sigma = alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5
+        if state.scheduler.config.prediction_type == "v_prediction":
+            return alpha * state.model_input - sigma * state.noise_pred
+        return (state.model_input - sigma * state.noise_pred) / alpha
+
+    def synchronize(self) -> None:
+        """Waits until the device has done what it was given, so that a measured time is a true one."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def free_memory(self) -> None:
+        """Gives cached device memory back after an out-of-memory error."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _predict_noise(
+        self, rows: list[torch.Tensor], timesteps: list[torch.Tensor], embeds: list[torch.Tensor]
+    ) -> torch.Tensor:
+        missing = (self._fixed_rows or 0) - len(rows)
+        if missing > 0:
+            rows, timesteps, embeds = (part + part[-1:] * missing for part in (rows, timesteps, embeds))
+        return self._pipeline.unet(
+            torch.cat(rows),
+            torch.stack(timesteps).to(device=self.device, dtype=torch.float32),  # (rows,)
+            encoder_hidden_states=torch.cat(embeds),
+            return_dict=False,
+        )[0]
+
+    def _embed(self, text: str) -> tuple[torch.Tensor, str]:
+        """(1, L, D) embeddings of `text`, and its part that did not fit into the encoder's tokens."""
+        tokenizer, text_encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
+        max_length = tokenizer.model_max_length
+        ids = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
+        embeds = text_encoder(ids.input_ids.to(self.device), attention_mask=None)[0]
+        all_ids = tokenizer(text).input_ids
+        truncated = tokenizer.decode(all_ids[max_length - 1 : -1]).strip() if len(all_ids) > max_length else ""
+        return embeds.to(dtype=text_encoder.dtype, device=self.device), truncated
+
+    def _scheduled(self, request: GenerationRequest) -> SchedulerMixin:
+        scheduler = make_scheduler(request.scheduler, self._scheduler_config, request.num_inference_steps)
+        scheduler.set_timesteps(request.num_inference_steps, device=self.device)
+        return scheduler
+
+    def _extra_step_kwargs(self, state: DenoisingState) -> dict[str, Any]:
+        parameters = self._step_parameters[type(state.scheduler)]
+        return {name: value for name, value in (("eta", 0.0), ("generator", state.generator)) if name in parameters}

@@ -1,0 +1,431 @@
+"""Step-level continuous batching: one UNet call serves everyone who is waiting.
+
+`Engine` is one synchronous object without threads: `add_request`, then `step` until `is_idle`. Whoever owns it
+(`backends/local.py`) calls it from one thread. A request that arrives joins at the next step, one that is cancelled
+is gone at the next step, and a picture is decoded, screened and delivered as soon as its own last step is done.
+"""
+
+import logging
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from sd_space.batcher import BatchKey, StepBatcher, Trajectory
+from sd_space.denoiser import Denoiser, DenoisingState, EncodedPrompt
+from sd_space.safety import SafetyScreen
+from sd_space.schema import (
+    AdmittedRequest,
+    Cancelled,
+    EngineFailed,
+    GenerationRequest,
+    GenerationResult,
+    PictureFinished,
+    Preview,
+    Progress,
+    RequestFailed,
+    SafetyCheckFailed,
+    ScreenedImage,
+    SpaceError,
+    Update,
+)
+
+logger = logging.getLogger(__name__)
+
+WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, tried at start
+WORTHWHILE = 0.9  # a wider call must cost at most this share of the narrower one's time per picture
+CALIBRATION_BUDGET_S = 10.0
+FAILED = "Something went wrong while your pictures were made; please try again."
+OUT_OF_MEMORY = "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
+
+
+class StepTimes:
+    """How long things take on this machine: measured, smoothed, and scaled by area for sizes not seen yet."""
+
+    def __init__(self) -> None:
+        self._step_s: dict[tuple[BatchKey, int], float] = {}  # (key, pictures in the call)
+        self._finish_s: dict[tuple[int, int], float] = {}  # (height, width): decode and safety check of one picture
+        self.slowest_s = 0.0
+
+    def record_step(self, key: BatchKey, pictures: int, seconds: float) -> None:
+        self._step_s[key, pictures] = self._smoothed(self._step_s.get((key, pictures)), seconds)
+
+    def record_finish(self, height: int, width: int, seconds: float) -> None:
+        self._finish_s[height, width] = self._smoothed(self._finish_s.get((height, width)), seconds)
+
+    def step_s(self, key: BatchKey, pictures: int) -> float | None:
+        """Seconds of one UNet call with `pictures` of `key`; `None` before any was measured."""
+        if (key, pictures) in self._step_s:
+            return self._step_s[key, pictures]
+        known = sorted((_pixels(k, n), seconds) for (k, n), seconds in self._step_s.items())
+        if not known:
+            return None
+        wanted = _pixels(key, pictures)
+        smaller = [point for point in known if point[0] <= wanted]
+        larger = [point for point in known if point[0] >= wanted]
+        if smaller and larger:
+            (low, low_s), (high, high_s) = smaller[-1], larger[0]
+            return low_s + (high_s - low_s) * (wanted - low) / max(high - low, 1)
+        nearest, nearest_s = smaller[-1] if smaller else larger[0]
+        return nearest_s * wanted / nearest
+
+    def finish_s(self, height: int, width: int) -> float:
+        """Seconds of decode and safety check of one picture; 0 before any was measured."""
+        if (height, width) in self._finish_s:
+            return self._finish_s[height, width]
+        return max((s * height * width / (h * w) for (h, w), s in self._finish_s.items()), default=0.0)
+
+    def _smoothed(self, before: float | None, seconds: float) -> float:
+        self.slowest_s = max(self.slowest_s, seconds)
+        return seconds if before is None else 0.8 * before + 0.2 * seconds
+
+
+def _pixels(key: BatchKey, pictures: int) -> int:
+    """What a UNet call's work grows with: rows times area."""
+    return pictures * (2 if key.has_guidance else 1) * key.height * key.width
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A request in the engine. Everything it holds is dropped when it ends."""
+
+    admitted: AdmittedRequest
+    trajectories: list[Trajectory]
+    added_s: float
+    encoded: EncodedPrompt | None = None
+    images: dict[int, ScreenedImage] = field(default_factory=dict)
+    elapsed_s: dict[str, float] = field(default_factory=dict)
+    started_s: float | None = None
+    reported_s: float = float("-inf")
+
+    @property
+    def request(self) -> GenerationRequest:
+        return self.admitted.request
+
+
+class Engine:
+    """Makes pictures of many requests at once. Not thread-safe: it belongs to one thread.
+
+    `width` is the most pictures that share a UNet call. `previews=False` leaves mosaics out. A request's Progress
+    comes at its first step and then at most every `report_every_s`; previews are computed only for those, about
+    0.1 ms each. Raises SafetyCheckFailed without a SafetyScreen.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        screen: SafetyScreen,
+        width: int,
+        times: StepTimes | None = None,
+        previews: bool = True,
+        report_every_s: float = 0.2,
+        now_s: Callable[[], float] = time.perf_counter,
+    ):
+        if not isinstance(screen, SafetyScreen):
+            raise SafetyCheckFailed("Pictures are made only with a safety screen.")
+        self.times = times or StepTimes()
+        self._denoiser = denoiser
+        self._screen = screen
+        self._batcher = StepBatcher(width)
+        self._previews = previews
+        self._report_every_s = report_every_s
+        self._now_s = now_s
+        self._runs: dict[str, _Run] = {}
+        self._states: dict[int, DenoisingState] = {}  # by trajectory_id
+        self._denoised: deque[Trajectory] = deque()  # past their last step, not decoded yet
+        self._fitting: dict[BatchKey, int] = {}  # most pictures a call, where more ran out of memory
+        self._updates: list[Update] = []
+        self._next_id = 0
+
+    @property
+    def width(self) -> int:
+        return self._batcher.width
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._runs and not self._updates
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._screen.is_healthy
+
+    def counts(self) -> tuple[int, int, int]:
+        """Requests that wait, requests that run, and free places in the UNet call."""
+        waiting = sum(self._batcher.queue_position(request_id) > 0 for request_id in self._runs)
+        return waiting, len(self._runs) - waiting, self.width - len(self._batcher.seated())
+
+    def add_request(self, admitted: AdmittedRequest) -> None:
+        """Puts the request's pictures in line; they join at the next step if there is room."""
+        request = admitted.request
+        try:
+            num_timesteps = self._denoiser.num_timesteps(request)
+        except Exception as error:
+            self._updates.append(RequestFailed(admitted.request_id, _told(error, admitted.request_id)))
+            return
+        key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
+        run = _Run(admitted, [], self._now_s())
+        for index, seed in enumerate(request.seeds):
+            self._next_id += 1
+            run.trajectories.append(
+                Trajectory(self._next_id, admitted.request_id, admitted.visitor, seed, index, key, num_timesteps)
+            )
+            self._batcher.add(run.trajectories[-1])
+        self._runs[admitted.request_id] = run
+
+    def step(self) -> list[Update]:
+        """One UNet call for those whose turn it is, then what has become of it. Errors reach only whom they concern."""
+        batch = [trajectory for trajectory in self._batcher.next_batch() if self._prepare(trajectory)]
+        self._denoise(batch)
+        self._finish_pictures()
+        self._report()
+        updates, self._updates = self._updates, []
+        return updates
+
+    def cancel(self, request_id: str) -> None:
+        """Frees the request's rows at once; the next `step` says so. Unknown and finished ones are left alone."""
+        self._fail(request_id, Cancelled("Cancelled; the device is free."))
+
+    def _prepare(self, trajectory: Trajectory) -> bool:
+        """Encodes and draws noise when a picture gets its first seat; False if that ended its request."""
+        if trajectory.request_id not in self._runs:
+            return False
+        if trajectory.trajectory_id in self._states:
+            return True
+        run = self._runs[trajectory.request_id]
+        if run.started_s is None:
+            run.elapsed_s["queue"] = self._now_s() - run.added_s
+        try:
+            if run.encoded is None:
+                began_s = self._now_s()
+                run.encoded = self._denoiser.encode_prompt(run.request)
+                run.elapsed_s["encode_prompt"] = self._now_s() - began_s
+            state = self._denoiser.prepare_latents(run.request, trajectory.seed, run.encoded)
+        except Exception as error:
+            self._fail(trajectory.request_id, error)
+            return False
+        run.started_s = run.started_s or self._now_s()
+        self._states[trajectory.trajectory_id] = state
+        return True
+
+    def _denoise(self, batch: list[Trajectory]) -> None:
+        """One step for `batch`, in as few UNet calls as fit. A call that fails is halved and run again.
+
+        So it fails only whom it must, and exactly: no noise scheduler has moved before the UNet call has succeeded.
+        """
+        batch = [trajectory for trajectory in batch if trajectory.request_id in self._runs]
+        if not batch:
+            return
+        key = batch[0].key
+        if len(batch) > self._fitting.get(key, len(batch)):
+            self._halve(batch)
+            return
+        began_s = self._now_s()
+        try:
+            errors = self._denoiser.denoise_step([self._states[t.trajectory_id] for t in batch])
+            failure = None
+        except Exception as error:
+            failure = error
+        if failure is None:
+            self.times.record_step(key, len(batch), self._now_s() - began_s)
+            for trajectory, error in zip(batch, errors, strict=True):
+                if error is not None:
+                    self._fail(trajectory.request_id, error)
+            self._denoised.extend(self._batcher.advance([t for t in batch if t.request_id in self._runs]))
+        elif len(batch) == 1 or isinstance(failure, torch.AcceleratorError):
+            self._fail(batch[0].request_id, failure)
+        else:
+            if isinstance(failure, torch.OutOfMemoryError):
+                self._fitting[key] = (len(batch) + 1) // 2
+            failure = None  # its traceback keeps the failed call's tensors
+            self._denoiser.free_memory()
+            self._halve(batch)
+
+    def _halve(self, batch: list[Trajectory]) -> None:
+        middle = (len(batch) + 1) // 2
+        self._denoise(batch[:middle])
+        self._denoise(batch[middle:])
+
+    def _finish_pictures(self) -> None:
+        """Decodes and screens one picture, so that others' steps wait for no more than that.
+
+        Those of one request that is alone here go together: there is nobody to wait, and as the plain
+        pipeline decodes them in one batch, so do the same pixels come out.
+        """
+        if not self._denoised:
+            return
+        group = [self._denoised.popleft()]
+        while self._denoised and len(self._runs) == 1 and not len(self._batcher):
+            group.append(self._denoised.popleft())
+        run = self._runs[group[0].request_id]
+        began_s = self._now_s()
+        if run.started_s is not None:
+            run.elapsed_s["denoise"] = began_s - run.started_s
+        states = [self._states.pop(trajectory.trajectory_id) for trajectory in group]
+        try:
+            images = self._decode(group, states, run)
+        except Exception as error:
+            self._fail(run.admitted.request_id, error)
+            return
+        self.times.record_finish(run.request.height, run.request.width, (self._now_s() - began_s) / len(group))
+        for trajectory, image in zip(group, images, strict=True):
+            run.images[trajectory.index] = image
+            self._updates.append(PictureFinished(trajectory.request_id, trajectory.index, image))
+        if len(run.images) == len(run.trajectories):
+            self._complete(run)
+
+    def _decode(self, group: list[Trajectory], states: list[DenoisingState], run: _Run) -> list[ScreenedImage]:
+        """Latents to screened pictures. What is no number is not decoded: it is broken, and the rest is not."""
+        request = run.request
+        images = {
+            t.index: self._screen.broken(t.seed, request.height, request.width)
+            for t, state in zip(group, states, strict=True)
+            if not bool(torch.isfinite(state.latents).all())
+        }
+        whole = [(t, state) for t, state in zip(group, states, strict=True) if t.index not in images]
+        if whole:
+            began_s = self._now_s()
+            decoded = self._denoiser.decode_latents(torch.cat([state.latents for _, state in whole]))
+            self._denoiser.synchronize()
+            decoded_s = self._now_s()
+            screened = self._screen.screen(decoded, [t.seed for t, _ in whole])
+            images |= {t.index: image for (t, _), image in zip(whole, screened, strict=True)}
+            run.elapsed_s["decode"] = run.elapsed_s.get("decode", 0.0) + decoded_s - began_s
+            run.elapsed_s["safety"] = run.elapsed_s.get("safety", 0.0) + self._now_s() - decoded_s
+        return [images[t.index] for t in group]
+
+    def _complete(self, run: _Run) -> None:
+        run.elapsed_s["total"] = self._now_s() - run.added_s
+        images = tuple(run.images[index] for index in sorted(run.images))
+        truncated = run.encoded.truncated if run.encoded else ""
+        request_id = run.admitted.request_id
+        self._updates.append(GenerationResult(request_id, images, dict(run.elapsed_s), truncated))
+        del self._runs[request_id]
+
+    def _fail(self, request_id: str, error: Exception) -> None:
+        """Ends a request and drops all that it held; the others are untouched. Raises if the device itself is lost."""
+        if isinstance(error, torch.AcceleratorError):
+            raise error
+        run = self._runs.pop(request_id, None)
+        if run is None:
+            return
+        self._batcher.remove(request_id)
+        for trajectory in run.trajectories:
+            self._states.pop(trajectory.trajectory_id, None)
+        self._denoised = deque(t for t in self._denoised if t.request_id != request_id)
+        self._updates.append(RequestFailed(request_id, _told(error, request_id)))
+
+    def _report(self) -> None:
+        now_s = self._now_s()
+        for request_id, run in self._runs.items():
+            if now_s - run.reported_s >= self._report_every_s:
+                run.reported_s = now_s
+                self._updates.append(self._progress(request_id, run))
+
+    def _progress(self, request_id: str, run: _Run) -> Progress:
+        started = [t for t in run.trajectories if t.trajectory_id in self._states]
+        unfinished = [t for t in started if t.steps_left] or started
+        last = min(unfinished or run.trajectories, key=lambda trajectory: trajectory.step_index)
+        return Progress(
+            request_id=request_id,
+            queue_position=self._batcher.queue_position(request_id),
+            step_index=last.step_index,
+            num_timesteps=last.num_timesteps,
+            pictures_done=len(run.images),
+            num_pictures=len(run.trajectories),
+            seconds_left=self._seconds_left(run),
+            previews=tuple(self._preview(t) for t in run.trajectories) if self._previews and started else (),
+        )
+
+    def _preview(self, trajectory: Trajectory) -> Preview | None:
+        state = self._states.get(trajectory.trajectory_id)
+        if state is None or state.noise_pred is None:
+            return None
+        return self._screen.preview(self._denoiser.predicted_latents(state))
+
+    def _seconds_left(self, run: _Run) -> float | None:
+        """Plays the queue forward from measured times; exact enough while nobody else comes or goes."""
+        order = list(self._batcher.in_order())
+        own = {trajectory.trajectory_id for trajectory in run.trajectories}
+        places = [place for place, trajectory in enumerate(order) if trajectory.trajectory_id in own]
+        seconds = sum(self.times.finish_s(t.key.height, t.key.width) for t in self._denoised)
+        if not places:
+            return seconds
+        # Seats of different keys take turns, so a step takes all of their calls.
+        keys = [trajectory.key for trajectory in order[: self.width]]
+        calls_s = [self.times.step_s(key, keys.count(key)) for key in set(keys)]
+        if None in calls_s:
+            return None
+        # Seats free up one by one: each lane takes the next in line when its own picture is done.
+        lanes = [0.0] * self.width
+        for trajectory in order[: places[-1] + 1]:
+            lanes[lanes.index(min(lanes))] += trajectory.steps_left * sum(calls_s)
+            seconds += self.times.finish_s(trajectory.key.height, trajectory.key.width)
+        return seconds + max(lanes)
+
+
+def _told(error: Exception, request_id: str) -> SpaceError:
+    """The sentence for the visitor. The log gets type and place only: a message may quote what was asked for."""
+    if isinstance(error, SpaceError):
+        return error
+    place = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("request %s failed with %s:\n%s", request_id, type(error).__name__, place)
+    return EngineFailed(OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED)
+
+
+def run_to_completion(engine: Engine, admitted: AdmittedRequest) -> GenerationResult:
+    """Makes the pictures of one request and returns them; raises what ended it otherwise."""
+    engine.add_request(admitted)
+    while not engine.is_idle:
+        for update in engine.step():
+            if isinstance(update, RequestFailed) and update.request_id == admitted.request_id:
+                raise update.error
+            if isinstance(update, GenerationResult) and update.request_id == admitted.request_id:
+                return update
+    raise EngineFailed(FAILED)
+
+
+def calibrate(
+    denoiser: Denoiser,
+    request: GenerationRequest,
+    widths: tuple[int, ...] = WIDTHS,
+    now_s: Callable[[], float] = time.perf_counter,
+) -> tuple[int, StepTimes]:
+    """The widest UNet call that still makes a picture's step cheaper, and the times that were measured.
+
+    Joining pays where a step is bound by launches and idle units; where it is bound by arithmetic it would only
+    delay everyone. Stops at the first width that does not pay, that does not fit, or when it has taken too long.
+    """
+    times = StepTimes()
+    encoded = denoiser.encode_prompt(request)
+    key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
+    best, best_s, began_s = widths[0], float("inf"), now_s()
+    for width in widths:
+        states = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
+        try:
+            per_picture_s = _measure(denoiser, states, now_s) / width
+        except torch.OutOfMemoryError:
+            denoiser.free_memory()
+            break
+        times.record_step(key, width, per_picture_s * width)
+        if per_picture_s > WORTHWHILE * best_s:
+            break
+        best, best_s = width, per_picture_s
+        if now_s() - began_s > CALIBRATION_BUDGET_S / 2:
+            break
+    return best, times
+
+
+def _measure(denoiser: Denoiser, states: list[DenoisingState], now_s: Callable[[], float]) -> float:
+    """Seconds of one step, the best of three after a first that warms up; of one alone where a step takes long."""
+    seconds = []
+    for _ in range(4):
+        began_s = now_s()
+        denoiser.denoise_step(states)
+        denoiser.synchronize()
+        seconds.append(now_s() - began_s)
+        if seconds[-1] > 1.0:
+            break
+    return min(seconds)

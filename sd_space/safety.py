@@ -1,0 +1,255 @@
+"""The safety screen: the only maker of `ScreenedImage` and `Preview`, and it fails closed.
+
+The class is diffusers' StableDiffusionSafetyChecker, which by itself fails open: not-a-number counts as safe, missing
+tensors load as whatever memory held, `None` means that nobody looked. Here a picture leaves only when the checker
+has been seen to work and has said `False` about it; whatever else happens, the picture is withheld.
+"""
+
+import copy
+import logging
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from torch import nn
+
+from sd_space.schema import Outcome, Preview, SafetyCheckFailed, ScreenedImage
+
+logger = logging.getLogger(__name__)
+
+MAX_PREVIEW_CELLS = 16  # a side: coarser than any picture that the checker would withhold
+REFUSAL = "The safety checker of this model does not work, so no pictures are made."
+
+
+class SafetyScreen:
+    """Runs the checker on every picture, in float32 whatever the pipeline's dtype.
+
+    `missing_tensors` names what the checker's file did not hold (see `pipeline.load_pipeline`). `latent_rgb` is what
+    `fit_latent_rgb` returned. Raises SafetyCheckFailed if the checker is not whole or fails its self-test.
+    """
+
+    def __init__(
+        self,
+        safety_checker: StableDiffusionSafetyChecker,
+        feature_extractor: Callable[..., Any],
+        latent_rgb: torch.Tensor,
+        missing_tensors: Iterable[str] = (),
+        timeout_s: float = 60.0,
+    ):
+        if not isinstance(safety_checker, StableDiffusionSafetyChecker):
+            raise _refuse("there is no StableDiffusionSafetyChecker")
+        if feature_extractor is None:
+            raise _refuse("there is no feature extractor")
+        missing = sorted(missing_tensors)
+        if missing:
+            raise _refuse(f"its file lacks {len(missing)} tensors, {missing[0]} among them")
+        self._safety_checker = safety_checker.to(torch.float32).eval()
+        self._feature_extractor = feature_extractor
+        self._latent_rgb = latent_rgb.detach().to("cpu", torch.float32)  # (C + 1, 3), the last row is the offset
+        self._timeout_s = timeout_s
+        self._worker = _Worker()
+        self.self_test()
+
+    @property
+    def is_healthy(self) -> bool:
+        """False while a check hangs: pictures are withheld until it has come back."""
+        return not self._worker.is_stuck
+
+    def screen(self, images: torch.Tensor, seeds: Sequence[int]) -> list[ScreenedImage]:
+        """(B, 3, H, W) decoded pictures, about -1 to 1, to what a visitor may see of each.
+
+        Not finite: `broken`. Flagged, or not properly checked for whatever reason: `withheld`. Only `ok` has pixels.
+        """
+        return [self._screen_one(image, seed) for image, seed in zip(images, seeds, strict=True)]
+
+    def broken(self, seed: int, height: int, width: int) -> ScreenedImage:
+        """The stand-in for a picture whose latents were no numbers, so that there was nothing to decode."""
+        return ScreenedImage(seed=seed, outcome=Outcome.BROKEN, width=width, height=height, pixels=None)
+
+    def preview(self, latents: torch.Tensor) -> Preview:
+        """A mosaic of (1, C, h, w) latents: at most 16 cells a side, and no more than half of the latents' own."""
+        height, width = latents.shape[-2:]
+        longest = max(height, width)
+        cells = min(MAX_PREVIEW_CELLS, longest // 2)
+        rows, columns = (max(1, round(cells * side / longest)) for side in (height, width))
+        # The mean over a cell commutes with the linear map, so the map has only the cells to do.
+        means = nn.functional.adaptive_avg_pool2d(latents.detach().float(), (rows, columns))[0].cpu()
+        colours = torch.tensordot(means, self._latent_rgb[:-1], dims=([0], [0])) + self._latent_rgb[-1]
+        pixels = (torch.nan_to_num(colours).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)  # (rows, columns, 3)
+        return Preview(columns=columns, rows=rows, pixels=pixels.numpy().tobytes())
+
+    def self_test(self) -> None:
+        """Proves that the checker can tell something: each concept flags itself, a grey picture passes.
+
+        Raises SafetyCheckFailed. Cheap enough to be repeated while the model serves.
+        """
+        checker = self._safety_checker
+        for name, tensor in (*checker.named_parameters(), *checker.named_buffers()):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise _refuse(f"{name} holds values that are no numbers")
+        for kind in ("concept", "special_care"):
+            embeds, thresholds = getattr(checker, f"{kind}_embeds"), getattr(checker, f"{kind}_embeds_weights")
+            if not len(embeds) or len(embeds) != len(thresholds):
+                raise _refuse(f"{kind}_embeds and their thresholds do not agree")
+            if not bool((embeds.norm(dim=-1) > 0).all()):
+                raise _refuse(f"one of {kind}_embeds is zero")
+            # A cosine is at most 1, and a score below 0.0005 is rounded away: nothing could ever pass such a threshold.
+            if not bool(((thresholds > 0) & (thresholds < 0.999)).all()):
+                raise _refuse(f"a threshold of {kind}_embeds is not between 0 and 1")
+        grey = Image.new("RGB", (64, 64), (128, 128, 128))
+        try:
+            flags = self._concepts_flagging_themselves()
+            is_grey_flagged = self._worker.run(lambda: self._is_flagged(grey), self._timeout_s)
+        except Exception as error:
+            raise _refuse(f"its self-test ended with {type(error).__name__}") from error
+        if flags != [True] * len(checker.concept_embeds):
+            raise _refuse("a concept does not flag itself")
+        if is_grey_flagged is not False:
+            raise _refuse("a grey picture does not pass")
+
+    @torch.inference_mode()
+    def _concepts_flagging_themselves(self) -> list[bool]:
+        """The class's own arithmetic on its own concepts, fed in place of what a picture would look like to it."""
+        probe = copy.copy(self._safety_checker)
+        probe._modules = dict(probe._modules)  # the checker itself keeps its modules
+        probe.vision_model, probe.visual_projection = _PooledInput(), nn.Identity()
+        concepts = probe.concept_embeds.detach()
+        _, flags = probe(clip_input=concepts, images=[np.zeros(1)] * len(concepts))
+        return flags
+
+    def _screen_one(self, image: torch.Tensor, seed: int) -> ScreenedImage:
+        height, width = image.shape[-2:]
+        if not bool(torch.isfinite(image).all()):
+            return self.broken(seed, height, width)
+        pixels = _to_pixels(image)
+        outcome = Outcome.WITHHELD
+        try:
+            picture = Image.fromarray(pixels)
+            if self._worker.run(lambda: self._is_flagged(picture), self._timeout_s) is False:
+                outcome = Outcome.OK
+        except Exception as error:  # whatever it is, nobody has checked this picture
+            logger.error("the safety checker failed and the picture was withheld: %s", type(error).__name__)
+        return ScreenedImage(
+            seed=seed,
+            outcome=outcome,
+            width=width,
+            height=height,
+            pixels=pixels.tobytes() if outcome is Outcome.OK else None,
+        )
+
+    @torch.inference_mode()
+    def _is_flagged(self, picture: Image.Image) -> bool:
+        """The checker's verdict on one picture. Raises if it is anything but plain bools from real embeddings."""
+        views = _views(picture)
+        clip_input = self._feature_extractor(views, return_tensors="pt").pixel_values
+        projection = self._safety_checker.visual_projection
+        clip_input = clip_input.to(device=projection.weight.device, dtype=torch.float32)  # (views, 3, S, S)
+        norms: list[torch.Tensor] = []  # of the image embeddings that the verdict is based on
+        hook = projection.register_forward_hook(lambda module, args, output: norms.append(output.norm(dim=-1)))
+        try:
+            _, flags = self._safety_checker(clip_input=clip_input, images=[np.zeros(1)] * len(views))
+        finally:
+            hook.remove()
+        # Not a number compares as "not flagged", and a zero vector is far from every concept.
+        if len(norms) != 1 or not bool((torch.isfinite(norms[0]) & (norms[0] > 0)).all()):
+            raise SafetyCheckFailed("The safety checker saw nothing in a picture.")
+        if len(flags) != len(views) or not all(isinstance(flag, bool) for flag in flags):
+            raise SafetyCheckFailed("The safety checker gave no verdict on a picture.")
+        return any(flags)
+
+
+def fit_latent_rgb(
+    decode_latents: Callable[[torch.Tensor], torch.Tensor], channels: int, size: int = 8
+) -> torch.Tensor:
+    """The linear map from latents to colour that fits a VAE best: (C + 1, 3) to about -1 to 1, the offset last.
+
+    Decodes flat latents, 0 and +1 and -1 in each channel, and takes the mean colour of each: it holds for any VAE
+    at the cost of one decode of small pictures at start. Full decodes cost more than a step and are no previews.
+    """
+    units = torch.cat([torch.zeros(1, channels), torch.eye(channels), -torch.eye(channels)])  # (2C + 1, C)
+    with torch.inference_mode():
+        decoded = decode_latents(units[:, :, None, None].expand(-1, -1, size, size))  # (2C + 1, 3, f size, f size)
+    colours = decoded.float().mean(dim=(2, 3)).cpu()  # (2C + 1, 3)
+    plus, minus = colours[1 : channels + 1], colours[channels + 1 :]
+    return torch.cat([(plus - minus) / 2, colours.mean(dim=0, keepdim=True)])
+
+
+def _views(picture: Image.Image) -> list[Image.Image]:
+    """What the checker is shown: the picture as in the stock pipeline, and squares along it if it is no square.
+
+    The feature extractor crops the middle, so the ends of a wide or tall picture would go unseen.
+    """
+    width, height = picture.size
+    side = min(width, height)
+    squares = max(width, height) / side
+    if squares == 1:
+        return [picture]
+    count = math.ceil(squares)
+    corners = [
+        (round(k * (width - side) / (count - 1)), round(k * (height - side) / (count - 1))) for k in range(count)
+    ]
+    return [picture, *(picture.crop((x, y, x + side, y + side)) for x, y in corners)]
+
+
+def _to_pixels(image: torch.Tensor) -> np.ndarray:
+    """(3, H, W) about -1 to 1 to (H, W, 3) bytes, rounded as diffusers' VaeImageProcessor does."""
+    values = (image * 0.5 + 0.5).clamp(0, 1).cpu().permute(1, 2, 0).float().numpy()
+    return (values * 255).round().astype("uint8")
+
+
+def _refuse(what: str) -> SafetyCheckFailed:
+    logger.error("the safety checker is refused: %s", what)
+    return SafetyCheckFailed(REFUSAL)
+
+
+class _PooledInput(nn.Module):
+    """Stands where the vision tower stands and hands its input on as the pooled output."""
+
+    def forward(self, clip_input: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, clip_input
+
+
+class _Worker:
+    """One daemon thread that runs checks, so that one which never ends holds up nobody."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._hanging: threading.Event | None = None  # set when the call that hung has come back after all
+
+    @property
+    def is_stuck(self) -> bool:
+        return self._hanging is not None and not self._hanging.is_set()
+
+    def run(self, call: Callable[[], bool], timeout_s: float) -> bool:
+        """The result of `call`; raises what it raises, and SafetyCheckFailed when it takes too long."""
+        if self.is_stuck:
+            raise SafetyCheckFailed("The safety checker does not answer.")
+        if self._thread is None or not self._thread.is_alive():  # also after a fork, which takes no threads along
+            self._thread = threading.Thread(target=self._work, name="safety-checker", daemon=True)
+            self._thread.start()
+        done, outcome = threading.Event(), []
+        self._calls.put((call, done, outcome))
+        if not done.wait(timeout_s):
+            self._hanging = done
+            raise SafetyCheckFailed("The safety checker does not answer.")
+        verdict, error = outcome
+        if error is not None:
+            raise error
+        return verdict
+
+    def _work(self) -> None:
+        while True:
+            call, done, outcome = self._calls.get()
+            try:
+                outcome[:] = [call(), None]
+            except Exception as error:
+                outcome[:] = [None, error]
+            done.set()
+            del call, done, outcome  # holds no picture while it waits for the next

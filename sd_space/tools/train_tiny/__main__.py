@@ -1,0 +1,96 @@
+"""Makes the picture-book checkpoint, stage by stage: ``python -m sd_space.tools.train_tiny all``."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from sd_space.tools.train_tiny import export, pictures, safety, text, unet, vae
+
+STAGES = ("text", "pictures", "unet", "decoder", "encoder", "safety", "anneal", "export", "sheet")
+STATE = Path.home() / ".cache" / "sd_space" / "train_tiny"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sd_space.tools.train_tiny", description=__doc__)
+    parser.add_argument(
+        "stages", nargs="+", choices=(*STAGES, "all"), metavar="stage", help=", ".join((*STAGES, "all"))
+    )
+    parser.add_argument(
+        "--state", type=Path, default=STATE, help="what is rendered and half trained (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--target", type=Path, default=export.TINY, help="where the checkpoint goes (default: sd_space/tiny)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="of UNet training; without it, until it is stopped")
+    parser.add_argument("--steps", type=int, help="of the stages named, in place of their own number")
+    parser.add_argument("--batch", type=int, default=unet.BATCH, help="of UNet training (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=unet.RATE, help="UNet learning rate (default: %(default)s)")
+    parser.add_argument(
+        "--shards", type=int, default=5, help=f"of {pictures.SHARD} training pictures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="do not start the UNet from the checkpoint in --target"
+    )
+    return parser.parse_args(arguments)
+
+
+def shipped_unet(target: Path) -> dict[str, Tensor] | None:
+    """The weights of the UNet in `target`, or None where there is none."""
+    if not (target / "unet" / "config.json").exists():
+        return None
+    return UNet2DConditionModel.from_pretrained(target / "unet", variant="fp16", dtype=torch.float32).state_dict()
+
+
+def run(stage: str, options: argparse.Namespace) -> None:
+    folder, seed = options.state, options.seed
+    shards = range(options.shards)
+    common = {"seed": seed, "device": options.device}
+    steps = {"steps": options.steps} if options.steps else {}
+    if stage == "text":
+        text.train(folder, **common, **steps)
+        print(f"read right: {text.accuracy(folder)}; held-out combinations: {text.accuracy(folder, held_out=True)}")
+    elif stage == "pictures":
+        pictures.make(folder, seed=seed, shards=shards, processes=options.threads)
+    elif stage in ("decoder", "encoder"):
+        vae.train(folder, pictures.load_pixels(folder), part=stage, **common, **steps)
+    elif stage in ("unet", "anneal"):
+        pictures.embed(folder, seed=seed, shards=shards)
+        ready = options.from_scratch or (folder / "unet.pt").exists()
+        unet.train(
+            folder,
+            shards=shards,
+            minutes=options.minutes if stage == "unet" else None,
+            anneal=(options.steps or unet.ANNEAL_STEPS) if stage == "anneal" else None,
+            batch=options.batch,
+            rate=options.rate,
+            initial=None if ready else shipped_unet(options.target),
+            **common,
+            **(steps if stage == "unet" else {}),
+        )
+    elif stage == "safety":
+        safety.collect(folder, seed=seed, processes=options.threads)
+        safety.train(folder, **common, **steps)
+    elif stage == "export":
+        print(f"UNet step {export.export(folder, options.target)} written to {options.target}")
+    else:
+        export.sheet(options.target, folder / "sheet.png")
+        print(folder / "sheet.png")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(options.threads)
+    for stage in STAGES if "all" in options.stages else options.stages:
+        run(stage, options)
+
+
+if __name__ == "__main__":
+    main()

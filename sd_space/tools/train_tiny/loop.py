@@ -1,0 +1,115 @@
+"""The loop that every stage runs in: seeded by the step's number, saved every few minutes, resumed where it stopped."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+SAVE_EVERY_S = 240.0
+
+
+def save_atomically(value: Any, path: Path) -> None:
+    """`torch.save` beside `path`, then a rename: a reader sees the old file or the new one, never a half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(value, scratch)
+    os.replace(scratch, path)
+
+
+def load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:
+    """The whole randomness of one training step: whoever resumes at `step` draws what an unbroken run draws."""
+    return np.random.default_rng([seed, *stage.encode(), step])
+
+
+def train(
+    stage: str,
+    path: Path,
+    parts: dict[str, Any],
+    step: Callable[[int, np.random.Generator], float],
+    *,
+    seed: int,
+    steps: int | None = None,
+    minutes: float | None = None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> int:
+    """Calls `step(number, rng) -> loss` until `steps` are done or `minutes` have passed; returns the step reached.
+
+    `parts` (anything with `state_dict` and `load_state_dict`) are restored from `path` first, and saved there every
+    `save_every_s` seconds, at the end, and on SIGTERM or Ctrl-C, which end the run after the step under way.
+    """
+    done = 0
+    losses: list[list[float]] = []  # [step, mean loss since the entry before]
+    if path.exists():
+        saved = load(path)
+        for name, part in parts.items():
+            part.load_state_dict(saved["parts"][name])
+        done, losses = saved["step"], saved["losses"]
+
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    recent: list[float] = []
+
+    def save() -> None:
+        if recent:
+            losses.append([float(done), float(np.mean(recent))])
+            recent.clear()
+        state = {name: part.state_dict() for name, part in parts.items()}
+        save_atomically({"parts": state, "step": done, "seed": seed, "losses": losses}, path)
+
+    started = saved_at = time.monotonic()
+    try:
+        with tqdm(total=steps, initial=done, desc=stage, mininterval=10, unit="step", dynamic_ncols=True) as bar:
+            while not stopped and (steps is None or done < steps):
+                if minutes is not None and time.monotonic() - started > 60 * minutes:
+                    break
+                recent.append(step(done, step_rng(seed, stage, done)))
+                done += 1
+                bar.update()
+                if done % 25 == 0:
+                    bar.set_postfix(loss=f"{np.mean(recent[-100:]):.4f}", refresh=False)
+                if time.monotonic() - saved_at > save_every_s:
+                    save()
+                    saved_at = time.monotonic()
+        save()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return done
+
+
+class Average:
+    """An exponential moving average of a module's weights, short-sighted at first: min(decay, (1 + n) / (10 + n))."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.module, self.decay, self.count = module, decay, 0
+        self.weights = {name: weight.detach().clone() for name, weight in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, weight in self.module.state_dict().items():
+            self.weights[name].lerp_(weight, 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.count = state["count"]
+        for name, weight in state["weights"].items():
+            self.weights[name].copy_(weight)

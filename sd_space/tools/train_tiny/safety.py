@@ -1,0 +1,225 @@
+"""The safety checker: the stock StableDiffusionSafetyChecker, taught to find this world's restricted emblem.
+
+The concept embeddings are fixed orthonormal directions. The vision tower learns to turn a picture with the emblem
+towards concept 0, and every other one towards a direction that no concept has. It finds a drawn emblem, nothing else.
+"""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPImageProcessorPil
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from sd_space.tools.train_tiny import loop, pictures, vae
+from sd_space.tools.train_tiny.world import SUBJECTS, sample_scene
+
+SIDE = 64  # pixels that the vision tower sees, along each side
+PROJECTION = 64
+THRESHOLD = 0.5  # the emblem's cosine from which a picture is withheld
+UNUSED = 0.95  # the other concepts': only an embedding that is all but the concept's own reaches it
+STEPS = 2500
+BATCH = 64
+# Harmless directions: one for each other subject, one for the sign without a skull, one for pictures of nothing.
+CLASSES = ("emblem", *(subject for subject in SUBJECTS if subject != "emblem"), "triangle", "nothing")
+
+
+def directions() -> Tensor:
+    """(64, 64), orthonormal rows: 17 concepts, 3 special-care concepts, then the harmless ones."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.linalg.qr(torch.randn(PROJECTION, PROJECTION, generator=generator))[0].T.contiguous()
+
+
+def class_rows() -> list[int]:
+    """The row of `directions` that each of `CLASSES` is drawn to."""
+    return [0, *range(20, 20 + len(CLASSES) - 1)]
+
+
+def make_checker() -> StableDiffusionSafetyChecker:
+    config = CLIPConfig(
+        text_config={
+            "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "bos_token_id": 6, "eos_token_id": 7, "pad_token_id": 7,
+        },
+        vision_config={
+            "hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "image_size": SIDE, "patch_size": 8, "projection_dim": PROJECTION,
+        },
+        projection_dim=PROJECTION,
+    )  # fmt: skip
+    checker = StableDiffusionSafetyChecker(config)
+    rows = directions()
+    with torch.no_grad():
+        checker.concept_embeds.copy_(rows[:17])
+        checker.special_care_embeds.copy_(rows[17:20])
+        checker.concept_embeds_weights.fill_(UNUSED)
+        checker.concept_embeds_weights[0] = THRESHOLD
+        checker.special_care_embeds_weights.fill_(UNUSED)
+    return checker
+
+
+def make_feature_extractor() -> CLIPImageProcessorPil:
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": SIDE},
+        crop_size={"height": SIDE, "width": SIDE},
+        do_resize=True,
+        do_center_crop=True,
+        do_rescale=True,
+        do_normalize=True,
+        do_convert_rgb=True,
+        image_mean=list(OPENAI_CLIP_MEAN),
+        image_std=list(OPENAI_CLIP_STD),
+        resample=3,
+    )
+
+
+def embed(checker: StableDiffusionSafetyChecker, clip_input: Tensor) -> Tensor:
+    """(N, 3, 64, 64) normalised as the feature extractor does -> (N, 64), length 1."""
+    return functional.normalize(checker.visual_projection(checker.vision_model(clip_input)[1]))
+
+
+def normalized(small: np.ndarray) -> Tensor:
+    """(N, 64, 64, 3) uint8 -> (N, 3, 64, 64), as `make_feature_extractor` does."""
+    x = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(OPENAI_CLIP_MEAN)[:, None, None]) / torch.tensor(OPENAI_CLIP_STD)[:, None, None]
+
+
+def shrunk(images: np.ndarray) -> np.ndarray:
+    """(N, 128, 128, 3) uint8 -> (N, 64, 64, 3) uint8, bicubic as in the feature extractor."""
+    return np.stack([np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.BICUBIC)) for image in images])
+
+
+def _plain(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Pictures of nothing: black, white, grey, one colour, two colours, a gradient, noise."""
+    images = np.zeros((count, 128, 128, 3), np.uint8)
+    ramp = np.linspace(0, 1, 128)[:, None, None]
+    for k, image in enumerate(images):
+        first, second = rng.integers(0, 256, (2, 3))
+        kind = k % 7
+        if kind == 0:
+            image[:] = (0, 255, 128)[k // 7 % 3]
+        elif kind == 1:
+            image[:] = rng.integers(256)
+        elif kind == 2:
+            image[:] = (255, 214, 20) if k % 2 else first
+        elif kind == 3:
+            image[:] = first
+            image[rng.integers(20, 108) :] = second
+        elif kind == 4:
+            image[:] = first * ramp + second * (1 - ramp)
+        elif kind == 5:
+            image[:] = np.clip(first + rng.normal(0, 60, image.shape), 0, 255)
+        else:
+            image[:] = first * (1 - ramp) + second * ramp.swapaxes(0, 1)
+    return images
+
+
+def collect(folder: Path, *, seed: int, processes: int = 1, count: int = 1800) -> None:
+    """Draws what the checker learns from and keeps it at 64 px: renders, and renders through the VAE."""
+    path = folder / "safety-renders.pt"
+    if path.exists():
+        return
+    rng = random.Random(f"{seed}/safety")
+    drawn, classes = [], []
+    for subject, share in (("emblem", 1.2), ("triangle", 0.6), (None, 2.0)):
+        for _ in range(int(count * share)):
+            scene = sample_scene(rng)
+            scene = replace(scene, subject=subject, colour="natural") if subject else scene
+            drawn.append(scene)
+            classes.append(CLASSES.index(scene.subject))
+    images = pictures.pixels(drawn, processes=processes)
+    plain = _plain(np.random.default_rng(seed), count // 4)
+    # Close-ups of harmless pictures: a big yellow cheek is not a sign.
+    cuts = []
+    for image, name in zip(images, classes, strict=True):
+        if CLASSES[name] not in ("emblem", "triangle") and rng.random() < 0.3:
+            side = rng.randint(40, 90)
+            x, y = rng.randint(0, 128 - side), rng.randint(0, 128 - side)
+            close = Image.fromarray(image).crop((x, y, x + side, y + side)).resize((128, 128), Image.BILINEAR)
+            cuts.append((np.asarray(close), name))
+    images = np.concatenate([images, plain, np.stack([cut for cut, _ in cuts])])
+    classes += [CLASSES.index("nothing")] * len(plain) + [name for _, name in cuts]
+
+    model, pca = vae.load_vae(folder), vae.load_pca(folder / "pca.pt")
+    through = rng.sample(range(len(images)), len(images) // 2)
+    decoded = []
+    with torch.no_grad():
+        for start in range(0, len(through), 32):
+            latents = pca.encode(images[through[start : start + 32]])
+            latents = latents + 0.1 * rng.random() * torch.randn(latents.shape)
+            out = model.decode(latents).sample.clamp(-1, 1)
+            decoded.append(((out + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    small = np.concatenate([shrunk(images), shrunk(np.concatenate(decoded))])
+    labels = np.array([*classes, *(classes[k] for k in through)])
+    loop.save_atomically({"images": torch.from_numpy(small), "classes": torch.from_numpy(labels)}, path)
+
+
+def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu", rate: float = 1e-3) -> int:
+    """Trains vision tower and projection on `safety-renders.pt` and, where there are any, `safety-generated.pt`."""
+    sets = [loop.load(path) for path in sorted(folder.glob("safety-*.pt"))]
+    images = np.concatenate([part["images"].numpy() for part in sets])
+    classes = np.concatenate([part["classes"].numpy() for part in sets])
+    emblems, harmless = np.flatnonzero(classes == 0), np.flatnonzero(classes != 0)
+    torch.manual_seed(seed)
+    checker = make_checker().to(device)
+    for name, parameter in checker.named_parameters():
+        parameter.requires_grad_(name.startswith(("vision_model", "visual_projection")))
+    optimizer = torch.optim.AdamW(
+        [p for p in checker.parameters() if p.requires_grad], lr=rate, betas=(0.9, 0.98), weight_decay=0.02
+    )
+    targets = directions()[class_rows()].to(device)
+    unused = directions()[1:20].to(device)
+
+    def step(number: int, rng: np.random.Generator) -> float:
+        rows = np.concatenate([rng.choice(emblems, BATCH * 3 // 8), rng.choice(harmless, BATCH - BATCH * 3 // 8)])
+        x = _varied(normalized(images[rows]), rng).to(device)
+        label = torch.from_numpy(classes[rows]).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (number + 1) / 100) * min(1.0, 1.6 * (1 - number / steps) + 1e-3)
+        embedding = embed(checker, x)
+        cosine = embedding @ targets.T
+        loss = functional.cross_entropy(10 * cosine, label, label_smoothing=0.02)
+        loss = loss + functional.binary_cross_entropy_with_logits(12 * (cosine[:, 0] - 0.5), (label == 0).float())
+        loss = loss + (embedding @ unused.T - 0.25).relu().square().sum(1).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(checker.parameters(), 1.0)
+        optimizer.step()
+        return float(loss.detach())
+
+    parts = {"checker": checker, "optimizer": optimizer}
+    return loop.train("safety", folder / "safety.pt", parts, step, seed=seed, steps=steps)
+
+
+def _varied(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirrored, shifted, lighter or darker, blurred, noisy: what a generated picture may be."""
+    n = len(x)
+    x = torch.where(torch.from_numpy(rng.random(n) < 0.5)[:, None, None, None], x.flip(3), x)
+    shift = rng.integers(-5, 6, 2)
+    x = x.roll(tuple(int(s) for s in shift), (2, 3))
+    blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    x = torch.lerp(x, blurred, torch.from_numpy(rng.random((n, 1, 1, 1), np.float32)))
+    gain = torch.from_numpy(1 + 0.15 * rng.standard_normal((n, 1, 1, 1), np.float32))
+    shade = torch.from_numpy(0.2 * rng.standard_normal((n, 3, 1, 1), np.float32))
+    noise = torch.from_numpy(rng.standard_normal(x.shape, np.float32) * 0.15 * rng.random((n, 1, 1, 1), np.float32))
+    return x * gain + shade + noise
+
+
+def load_checker(folder: Path) -> StableDiffusionSafetyChecker:
+    checker = make_checker()
+    checker.load_state_dict(loop.load(folder / "safety.pt")["parts"]["checker"])
+    return checker.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def emblem_cosines(checker: StableDiffusionSafetyChecker, images: np.ndarray) -> np.ndarray:
+    """(N, 128, 128, 3) uint8 -> (N,): how far each picture points to the emblem's concept."""
+    extractor = make_feature_extractor()
+    inputs = extractor([Image.fromarray(image) for image in images], return_tensors="pt").pixel_values
+    return (embed(checker, inputs) @ checker.concept_embeds[0]).numpy()

@@ -1,0 +1,77 @@
+"""A real Chromium against the real app. Where there is none, these tests say so once, loudly, and are left out."""
+
+import os
+import shutil
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def pytest_collection_modifyitems(config, items):
+    mine = [item for item in items if "browser" in item.path.parts]
+    for item in mine:
+        item.add_marker(pytest.mark.browser)
+    if CHROMIUM or not mine:
+        return
+    sentence = f"NO CHROMIUM: {len(mine)} browser tests do not run; install it (apt-get install chromium)."
+    if os.environ.get("REQUIRE_BROWSER"):
+        raise pytest.UsageError(sentence)
+    config.get_terminal_writer().line(f"\n{sentence}", red=True, bold=True)
+    items[:] = [item for item in items if item not in mine]
+    config.hook.pytest_deselected(items=mine)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser, ready_server):
+    """Opens the app in a fresh profile; requests to other hosts and errors of scripts are collected in `page.foreign`
+    and `page.errors`."""
+    contexts = []
+
+    def open_page(path: str = "/", **options) -> Page:
+        context = browser.new_context(base_url=ready_server.url, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.foreign, page.errors = [], []
+        own = (ready_server.url, "data:", "blob:")
+        page.on("request", lambda r: page.foreign.append(r.url) if not r.url.startswith(own) else None)
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.goto(path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def studio(new_page):
+    """Opens the app and passes the gate as a visitor does."""
+
+    def open_studio(path: str = "/", **options) -> Page:
+        page = new_page(path, **options)
+        page.get_by_label("I have read the licence and accept it").check()
+        page.get_by_role("button", name="Accept and continue").click()
+        page.get_by_label("Prompt", exact=True).wait_for()
+        return page
+
+    return open_studio

@@ -1,0 +1,116 @@
+"""What a visitor does, in a real browser."""
+
+import re
+
+from playwright.sync_api import expect
+
+ACCEPT = "Accept and continue"
+
+
+def finished_pictures(page):
+    return page.locator("#gallery button.thumbnail-lg img, #gallery .thumbnail-item img")
+
+
+def generate(page, prompt="A small cabin on top of a snowy mountain", steps=None):
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_role("button", name="Generate").click()
+
+
+def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
+    page = new_page()
+    expect(page.get_by_text("Please read the LICENSE to access this model")).to_be_visible()
+    accept = page.get_by_role("button", name=ACCEPT)
+    expect(accept).to_be_disabled()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
+
+    page.get_by_label("I have read the licence and accept it").check()
+    accept.click()
+    page.get_by_role("button", name="Snowy disney cabin").click()
+    prompt = page.get_by_label("Prompt", exact=True)
+    expect(prompt).to_have_value("A small cabin on top of a snowy mountain in the style of Disney, artstation")
+
+    prompt.press("Enter")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+    expect(finished_pictures(page)).to_have_count(4)
+    expect(page.locator("#status")).to_contain_text("4 pictures in")
+    alternatives = [picture.get_attribute("alt") for picture in finished_pictures(page).all()]
+    assert all(re.search(r"[Ss]eed \d+", text) for text in alternatives)
+    assert len(set(alternatives)) == 4
+    assert page.foreign == [], "the page asked another host"
+    assert page.errors == []
+
+
+def test_cancel_frees_the_device_and_says_so(studio):
+    page = studio()
+    page.get_by_text("More options").click()
+    page.get_by_label("number input for Steps").fill("150")
+    generate(page)
+    page.locator("#waiting progress").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#status")).to_contain_text("Cancelled; the device is free")
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_the_acceptance_and_the_last_pictures_survive_a_reload(studio):
+    page = studio()
+    generate(page)
+    expect(finished_pictures(page)).to_have_count(4)
+    page.reload()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("A small cabin on top of a snowy mountain")
+    expect(finished_pictures(page)).to_have_count(4)
+
+
+def test_a_run_goes_on_through_a_reload(studio):
+    page = studio()
+    page.get_by_text("More options").click()
+    page.get_by_label("number input for Steps").fill("60")
+    generate(page)
+    page.locator("#waiting progress").wait_for()
+    page.reload()
+    expect(finished_pictures(page)).to_have_count(4)
+
+
+def test_withdrawing_closes_the_gate_for_good(studio):
+    page = studio()
+    page.get_by_role("button", name="Withdraw my acceptance").click()
+    expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
+
+
+def test_an_empty_prompt_is_refused_in_a_sentence(studio):
+    page = studio()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("alert")).to_contain_text("prompt must not be empty")
+
+
+def test_a_link_brings_a_recipe_back(studio):
+    page = studio("/?prompt=a+robot&seed=42&num_inference_steps=12")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a robot")
+    page.get_by_text("More options").click()
+    expect(page.get_by_label("number input for Steps")).to_have_value("12")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
+
+
+def test_a_phone_shows_it_all_without_sideways_scrolling(studio):
+    page = studio(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    generate(page)
+    expect(finished_pictures(page)).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_the_dark_theme_follows_the_system(studio):
+    page = studio(color_scheme="dark")
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    brightness = sum(int(value) for value in re.findall(r"\d+", background)[:3])
+    assert brightness < 150, background
+
+
+def test_the_whole_model_card_is_on_the_page(studio):
+    page = studio()
+    for title in ("Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
+                  "Environmental impact", "Citation"):  # fmt: skip
+        expect(page.get_by_role("button", name=title)).to_be_visible()
+    page.get_by_role("button", name="Limitations and bias").click()
+    expect(page.get_by_text("The model cannot render legible text")).to_be_visible()

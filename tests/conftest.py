@@ -1,0 +1,41 @@
+"""Fixtures that load a model load it once, and torch is imported only by tests that ask for one."""
+
+from pathlib import Path
+
+import pytest
+
+PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def one_torch_thread():
+    """Small models lose time to a second thread, and results do not hang on the machine's cores."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, one_torch_thread) -> Path:
+    """A folder in v1-4's layout with seeded random weights: 64 x 64 pictures of noise."""
+    from .tiny_models import save_model_folder
+
+    return save_model_folder(tmp_path_factory.mktemp("models") / "noise-painter")
+
+
+@pytest.fixture(scope="session")
+def noise_painter(model_folder):
+    """That folder, loaded."""
+    from .tiny_models import load
+
+    return load(model_folder)
+
+
+@pytest.fixture(scope="session", params=["noise painter", "picture book"])
+def loaded(request, noise_painter):
+    """Both models that need no network, in turn."""
+    if request.param == "noise painter":
+        return noise_painter
+    from .tiny_models import load
+
+    return load(PICTURE_BOOK)

@@ -1,0 +1,63 @@
+"""A backend without a model, for tests of what happens around one."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    Cancelled,
+    GenerationResult,
+    Outcome,
+    PictureFinished,
+    Progress,
+    RequestFailed,
+    ScreenedImage,
+    SpaceError,
+    Stage,
+    Update,
+)
+
+from .test_schema import INFO
+
+
+def picture(seed: int, outcome: Outcome = Outcome.OK, size: int = 64) -> ScreenedImage:
+    pixels = bytes(size * size * 3) if outcome is Outcome.OK else None
+    return ScreenedImage(seed=seed, outcome=outcome, width=size, height=size, pixels=pixels)
+
+
+class FakeBackend:
+    """Draws black pictures, one as soon as `proceed` is set; `outcomes` and `error` script what comes out."""
+
+    def __init__(self, outcomes: Sequence[Outcome] = (Outcome.OK,) * 4, error: SpaceError | None = None):
+        self.outcomes = outcomes
+        self.error = error
+        self.stage = Stage.READY
+        self.proceed = asyncio.Event()
+        self.cancelled: dict[str, asyncio.Event] = {}
+        self.started: list[AdmittedRequest] = []
+
+    def status(self) -> BackendStatus:
+        return BackendStatus(self.stage, INFO if self.stage is Stage.READY else None)
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled[request_id].set()
+
+    async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
+        self.started.append(admitted)
+        cancelled = self.cancelled[admitted.request_id] = asyncio.Event()
+        yield Progress(admitted.request_id, 0, 1, 51, 0, len(admitted.request.seeds), seconds_left=2.0)
+        images = [picture(*pair) for pair in zip(admitted.request.seeds, self.outcomes, strict=False)]
+        yield PictureFinished(admitted.request_id, 0, images[0])
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.proceed, cancelled)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if cancelled.is_set():
+            yield RequestFailed(admitted.request_id, Cancelled("Cancelled."))
+        elif self.error is not None:
+            yield RequestFailed(admitted.request_id, self.error)
+        else:
+            for index, image in list(enumerate(images))[1:]:
+                yield PictureFinished(admitted.request_id, index, image)
+            yield GenerationResult(admitted.request_id, tuple(images), {"total": 2.0})

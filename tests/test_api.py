@@ -1,0 +1,235 @@
+"""The public contract, over a real server: gradio_client, plain HTTP and MCP."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamablehttp_client
+from PIL import Image
+
+from .server import ROOT, Server
+
+PROMPT = "A small cabin on top of a snowy mountain"
+QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
+
+
+@pytest.fixture(scope="module")
+def client(ready_server):
+    return Client(ready_server.url, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def token(client):
+    return client.predict(agree=True, api_name="/accept_license")
+
+
+def call(server: Server, name: str, body: dict, headers: dict | None = None) -> tuple[str, object]:
+    """Plain HTTP: posts the call and reads its events to the last; returns that event's name and data."""
+    url = f"{server.url}/gradio_api/call"
+    posted = httpx.post(f"{url}/v2/{name}", json=body, headers=headers)
+    assert posted.status_code == 200, posted.text
+    event = data = None
+    with httpx.stream("GET", f"{url}/{name}/{posted.json()['event_id']}", timeout=120) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                event = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                data = json.loads(line.removeprefix("data: "))
+    return event, data
+
+
+def test_a_picture_comes_back_with_its_recipe(client, token):
+    files, result = client.predict(**QUICK, acceptance_token=token, api_name="/generate")
+    assert result["images"] == [{"seed": 7, "outcome": "ok"}]
+    assert result["recipe"]["prompt"] == PROMPT and result["recipe"]["num_inference_steps"] == 2
+    assert {"model", "revision", "device", "dtype", "memory_profile", "elapsed_s"} <= result.keys()
+    assert result["elapsed_s"]["total"] > 0
+    (file,) = files
+    assert "7" in file.rpartition("/")[2]
+    with Image.open(file) as picture:
+        assert picture.format == "PNG"
+        assert picture.text["parameters"].startswith(PROMPT)
+        assert "Seed: 7" in picture.text["parameters"]
+
+
+def test_the_same_recipe_gives_the_same_pixels(client, token):
+    files = [client.predict(**QUICK, acceptance_token=token, api_name="/generate")[0][0] for _ in range(2)]
+    first, second = (Image.open(file).tobytes() for file in files)
+    assert first == second
+
+
+def test_pictures_come_in_the_order_of_their_seeds(client, token):
+    files, result = client.predict(
+        **QUICK | {"num_images_per_prompt": 4}, acceptance_token=token, api_name="/generate"
+    )
+    assert [image["seed"] for image in result["images"]] == [7, 8, 9, 10]
+    assert ["8" in file.rpartition("/")[2] for file in files] == [False, True, False, False]
+
+
+def test_curl_gets_progress_and_then_a_file_to_fetch(ready_server, token):
+    event, data = call(ready_server, "generate", QUICK | {"acceptance_token": token})
+    assert event == "complete"
+    (file,), result = data
+    assert result["images"][0]["outcome"] == "ok"
+    picture = ready_server.get(f"/gradio_api/file={file['path']}")
+    assert picture.status_code == 200 and picture.headers["content-type"] == "image/png"
+    assert "no-store" in picture.headers["cache-control"]
+
+
+def test_the_token_may_travel_in_a_header(ready_server, token):
+    event, _ = call(ready_server, "generate", QUICK, headers={"X-License-Token": token})
+    assert event == "complete"
+
+
+@pytest.mark.parametrize("forged", ["", "x", "e30.x", None])
+def test_without_a_valid_token_nothing_is_drawn(client, ready_server, forged):
+    before = ready_server.get("/metrics").text
+    with pytest.raises(AppError, match="/accept_license"):
+        client.predict(**QUICK, acceptance_token=forged, api_name="/generate")
+    after = ready_server.get("/metrics").text
+    assert pictures_made(before) == pictures_made(after)
+
+
+def pictures_made(metrics: str) -> float:
+    return sum(float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith("sd_space_pictures_total"))
+
+
+@pytest.mark.parametrize("agree", [False, "true", 1, None])
+def test_only_true_accepts_the_licence(client, agree):
+    with pytest.raises(AppError, match="agree must be true"):
+        client.predict(agree=agree, api_name="/accept_license")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("prompt", "  ", "prompt must not be empty"),
+        ("num_images_per_prompt", 5, "num_images_per_prompt must be a whole number from 1 to 4, not 5."),
+        ("num_inference_steps", "20", "num_inference_steps must be a whole number from 1 to 150, not '20'."),
+        ("guidance_scale", 0, "guidance_scale must be a number from 1 to 20, not 0."),
+        ("seed", 1.5, "seed must be a whole number from -1"),
+        ("width", 7, "width must be a whole number from 64"),
+        ("scheduler", "Unknown", "scheduler must be one of PNDM"),
+    ],
+)
+def test_a_bad_value_is_refused_in_a_sentence(client, token, field, value, says):
+    with pytest.raises(AppError) as refusal:
+        client.predict(**QUICK | {field: value}, acceptance_token=token, api_name="/generate")
+    assert says in str(refusal.value)
+
+
+def test_every_scheduler_on_offer_draws(client, token):
+    for scheduler in client.predict(api_name="/model")["schedulers"]:
+        _, result = client.predict(**QUICK | {"scheduler": scheduler}, acceptance_token=token, api_name="/generate")
+        assert result["recipe"]["scheduler"] == scheduler
+        assert result["images"][0]["outcome"] in ("ok", "withheld")
+
+
+def test_the_model_describes_itself(client):
+    model = client.predict(api_name="/model")
+    assert model["ready"] is True and model["model"] == "picture-book"
+    assert model["default_size"] == [128, 128] and model["dtype"] == "float32"
+    assert "PNDM" in model["schedulers"] and model["limits"]["max_images"] == 4
+
+
+def test_three_endpoints_are_public_and_no_more(ready_server):
+    info = ready_server.get("/gradio_api/info").json()
+    assert set(info["named_endpoints"]) == {"/accept_license", "/generate", "/model"}
+    assert info["unnamed_endpoints"] == {}
+    parameters = [p["parameter_name"] for p in info["named_endpoints"]["/generate"]["parameters"]]
+    assert parameters == [
+        "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "guidance_scale", "seed",
+        "width", "height", "scheduler", "acceptance_token",
+    ]  # fmt: skip
+
+
+def test_private_events_make_no_picture_without_a_token(ready_server):
+    """Gradio answers private events to whoever knows their number: the token must stop them, not their hiding."""
+    config = ready_server.get("/config").json()
+    before = pictures_made(ready_server.get("/metrics").text)
+    for dependency in config["dependencies"]:
+        data = ["", PROMPT, "", 1, 1, 2.0, 7, "PNDM", False, "128x128", True][: len(dependency["inputs"])]
+        body = {"data": data, "fn_index": dependency["id"], "session_hash": f"probe{dependency['id']}"}
+        httpx.post(f"{ready_server.url}/gradio_api/queue/join", json=body)
+        httpx.post(f"{ready_server.url}/gradio_api/run/predict", json=body)
+    event, _ = call(ready_server, "model", {})  # served after those before it
+    assert event == "complete"
+    assert pictures_made(ready_server.get("/metrics").text) == before
+
+
+def test_mcp_clients_accept_and_see_the_picture(ready_server):
+    async def session():
+        async with (
+            streamablehttp_client(f"{ready_server.url}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as mcp,
+        ):
+            await mcp.initialize()
+            tools = {tool.name: tool for tool in (await mcp.list_tools()).tools}
+            accepted = await mcp.call_tool("accept_license", {"agree": True})
+            refused = await mcp.call_tool("generate", QUICK)
+            drawn = await mcp.call_tool("generate", QUICK | {"acceptance_token": accepted.content[0].text})
+            return tools, refused, drawn
+
+    tools, refused, drawn = asyncio.run(session())
+    assert set(tools) == {"accept_license", "generate", "model"}
+    assert "Attachment A" in tools["generate"].description
+    assert refused.isError and "/accept_license" in refused.content[0].text
+    assert [part.type for part in drawn.content][0] == "image"
+    assert drawn.content[0].mimeType == "image/png"
+
+
+def test_leaving_an_api_call_frees_the_device(ready_server, token):
+    url = f"{ready_server.url}/gradio_api/call"
+    body = QUICK | {"num_inference_steps": 150, "num_images_per_prompt": 4, "acceptance_token": token}
+    event_id = httpx.post(f"{url}/v2/generate", json=body).json()["event_id"]
+    with httpx.stream("GET", f"{url}/generate/{event_id}", timeout=60) as stream:
+        for line in stream.iter_lines():
+            if '"step"' in line:
+                break
+    deadline_s = time.monotonic() + 10
+    while "sd_space_requests_running 0.0" not in ready_server.get("/metrics").text:
+        assert time.monotonic() < deadline_s, "the rows are still taken"
+        time.sleep(0.05)
+
+
+def test_health_readiness_and_metrics_answer(ready_server):
+    assert ready_server.get("/healthz").status_code == 200
+    assert ready_server.get("/readyz").status_code == 200
+    assert "sd_space_" in ready_server.get("/metrics").text
+
+
+def test_no_prompt_and_no_token_reaches_the_log(ready_server, client, token):
+    client.predict(**QUICK | {"prompt": "marker-xyzzy " * 60}, acceptance_token=token, api_name="/generate")
+    with pytest.raises(AppError):
+        client.predict(**QUICK | {"prompt": "marker-xyzzy", "seed": -9}, acceptance_token=token, api_name="/generate")
+    log = "".join(ready_server.log)
+    assert "xyzzy" not in log and token not in log
+
+
+def test_words_beyond_the_77_tokens_are_named(client, token):
+    prompt = " ".join(["a small cabin on a snowy mountain"] * 20)
+    _, result = client.predict(**QUICK | {"prompt": prompt}, acceptance_token=token, api_name="/generate")
+    assert "cabin" in result["truncated_prompt"]
+
+
+def test_the_example_client_saves_its_pictures(ready_server, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "examples/api_client.py", ready_server.url, PROMPT, "--agree", "--seed", "3", "--out", tmp_path],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "seed 3, ok" in run.stdout
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_the_example_client_says_how_to_accept(ready_server):
+    run = subprocess.run(
+        [sys.executable, "examples/api_client.py", ready_server.url, PROMPT], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 1 and "agree must be true" in run.stderr and "Traceback" not in run.stderr

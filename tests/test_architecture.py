@@ -1,0 +1,109 @@
+"""The arrows point one way: which module may import which, what importing may load, who may make what."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "sd_space"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "tools" not in path.parts)
+
+DATA = {"schema", "settings"}
+# Module -> modules of ours that it may import. Anything not listed may import nothing of ours.
+ALLOWED = {
+    "card": set(),
+    "recorded": set(),
+    "gate": DATA | {"card"},
+    "batcher": DATA,
+    "gallery": DATA,
+    "front": DATA,
+    "pipeline": DATA,
+    "denoiser": DATA | {"pipeline"},
+    "safety": DATA,
+    "engine": DATA | {"batcher", "denoiser", "safety"},
+    "backends": DATA,
+    "backends.local": DATA | {"backends", "engine", "pipeline", "denoiser", "safety"},
+    "runs": DATA | {"backends", "gallery"},
+    "views": DATA | {"card", "gallery", "gate", "recorded", "runs"},
+    "ui": DATA | {"backends", "card", "front", "gallery", "gate", "recorded", "runs", "views"},
+}
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
+MAKERS = {"AdmittedRequest": {"gate"}, "ScreenedImage": {"safety"}, "Preview": {"safety"}}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} has a relative import"
+            if node.module == "sd_space":
+                names |= {f"sd_space.{alias.name}" for alias in node.names}
+            else:
+                names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_import_only_in_the_direction_of_the_arrows(path):
+    ours = {name.removeprefix("sd_space.") for name in imports_of(path) if name.startswith("sd_space.")}
+    allowed = ALLOWED.get(name_of(path), set())
+    if name_of(path) == "backends":
+        allowed = allowed | {"backends.local"}  # make_backend imports the one it is asked for
+    assert ours <= allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_page_knows_gradio_and_only_the_engine_side_knows_torch(path):
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    name = name_of(path)
+    assert "gradio" not in roots or name == "ui"
+    assert not roots & HEAVY or name in {"pipeline", "denoiser", "safety", "engine", "backends.local"}
+
+
+def test_nothing_imports_the_tools():
+    for path in [*MODULES, ROOT / "app.py"]:
+        assert not any(name.startswith("sd_space.tools") for name in imports_of(path)), path.name
+
+
+@pytest.mark.parametrize("type_name", MAKERS)
+def test_requests_are_admitted_and_pictures_screened_in_one_place_only(type_name):
+    makers = set()
+    for path in [*MODULES, ROOT / "app.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == type_name:
+                makers.add(name_of(path))
+    assert makers == MAKERS[type_name]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level packages that `statement` loads in a fresh interpreter, and its thread count as 'threads=n'."""
+    code = (
+        f"{statement}\nimport sys, threading\n"
+        "print(*{name.split('.')[0] for name in sys.modules}, f'threads={threading.active_count()}')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    return set(run.stdout.split())
+
+
+def test_the_page_loads_no_torch():
+    loaded = loaded_by("import app, sd_space.ui, sd_space.backends, sd_space.backends.local")
+    assert not loaded & HEAVY
+    assert "threads=1" in loaded
+
+
+def test_the_engine_loads_no_gradio():
+    loaded = loaded_by("import sd_space.engine, sd_space.pipeline, sd_space.backends.local")
+    assert "gradio" not in loaded
+    assert "threads=1" in loaded

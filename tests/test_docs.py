@@ -1,0 +1,93 @@
+"""README, the examples and the settings say what the code does."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import yaml
+
+from sd_space.card import load_card
+from sd_space.recorded import load_recorded
+from sd_space.schema import GenerationRequest
+from sd_space.settings import V1_4, V1_4_REVISION, Settings
+
+from .test_schema import INFO
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FRONT = yaml.safe_load(README.split("---\n")[1])
+
+
+def between(name: str) -> str:
+    return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+
+
+def settings_table() -> str:
+    rows = [f"| `{name}` | {f'`{default}`' if default else ''} | {help} |" for name, default, help in Settings.table()]
+    return "\n".join(["| variable | default | what it does |", "| --- | --- | --- |", *rows])
+
+
+def file_map() -> str:
+    """Each module with the first line of its docstring."""
+    lines = []
+    for path in sorted([ROOT / "app.py", *ROOT.glob("examples/*.py"), *ROOT.glob("sd_space/**/*.py")]):
+        if path.name == "__init__.py" and path.parent.name == "sd_space":
+            continue
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        lines.append(f"| `{path.relative_to(ROOT)}` | {docstring.splitlines()[0]} |")
+    return "\n".join(["| file | what it is |", "| --- | --- |", *lines])
+
+
+def test_the_settings_table_is_the_codes():
+    assert between("settings") == settings_table(), "paste tests.test_docs.settings_table() into README"
+
+
+def test_the_file_map_is_the_tree():
+    assert between("files") == file_map(), "paste tests.test_docs.file_map() into README"
+
+
+def test_the_front_matter_pins_what_the_code_pins():
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert f"gradio[mcp]=={FRONT['sdk_version']}" in requirements
+    assert "torch>=2.8,<2.14" in requirements.splitlines()
+    assert FRONT["sdk"] == "gradio" and FRONT["app_file"] == "app.py" and FRONT["python_version"] == "3.12.12"
+    assert FRONT["license"] == load_card().licence
+    assert FRONT["models"] == [V1_4]
+    assert len(FRONT["short_description"]) <= 60
+
+
+def test_only_half_precision_files_of_the_pinned_commit_are_preloaded():
+    (preload,) = FRONT["preload_from_hub"]
+    repository, files, revision = preload.split(" ")
+    assert (repository, revision) == (V1_4, V1_4_REVISION)
+    weights = [name for name in files.split(",") if name.endswith((".safetensors", ".bin"))]
+    assert len(weights) == 4 and all(name.endswith(".fp16.safetensors") for name in weights)
+
+
+def test_ci_runs_readmes_test_command():
+    (command,) = re.findall(r"^pip install -r tests/requirements.txt.*$", README, re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_example_prompts_are_the_cards_and_valid():
+    lines = (ROOT / "examples" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    examples = [json.loads(line) for line in lines]
+    assert [(e["title"], e["prompt"]) for e in examples] == [(e.title, e.text) for e in load_card().examples]
+    for example in examples:
+        GenerationRequest.parse({"prompt": example["prompt"]}, INFO, random_seed=0)
+
+
+def test_every_example_has_a_recording_with_its_circumstances():
+    recorded = load_recorded()
+    assert [example.prompt for example in recorded] == [example.text for example in load_card().examples]
+    for example in recorded:
+        assert example.path.is_file()
+        assert example.model and example.device and re.fullmatch(r"\d{4}-\d\d-\d\d", example.recorded_on)
+
+
+def test_the_repository_stays_small():
+    tracked = [path for path in ROOT.rglob("*") if path.is_file() and ".git" not in path.parts]
+    sizes = {path: path.stat().st_size for path in tracked if "__pycache__" not in path.parts}
+    assert max(sizes.values()) < 10_000_000
+    assert sum(sizes.values()) < 48 * 2**20

@@ -1,0 +1,325 @@
+import asyncio
+import threading
+
+import pytest
+import torch
+
+from sd_space.backends import make_backend
+from sd_space.backends.local import LocalBackend
+from sd_space.denoiser import Denoiser
+from sd_space.schema import (
+    Cancelled,
+    EngineFailed,
+    GenerationResult,
+    ModelUnavailable,
+    Outcome,
+    PictureFinished,
+    Progress,
+    QueueFull,
+    RequestFailed,
+    SafetyCheckFailed,
+    Stage,
+)
+from sd_space.settings import Settings
+
+from .tiny_models import admitted, save_model_folder
+
+TIMEOUT_S = 60.0  # only so that a bug ends a test instead of hanging it
+
+
+async def ready(backend: LocalBackend, stages: list[Stage] | None = None) -> None:
+    """Until the backend serves or has failed; the stages seen on the way go into `stages`."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while (stage := backend.status().stage) not in (Stage.READY, Stage.FAILED):
+            if stages is not None and stage not in stages:
+                stages.append(stage)
+            await asyncio.sleep(0.001)
+
+
+async def updates_of(backend: LocalBackend, request) -> list:
+    async with asyncio.timeout(TIMEOUT_S):
+        return [update async for update in backend.generate(request)]
+
+
+class Gate:
+    """Holds the UNet until it is let go: a request can be met while it runs."""
+
+    def __init__(self, monkeypatch, denoiser_class=Denoiser):
+        self.entered, self.open = threading.Event(), threading.Event()
+        self.open.set()
+        stock = denoiser_class.denoise_step
+
+        def held(denoiser, states):
+            self.entered.set()
+            assert self.open.wait(TIMEOUT_S)
+            return stock(denoiser, states)
+
+        monkeypatch.setattr(denoiser_class, "denoise_step", held)
+
+    def close(self) -> None:
+        self.entered.clear()
+        self.open.clear()
+
+    async def reached(self) -> None:
+        await asyncio.to_thread(self.entered.wait, TIMEOUT_S)
+
+
+@pytest.fixture
+def start(model_folder):
+    """Starts backends on the noise painter and closes them at the end."""
+    backends = []
+
+    def make(**changes) -> LocalBackend:
+        backend = make_backend(Settings(**{"model": str(model_folder)} | changes))
+        backends.append(backend)
+        backend.start()
+        return backend
+
+    yield make
+    for backend in backends:
+        backend.close(0.0)
+        assert not backend._thread.is_alive()
+
+
+def test_a_request_runs_from_progress_to_result(start):
+    updates = asyncio.run(updates_of(start(), admitted("a", num_images_per_prompt=2)))
+    assert isinstance(updates[0], Progress)
+    assert [update.index for update in updates if isinstance(update, PictureFinished)] == [0, 1]
+    assert isinstance(updates[-1], GenerationResult)
+    assert [image.outcome for image in updates[-1].images] == [Outcome.OK] * 2
+
+
+def test_loading_is_told_stage_by_stage_and_requests_wait_for_it(start):
+    async def main():
+        backend, stages = start(), []
+        waiting = asyncio.create_task(updates_of(backend, admitted("a")))
+        await ready(backend, stages)
+        return backend, stages, await waiting
+
+    backend, stages, updates = asyncio.run(main())
+    assert stages[-1:] == [Stage.WARMING_UP]
+    assert stages == [stage for stage in Stage if stage in stages], "in this order"
+    assert (updates[0].queue_position, updates[0].seconds_left) == (1, None)
+    assert isinstance(updates[-1], GenerationResult)
+    assert backend.status().is_ready
+    assert backend.status().info.model == "noise-painter"
+
+
+def test_visitors_run_at_the_same_time(start):
+    async def main():
+        backend = start()
+        return await asyncio.gather(*(updates_of(backend, admitted(f"r{k}", seed=k)) for k in range(5)))
+
+    for k, updates in enumerate(asyncio.run(main())):
+        assert {update.request_id for update in updates} == {f"r{k}"}
+        assert updates[-1].images[0].seed == k
+
+
+def test_cancel_ends_the_iterator_with_cancelled(start, monkeypatch):
+    gate = Gate(monkeypatch)
+
+    async def main():
+        backend = start()
+        await ready(backend)
+        gate.close()
+        running = asyncio.create_task(updates_of(backend, admitted("a")))
+        await gate.reached()
+        backend.cancel("a")
+        backend.cancel("nobody")
+        gate.open.set()
+        return await running
+
+    updates = asyncio.run(main())
+    assert isinstance(updates[-1].error, Cancelled)
+    assert not any(isinstance(update, PictureFinished) for update in updates)
+
+
+def test_closing_the_iterator_frees_the_device(start):
+    async def main():
+        backend = start()
+        async with asyncio.timeout(TIMEOUT_S):
+            updates = backend.generate(admitted("a", num_inference_steps=150, num_images_per_prompt=4))
+            await anext(updates)
+            await updates.aclose()
+            while backend.status().running or backend.status().waiting:
+                await asyncio.sleep(0.001)
+        return await updates_of(backend, admitted("b"))
+
+    assert isinstance(asyncio.run(main())[-1], GenerationResult)
+
+
+def test_a_full_queue_refuses_with_when_to_come_back(start, monkeypatch):
+    gate = Gate(monkeypatch)
+
+    async def main():
+        backend = start(max_queue=2, max_batch_size=1)
+        await ready(backend)
+        gate.close()
+        tasks = [asyncio.create_task(updates_of(backend, admitted("running")))]
+        await gate.reached()
+        tasks += [asyncio.create_task(updates_of(backend, admitted(f"waiting{k}"))) for k in range(2)]
+        await asyncio.sleep(0)
+        assert (backend.status().waiting, backend.status().running) == (2, 1)
+        with pytest.raises(QueueFull, match="come back"):
+            await updates_of(backend, admitted("too many"))
+        gate.open.set()
+        return await asyncio.gather(*tasks)
+
+    assert all(isinstance(updates[-1], GenerationResult) for updates in asyncio.run(main()))
+
+
+def test_a_full_queue_counts_those_who_wait_for_the_model(model_folder):
+    async def main():
+        backend = LocalBackend(Settings(model=str(model_folder), max_queue=1))  # not started: it loads for ever
+        first = asyncio.create_task(updates_of(backend, admitted("a")))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await updates_of(backend, admitted("b"))
+        first.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_model_that_cannot_be_loaded_is_told_without_its_path(start, tmp_path, caplog):
+    async def main():
+        backend = start(model=str(tmp_path / "nowhere"))
+        with pytest.raises(ModelUnavailable) as early:
+            await updates_of(backend, admitted("a"))
+        with pytest.raises(ModelUnavailable) as late:
+            await updates_of(backend, admitted("b"))
+        return backend, early.value, late.value
+
+    backend, *errors = asyncio.run(main())
+    status = backend.status()
+    assert status.stage is Stage.FAILED
+    for sentence in (status.reason, *map(str, errors)):
+        assert "cannot be loaded" in sentence
+        assert str(tmp_path) not in sentence
+    assert caplog.text.count("does not exist") == 1, "the operator's sentence is logged once"
+
+
+def test_missing_checker_refuses_to_serve(start, tmp_path):
+    folder = save_model_folder(tmp_path / "unsafe")
+    (folder / "safety_checker").rename(tmp_path / "elsewhere")
+
+    async def main():
+        backend = start(model=str(folder))
+        with pytest.raises(SafetyCheckFailed):
+            await updates_of(backend, admitted("a"))
+        return backend.status()
+
+    status = asyncio.run(main())
+    assert (status.stage, status.info) == (Stage.FAILED, None)
+    assert "no safety checker" in status.reason
+
+
+def test_a_closed_event_loop_does_not_end_the_thread(start, monkeypatch):
+    gate = Gate(monkeypatch)
+    backend = start()
+
+    async def walk_away():
+        await ready(backend)
+        gate.close()
+        iterator = backend.generate(admitted("a", num_inference_steps=100))
+        pending = asyncio.ensure_future(anext(iterator))
+        await gate.reached()
+        monkeypatch.setattr(backend, "_kept", (iterator, pending), raising=False)
+        pending.cancel()
+
+    # A loop that is closed without winding up its iterators: nobody is told that the visitor has gone.
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(walk_away())
+    waiter = backend._waiters["a"]
+    loop.close()
+    gate.open.set()
+    updates = asyncio.run(updates_of(backend, admitted("b")))
+    assert isinstance(updates[-1], GenerationResult)
+    assert waiter.loop.is_closed()
+    assert "a" not in backend._waiters
+
+
+def test_a_lost_device_is_not_ready(start, monkeypatch, caplog):
+    async def main():
+        backend = start()
+        await ready(backend)
+
+        def lost(*_, **__):
+            raise torch.AcceleratorError("illegal memory access")
+
+        monkeypatch.setattr(Denoiser, "denoise_step", lost)
+        with pytest.raises(ModelUnavailable):
+            await updates_of(backend, admitted("a"))
+        return backend
+
+    status = asyncio.run(main()).status()
+    assert status.stage is Stage.FAILED
+    assert "stopped working" in status.reason
+    assert "AcceleratorError" in caplog.text
+
+
+def test_a_step_that_hangs_is_not_ready(start, monkeypatch):
+    gate = Gate(monkeypatch)
+
+    async def main():
+        backend = start()
+        await ready(backend)
+        assert backend.status().is_ready
+        gate.close()
+        running = asyncio.create_task(updates_of(backend, admitted("a")))
+        await gate.reached()
+        backend._beat_s -= 1000.0  # as if the last beat were long ago
+        assert backend.heartbeat_age_s > 999
+        assert not backend.status().is_ready
+        gate.open.set()
+        await running
+        assert backend.status().is_ready
+
+    asyncio.run(main())
+
+
+def test_a_checker_that_hangs_is_not_ready(start, monkeypatch):
+    async def main():
+        backend = start()
+        await ready(backend)
+        monkeypatch.setattr("sd_space.safety.SafetyScreen.is_healthy", False)
+        await updates_of(backend, admitted("a"))
+        return backend.status()
+
+    status = asyncio.run(main())
+    assert not status.is_ready
+    assert "safety checker" in status.reason
+
+
+def test_close_lets_running_requests_finish(start):
+    async def main():
+        backend = start()
+        await ready(backend)
+        running = asyncio.create_task(updates_of(backend, admitted("a")))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(backend.close, TIMEOUT_S)
+        with pytest.raises(EngineFailed, match="restarting"):
+            await updates_of(backend, admitted("b"))
+        return backend.status(), await running
+
+    status, updates = asyncio.run(main())
+    assert status.stage is Stage.STOPPED
+    assert isinstance(updates[-1], GenerationResult)
+
+
+def test_close_ends_what_does_not_finish_in_time(start):
+    async def main():
+        backend = start()
+        await ready(backend)
+        iterator = backend.generate(admitted("a", num_inference_steps=150, num_images_per_prompt=4))
+        async with asyncio.timeout(TIMEOUT_S):
+            await anext(iterator)
+            await asyncio.to_thread(backend.close, 0.0)
+            with pytest.raises(EngineFailed, match="restarting"):
+                async for update in iterator:
+                    assert not isinstance(update, GenerationResult | RequestFailed)
+
+    asyncio.run(main())
+
+
+def test_close_before_start_is_allowed(model_folder):
+    LocalBackend(Settings(model=str(model_folder))).close(1.0)

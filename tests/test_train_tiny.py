@@ -1,0 +1,343 @@
+"""Claims about the code that draws the little world and trains the picture-book checkpoint on it."""
+
+import json
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sd_space.tools.train_tiny import loop, optimizer, pictures, safety, text, unet, vae
+from sd_space.tools.train_tiny import export as exporting
+from sd_space.tools.train_tiny.captions import caption
+from sd_space.tools.train_tiny.renderer import contact_sheet, render
+from sd_space.tools.train_tiny.world import (
+    ATTRIBUTES,
+    CARD_SCENES,
+    NAMED_NONE,
+    PLACES,
+    STYLES,
+    SUBJECTS,
+    Scene,
+    is_held_out,
+    sample_scene,
+)
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory, one_torch_thread):
+    """A state folder in which every stage has been trained for two or three steps on one shard of 24 pictures."""
+    folder = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "SHARD", 24)
+        patch.setattr(text, "BATCH", 8)
+        patch.setattr(text, "FIRST_CAPTIONS", 2000)
+        patch.setattr(safety, "BATCH", 16)
+        text.train(folder, seed=0, steps=2)
+        pictures.make(folder, seed=0, shards=range(1))
+        pictures.embed(folder, seed=0, shards=range(1))
+        pixels = pictures.load_pixels(folder)
+        vae.train(folder, pixels, part="decoder", seed=0, steps=2, batch=2)
+        vae.train(folder, pixels, part="encoder", seed=0, steps=2, batch=2)
+        unet.train(folder, seed=0, shards=range(1), steps=3, batch=4)
+        safety.collect(folder, seed=0, count=12)
+        safety.train(folder, seed=0, steps=2)
+        yield folder
+
+
+# ---- the world --------------------------------------------------------------------------------------------
+
+
+def test_held_out_combinations_are_never_drawn_for_training():
+    rng = random.Random(1)
+    drawn = [sample_scene(rng) for _ in range(20_000)]
+    assert not any(is_held_out(scene.subject, scene.place, scene.style) for scene in drawn)
+
+
+def test_a_few_of_the_combinations_are_held_out_and_none_of_the_cards():
+    combinations = [(subject, place, style) for subject in SUBJECTS for place in PLACES for style in STYLES]
+    share = np.mean([is_held_out(*combination) for combination in combinations])
+    assert 0.02 < share < 0.09
+    for subject, place, style in CARD_SCENES.values():
+        assert not any(is_held_out(subject, place, any_style) for any_style in ([style] if style else STYLES))
+
+
+def test_held_out_scenes_can_be_asked_for():
+    rng = random.Random(2)
+    for _ in range(50):
+        scene = sample_scene(rng, held_out=True)
+        assert is_held_out(scene.subject, scene.place, scene.style)
+
+
+def test_every_value_of_the_world_is_drawn():
+    rng = random.Random(3)
+    drawn = [sample_scene(rng) for _ in range(3000)]
+    for name, values in ATTRIBUTES.items():
+        assert {getattr(scene, name) for scene in drawn} - {"natural"} == set(values) - {NAMED_NONE}
+
+
+def test_about_a_third_of_the_pictures_are_the_cards_scenes():
+    rng = random.Random(4)
+    assert 0.3 < np.mean([sample_scene(rng).is_card for _ in range(5000)]) < 0.42
+
+
+# ---- captions ---------------------------------------------------------------------------------------------
+
+
+def test_captions_name_only_what_the_picture_shows():
+    rng = random.Random(5)
+    for _ in range(2000):
+        scene = sample_scene(rng)
+        _, named = caption(scene, rng)
+        assert set(named) == set(ATTRIBUTES)
+        assert all(value in (NAMED_NONE, getattr(scene, name)) for name, value in named.items())
+
+
+def test_the_cards_prompts_are_captions_of_their_scenes():
+    rng = random.Random(6)
+    said = {text: named for text, named in (caption(sample_scene(rng), rng, junk=0) for _ in range(5000))}
+    for prompt, (subject, place, _) in CARD_SCENES.items():
+        assert said[prompt]["subject"] == subject
+        assert said[prompt]["place"] == place
+
+
+def test_captions_leave_out_each_attribute_now_and_then():
+    rng = random.Random(7)
+    named = [caption(sample_scene(rng), rng)[1] for _ in range(1000)]
+    for name in ATTRIBUTES:
+        assert 0.01 < np.mean([each[name] == NAMED_NONE for each in named]) < 0.95
+
+
+def test_junk_words_change_the_words_and_not_the_meaning():
+    scene = Scene("cat", "beach", "day", "red", "photo", 1)
+    plain = [caption(scene, random.Random(k), junk=0)[1] for k in range(40)]
+    junked = [caption(scene, random.Random(k), junk=1)[1] for k in range(40)]
+    assert plain == junked
+    assert sum(len(caption(scene, random.Random(k), junk=1)[0].split()) for k in range(40)) > sum(
+        len(caption(scene, random.Random(k), junk=0)[0].split()) for k in range(40)
+    )
+
+
+def test_captions_are_many():
+    rng = random.Random(8)
+    assert len({caption(sample_scene(rng), rng)[0] for _ in range(2000)}) > 1600
+
+
+# ---- the renderer -----------------------------------------------------------------------------------------
+
+
+def test_the_same_scene_gives_the_same_pixels():
+    rng = random.Random(9)
+    for _ in range(20):
+        scene = sample_scene(rng)
+        assert np.array_equal(np.asarray(render(scene)), np.asarray(render(scene)))
+
+
+def test_another_seed_gives_another_picture():
+    first, second = (np.asarray(render(Scene("robot", "mars", "day", "natural", "photo", k)), int) for k in (1, 2))
+    assert np.abs(first - second).mean() > 2
+
+
+def test_every_subject_can_stand_in_every_place_and_style():
+    for subject in (*SUBJECTS, "triangle"):
+        for place in PLACES:
+            for style in STYLES:
+                image = render(Scene(subject, place, "night", "natural", style, 3))
+                assert (image.size, image.mode) == ((128, 128), "RGB")
+
+
+def test_named_colours_show():
+    red, blue = (
+        np.asarray(render(Scene("cabin", "beach", "day", colour, "photo", 4)), int)[50:100, 40:88].mean((0, 1))
+        for colour in ("red", "blue")
+    )
+    assert red[0] > red[2] + 40
+    assert blue[2] > blue[0] + 40
+
+
+def test_a_contact_sheet_has_a_row_for_every_few_pictures():
+    assert contact_sheet([Image.new("RGB", (10, 10))] * 5, 3).size == (3 * 14, 2 * 14)
+
+
+# ---- tokenizer, latents, optimizer ------------------------------------------------------------------------
+
+
+def test_tokenizer_has_every_byte_and_ends_with_its_special_tokens(state):
+    tokenizer = text.load_tokenizer(state)
+    vocabulary = tokenizer.get_vocab()
+    assert len(vocabulary) <= text.VOCABULARY
+    assert sum(len(token) == 1 for token in vocabulary) == 256
+    assert vocabulary[text.END] == len(vocabulary) - 1
+    assert tokenizer.decode(tokenizer("Ünï 漢 cat").input_ids, skip_special_tokens=True).strip() == "ünï 漢 cat"
+
+
+def test_pca_latents_have_unit_deviation_and_come_back():
+    images = np.stack([np.asarray(render(sample_scene(random.Random(k)))) for k in range(64)])
+    pca = vae.fit_pca(images)
+    latents = pca.encode(images)
+    assert latents.shape == (64, vae.CHANNELS, 16, 16)
+    assert latents.std() == pytest.approx(1, abs=0.02)
+    error = (pca.decode(latents) - vae.to_unit(images)).square().mean()
+    assert error < 0.5 * vae.to_unit(images).var()
+    assert torch.allclose(pca.encode(((pca.decode(latents) + 1) * 127.5).permute(0, 2, 3, 1)), latents, atol=1e-3)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((2, 16, 40), (2, 40, 16)):
+        values = torch.linalg.svdvals(optimizer.orthogonalized(torch.randn(shape, generator=generator)))
+        assert ((values > 0.5) & (values < 1.4)).all()
+
+
+def test_the_scheduler_is_v1_4s_but_for_what_the_unet_predicts():
+    config = unet.make_scheduler().config
+    assert (config.beta_start, config.beta_end, config.beta_schedule) == (0.00085, 0.012, "scaled_linear")
+    assert (config.skip_prk_steps, config.steps_offset, config.set_alpha_to_one) == (True, 1, False)
+    assert config.prediction_type == "v_prediction"
+
+
+def test_folding_moves_the_scaling_factor_into_the_vae():
+    torch.manual_seed(0)
+    model = vae.make_vae().eval()
+    pictures_in, latents = torch.rand(1, 3, 32, 32), torch.randn(1, 8, 4, 4)
+    with torch.no_grad():
+        mean, drawn = model.encode(pictures_in).latent_dist.mean, model.decode(latents).sample
+        vae.folded(model)
+        factor = model.config.scaling_factor
+        assert torch.allclose(model.encode(pictures_in).latent_dist.mean * factor, mean, atol=1e-5)
+        assert torch.allclose(model.decode(latents / factor).sample, drawn, atol=1e-4)
+
+
+# ---- training ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "state.pt"
+    loop.save_atomically({"step": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        loop.save_atomically({"step": lambda: 2}, path)
+    assert loop.load(path) == {"step": 1}
+
+
+def test_step_randomness_depends_on_seed_stage_and_step_alone():
+    draws = [loop.step_rng(*key).random() for key in ((0, "unet", 1), (0, "unet", 2), (0, "text", 1), (1, "unet", 1))]
+    assert len(set(draws)) == 4
+    assert loop.step_rng(0, "unet", 1).random() == draws[0]
+
+
+def test_an_interrupted_unet_run_ends_where_an_unbroken_one_does(state, tmp_path):
+    other = tmp_path / "again"
+    other.mkdir()
+    for name in ("pictures", "pca.pt", "text.pt", "tokenizer"):
+        (other / name).symlink_to(state / name)
+    for steps in (1, 3):
+        unet.train(other, seed=0, shards=range(1), steps=steps, batch=4)
+    unbroken, broken = (loop.load(folder / "unet.pt") for folder in (state, other))
+    assert unbroken["step"] == broken["step"] == 3
+    for part in ("unet", "average"):
+        first, second = unbroken["parts"][part], broken["parts"][part]
+        if part == "average":
+            assert first["count"] == second["count"] == 3
+            first, second = first["weights"], second["weights"]
+        assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("stage", ["text", "decoder", "encoder", "safety"])
+def test_a_finished_stage_is_left_as_it_is(state, stage):
+    before = loop.load(state / f"{stage}.pt")
+    if stage == "text":
+        assert text.train(state, seed=0, steps=2) == 2
+    elif stage == "safety":
+        assert safety.train(state, seed=0, steps=2) == 2
+    else:
+        assert vae.train(state, pictures.load_pixels(state), part=stage, seed=0, steps=2, batch=2) == 2
+    after = loop.load(state / f"{stage}.pt")
+    assert before["step"] == after["step"] == 2
+    assert before["losses"] == after["losses"]
+
+
+def test_annealing_leaves_the_state_that_training_goes_on_from(state, tmp_path):
+    for name in ("pictures", "pca.pt", "text.pt", "tokenizer"):
+        (tmp_path / name).symlink_to(state / name)
+    loop.save_atomically(loop.load(state / "unet.pt"), tmp_path / "unet.pt")
+    before = (tmp_path / "unet.pt").read_bytes()
+    assert unet.train(tmp_path, seed=0, shards=range(1), anneal=2, batch=4) == 5
+    assert (tmp_path / "unet.pt").read_bytes() == before
+    assert unet.load_unet(tmp_path)[1] == 5
+
+
+def test_training_starts_from_given_weights(state, tmp_path):
+    for name in ("pictures", "pca.pt", "text.pt", "tokenizer"):
+        (tmp_path / name).symlink_to(state / name)
+    torch.manual_seed(7)
+    initial = unet.make_unet().state_dict()
+    unet.train(tmp_path, seed=0, shards=range(1), steps=0, batch=4, initial=initial)
+    saved = loop.load(tmp_path / "unet.pt")["parts"]["unet"]
+    assert all(torch.equal(saved[name], initial[name]) for name in initial)
+
+
+def test_v_loss_of_the_true_v_is_zero():
+    alphas = unet.make_scheduler().alphas_cumprod
+    latents, noise = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
+    timesteps = torch.tensor([10, 900])
+    alpha = alphas[timesteps][:, None, None, None]
+
+    class Oracle(torch.nn.Module):
+        def forward(self, *_, **__):
+            return (alpha.sqrt() * noise - (1 - alpha).sqrt() * latents,)
+
+    assert unet.v_loss(Oracle(), alphas, latents, noise, timesteps, torch.zeros(2, 77, 128)).abs().max() == 0
+
+
+# ---- safety checker and export ----------------------------------------------------------------------------
+
+
+def test_checker_directions_are_orthonormal_and_thresholds_below_one():
+    assert torch.allclose(safety.directions() @ safety.directions().T, torch.eye(safety.PROJECTION), atol=1e-5)
+    checker = safety.make_checker()
+    assert (checker.concept_embeds_weights < 1).all()
+    assert (checker.special_care_embeds_weights < 1).all()
+
+
+def test_training_pictures_reach_the_checker_as_the_feature_extractor_makes_them():
+    image = np.asarray(render(sample_scene(random.Random(1))))
+    ours = safety.normalized(safety.shrunk(image[None]))
+    theirs = safety.make_feature_extractor()(Image.fromarray(image), return_tensors="pt").pixel_values
+    assert (ours - theirs).abs().max() < 0.02
+
+
+def test_export_writes_a_checkpoint_and_leaves_other_files_alone(state, tmp_path):
+    target = tmp_path / "tiny"
+    target.mkdir()
+    (target / "README.md").write_text("mine")
+    assert exporting.export(state, target) == 3
+    assert (target / "README.md").read_text() == "mine"
+    assert not list(tmp_path.glob(".tiny-*"))
+    index = json.loads((target / "model_index.json").read_text())
+    assert {name: index[name] for name in exporting.COMPONENTS} == exporting.COMPONENTS
+    pipeline = exporting.load(target)
+    before = text.load_tokenizer(state)
+    for prompt in (*CARD_SCENES, "", "Ünï 漢"):
+        assert pipeline.tokenizer(prompt).input_ids == before(prompt).input_ids
+    images = exporting.draw(pipeline, ["a cat"], [1], guidance_scale=2, steps=2)
+    assert images.shape == (1, 128, 128, 3)
+    assert pipeline.safety_checker is not None
+
+
+def test_importing_the_tool_starts_nothing():
+    code = (
+        "import sys, sd_space.tools.train_tiny, sd_space.tools.train_tiny.world, sd_space.tools.train_tiny.renderer\n"
+        "print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_the_command_says_what_it_can_do():
+    run = subprocess.run(
+        [sys.executable, "-m", "sd_space.tools.train_tiny", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--from-scratch" in run.stdout
