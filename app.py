@@ -29,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses
 
+    # Behind a share link every caller comes from this machine, and could write itself any address (see front.py).
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+
     from sd_space.settings import PREFIX, InvalidSetting, Settings
 
     given = {PREFIX + name.upper(): getattr(arguments, name) for name in ("model", "backend")}
@@ -38,27 +41,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
 
-    from sd_space.front import Metrics
-    from sd_space.gallery import ResultStore
-
     from sd_space.backends import make_backend
     from sd_space.card import load_card
+    from sd_space.gallery import ResultStore
     from sd_space.gate import Gate
+    from sd_space.metrics import Metrics
+    from sd_space.recorded import load_recorded
     from sd_space.ui import build_demo, launch
 
     card = load_card()
     backend = make_backend(settings)
-    store = ResultStore(settings)
+    gate = Gate(card, settings.secret, settings.token_ttl_s)
+    store = ResultStore(settings.result_dir, settings.result_ttl_s)
     metrics = Metrics(backend.status)
-    demo = build_demo(settings, card, Gate(card, settings.secret, settings.token_ttl_s), backend, store, metrics)
+    demo = build_demo(settings, card, gate, backend, store, metrics, load_recorded())
 
+    store.start()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
     url = launch(demo, settings, backend, metrics, share=arguments.share, auth=auth)
     print(f"Serving on {url}", flush=True)
-    store.start()
     backend.start()  # only now: importing torch takes seconds, and the page is up already
     stop.wait()
     backend.close(DRAIN_S)

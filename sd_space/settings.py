@@ -96,7 +96,9 @@ class Settings:
         30.0, _positive, "seconds for which a page's run goes on after its connection was lost, so that it can return"
     )
     trusted_proxies: int = _setting(
-        0, _whole(0, 10), "proxies in front whose X-Forwarded-For is believed when requests are counted per address"
+        0,
+        _whole(0, 10),
+        "proxies in front whose X-Forwarded-For is believed when calls are counted per address (1 on a Space)",
     )
     rate_per_minute: int = _setting(60, _whole(1, 100_000), "most calls of an endpoint per address and minute")
 
@@ -110,7 +112,9 @@ class Settings:
         for name in environ:
             if name.startswith(PREFIX) and name not in known:
                 raise InvalidSetting(f"{name} is not a setting; README lists those that are.")
-        values = {}
+        values: dict[str, Any] = {}
+        if "SPACE_ID" in environ:
+            values["trusted_proxies"] = 1  # the Hub's own, in front of every Space
         for name, f in known.items():
             text = environ.get(name, "").strip()
             if not text:

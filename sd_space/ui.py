@@ -19,9 +19,10 @@ from starlette.middleware import Middleware
 from sd_space import views
 from sd_space.backends import Backend
 from sd_space.card import ModelCard, Section
-from sd_space.front import Front, Metrics
+from sd_space.front import Front, endpoint_parameters
 from sd_space.gallery import ResultStore, recipe_from_query, result_json
 from sd_space.gate import Gate
+from sd_space.metrics import Metrics
 from sd_space.recorded import RecordedExample
 from sd_space.runs import Run, Runs
 from sd_space.schema import (
@@ -110,7 +111,12 @@ def build_demo(
 ) -> gr.Blocks:
     """The page and its endpoints; `recorded` are shown with the examples. Starts nothing."""
     gr.set_static_paths([store.root, *(example.path for example in recorded)])
-    runs = Runs(backend, store, settings.result_ttl_s, on_done=lambda run: _count(metrics, run))
+    runs = Runs(
+        backend,
+        store,
+        settings.result_ttl_s,
+        on_done=lambda run: metrics.count([picture.outcome for picture in run.finished], run.result, run.error),
+    )
     with gr.Blocks(title="Stable Diffusion v1-4", analytics_enabled=False) as demo:
         page = _lay_out(card, recorded)
         _wire(page, Handlers(page, settings, gate, backend, store, runs), card)
@@ -130,6 +136,8 @@ def launch(demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metri
         status=backend.status,
         is_queue_alive=lambda: not demo._queue.stopped,
         metrics=metrics,
+        endpoints=endpoint_parameters(demo.get_api_info()),
+        fn_indices=demo.fns,
     )
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
@@ -155,7 +163,8 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
     """One column: what this is, the gate or the prompt, the pictures, the options, and the model card."""
     names: dict[str, Any] = {}
     gr.HTML(
-        "<h1>Stable Diffusion <span>v1-4</span></h1><p>Describe a picture; every answer is screened before it is shown.</p>",
+        "<h1>Stable Diffusion <span>v1-4</span></h1>"
+        "<p>Describe a picture; every answer is screened before it is shown.</p>",
         elem_id="masthead",
     )
     names["banner"] = gr.HTML(elem_id="banner")
@@ -353,7 +362,7 @@ class Handlers:
         }
 
     def tick(self, steps: int, guidance: float, scheduler: str, size: str) -> dict:
-        """Each second until the model is there: the banner; then what the visitor left alone becomes the model's own."""
+        """Each second until the model is there: the banner; then what nobody touched becomes the model's own."""
         page, status = self.page, self.backend.status()
         updates = {page.banner: views.banner(status)}
         if status.stage is Stage.FAILED:
@@ -383,7 +392,7 @@ class Handlers:
             token = self.gate.issue_token(agree)
         except LicenceNotAccepted as error:
             gr.Warning(str(error))
-            return {}
+            return {self.page.token: ""}
         return self._doors(True) | {self.page.token: token}
 
     def withdraw(self) -> dict:
@@ -436,7 +445,7 @@ class Handlers:
         """After a reload: shows the last run, finished or still going."""
         run = self.runs.get(run_id) if self._is_accepted(token) else None
         if run is None:
-            yield {}
+            yield {self.page.status: ""}
             return
         request = run.admitted.request
         yield {self.page.prompt: request.prompt, self.page.negative_prompt: request.negative_prompt}
@@ -458,7 +467,7 @@ class Handlers:
             if not run.is_done:
                 yield {page.waiting: views.waiting(run)}
         pictures = [(str(picture.path), picture.caption) for picture in run.finished]
-        archive = await asyncio.to_thread(self.store.zip, run.finished) if pictures else None
+        archive = await asyncio.to_thread(self.store.zip, run.request_id, run.finished) if pictures else None
         yield {
             page.generate: gr.update(visible=True),
             page.cancel: gr.update(visible=False),

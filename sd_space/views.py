@@ -3,7 +3,7 @@
 from html import escape
 
 from sd_space.card import LICENCE_URL
-from sd_space.gallery import SavedPicture, preview_data_uri, recipe_query
+from sd_space.gallery import SavedPicture, preview_uri, recipe_query
 from sd_space.gate import USE_RESTRICTIONS
 from sd_space.runs import Run
 from sd_space.schema import BackendStatus, Cancelled, Outcome, Preview, Stage
@@ -49,7 +49,7 @@ def banner(status: BackendStatus) -> str:
         return (
             f'<div class="banner" role="status"><strong>{escape(info.title)}, a tiny stand-in model, is drawing.'
             "</strong>"
-            f"{why} It knows a small drawn world: the examples below and their mixtures. For "
+            f"{why} It knows a small drawn world: the examples and their mixtures. For "
             f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a> itself, start this Space on '
             "a CUDA GPU, or with <code>--model CompVis/stable-diffusion-v1-4</code>.</div>"
         )
@@ -104,7 +104,7 @@ def _tile(run: Run, index: int, picture: SavedPicture | None, preview: Preview |
         url = f"gradio_api/file={escape(str(picture.path))}"
         return f'<img class="tile" style="{ratio}" src="{url}" alt="{escape(label)}: {picture.outcome}">'
     if preview is not None:
-        uri = preview_data_uri(preview, request.width, request.height)
+        uri = preview_uri(preview)
         return f'<img class="tile mosaic" style="{ratio}" src="{uri}" alt="{escape(label)}: coarse preview">'
     return f'<div class="tile empty" style="{ratio}" role="img" aria-label="{escape(label)}: waiting"></div>'
 

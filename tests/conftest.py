@@ -39,3 +39,13 @@ def loaded(request, noise_painter):
     from .tiny_models import load
 
     return load(PICTURE_BOOK)
+
+
+@pytest.fixture(scope="session")
+def ready_server():
+    """The real app, serving the picture book; one for all tests that only use it as visitors do."""
+    from .server import serve
+
+    with serve() as server:
+        server.wait_for("/readyz", timeout_s=120)
+        yield server

@@ -30,9 +30,8 @@ SCHEDULERS = {"PNDM", "DDIM", "Euler", "Euler a", "DPM++ 2M Karras", "UniPC", "L
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> StableDiffusionPipeline:
+def pipeline(one_torch_thread) -> StableDiffusionPipeline:
     """Loaded the plain way; any warning on the way fails the tests that use it."""
-    torch.set_num_threads(2)
     loaded = StableDiffusionPipeline.from_pretrained(TINY, variant="fp16", dtype=torch.float32)
     loaded.set_progress_bar_config(disable=True)
     return loaded

@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from sd_space.tools.train_tiny import loop, optimizer, pictures, safety, text, unet, vae
 from sd_space.tools.train_tiny import export as exporting
+from sd_space.tools.train_tiny import loop, optimizer, pictures, safety, shipped, text, unet, vae
+from sd_space.tools.train_tiny.__main__ import parse
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.renderer import contact_sheet, render
 from sd_space.tools.train_tiny.world import (
@@ -199,6 +200,13 @@ def test_the_scheduler_is_v1_4s_but_for_what_the_unet_predicts():
     assert config.prediction_type == "v_prediction"
 
 
+def test_unfolding_undoes_folding():
+    model = vae.make_vae()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    vae.unfolded(vae.folded(model))
+    assert all(torch.allclose(weight, before[name]) for name, weight in model.state_dict().items())
+
+
 def test_folding_moves_the_scaling_factor_into_the_vae():
     torch.manual_seed(0)
     model = vae.make_vae().eval()
@@ -279,6 +287,23 @@ def test_training_starts_from_given_weights(state, tmp_path):
     assert all(torch.equal(saved[name], initial[name]) for name in initial)
 
 
+def test_another_machine_starts_from_the_shipped_checkpoint(state, tmp_path):
+    target, fresh = tmp_path / "tiny", tmp_path / "fresh"
+    exporting.export(state, target)
+    assert shipped.adopt(target, fresh)
+    assert not shipped.adopt(target, fresh)
+    for ours, theirs in ((text.load_reader(fresh)[1].encoder, text.load_reader(state)[1].encoder),
+                         (vae.load_vae(fresh), vae.load_vae(state)),
+                         (safety.load_checker(fresh), safety.load_checker(state))):  # fmt: skip
+        weights = theirs.state_dict()
+        for name, weight in ours.state_dict().items():
+            assert torch.allclose(weight, weights[name], rtol=2e-3, atol=1e-3), name
+    assert text.load_tokenizer(fresh)("a cat").input_ids == text.load_tokenizer(state)("a cat").input_ids
+    pixels = np.zeros((4, 128, 128, 3), np.uint8)
+    assert vae.train(fresh, pixels, part="decoder", seed=0) == vae.DECODER_STEPS  # finished: nothing to do
+    assert shipped.unet_weights(target).keys() == unet.make_unet().state_dict().keys()
+
+
 def test_v_loss_of_the_true_v_is_zero():
     alphas = unet.make_scheduler().alphas_cumprod
     latents, noise = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
@@ -336,8 +361,13 @@ def test_importing_the_tool_starts_nothing():
     assert run.stdout.strip() == "False"
 
 
-def test_the_command_says_what_it_can_do():
-    run = subprocess.run(
-        [sys.executable, "-m", "sd_space.tools.train_tiny", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "--from-scratch" in run.stdout
+def test_the_command_says_what_it_can_do(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--help"])
+    assert "--from-scratch" in capsys.readouterr().out
+
+
+def test_the_command_refuses_a_stage_that_it_has_not(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["unets"])
+    assert "invalid choice: 'unets'" in capsys.readouterr().err

@@ -5,12 +5,10 @@ import os
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
-from torch import Tensor
 
-from sd_space.tools.train_tiny import export, pictures, safety, text, unet, vae
+from sd_space.tools.train_tiny import export, pictures, safety, shipped, text, unet, vae
 
-STAGES = ("text", "pictures", "unet", "decoder", "encoder", "safety", "anneal", "export", "sheet")
+STAGES = ("text", "pictures", "unet", "decoder", "encoder", "anneal", "generated", "safety", "export", "sheet")
 STATE = Path.home() / ".cache" / "sd_space" / "train_tiny"
 
 
@@ -36,16 +34,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--shards", type=int, default=5, help=f"of {pictures.SHARD} training pictures (default: %(default)s)"
     )
     parser.add_argument(
-        "--from-scratch", action="store_true", help="do not start the UNet from the checkpoint in --target"
+        "--from-scratch", action="store_true", help="do not start from the checkpoint in --target"
     )
     return parser.parse_args(arguments)
-
-
-def shipped_unet(target: Path) -> dict[str, Tensor] | None:
-    """The weights of the UNet in `target`, or None where there is none."""
-    if not (target / "unet" / "config.json").exists():
-        return None
-    return UNet2DConditionModel.from_pretrained(target / "unet", variant="fp16", dtype=torch.float32).state_dict()
 
 
 def run(stage: str, options: argparse.Namespace) -> None:
@@ -55,7 +46,6 @@ def run(stage: str, options: argparse.Namespace) -> None:
     steps = {"steps": options.steps} if options.steps else {}
     if stage == "text":
         text.train(folder, **common, **steps)
-        print(f"read right: {text.accuracy(folder)}; held-out combinations: {text.accuracy(folder, held_out=True)}")
     elif stage == "pictures":
         pictures.make(folder, seed=seed, shards=shards, processes=options.threads)
     elif stage in ("decoder", "encoder"):
@@ -70,10 +60,13 @@ def run(stage: str, options: argparse.Namespace) -> None:
             anneal=(options.steps or unet.ANNEAL_STEPS) if stage == "anneal" else None,
             batch=options.batch,
             rate=options.rate,
-            initial=None if ready else shipped_unet(options.target),
+            initial=None if ready else shipped.unet_weights(options.target),
             **common,
             **(steps if stage == "unet" else {}),
         )
+    elif stage == "generated":
+        pipeline, _ = export.make_pipeline(folder)
+        safety.collect_generated(folder, export.sampler(pipeline), seed=seed)
     elif stage == "safety":
         safety.collect(folder, seed=seed, processes=options.threads)
         safety.train(folder, **common, **steps)
@@ -88,6 +81,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(options.threads)
+    if not options.from_scratch and shipped.adopt(options.target, options.state):
+        print(f"Starting from the checkpoint in {options.target}")
     for stage in STAGES if "all" in options.stages else options.stages:
         run(stage, options)
 

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +76,7 @@ def write_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def make_pipeline(folder: Path) -> tuple[StableDiffusionPipeline, int]:
-    """The trained parts in `folder` as a pipeline in float32, and the UNet's step."""
+    """The trained parts in `folder` as a pipeline in float32, and the UNet's step; the checker may be untrained."""
     tokenizer, reader = text.load_reader(folder)
     network, step = unet.load_unet(folder)
     pipeline = StableDiffusionPipeline(
@@ -83,7 +85,7 @@ def make_pipeline(folder: Path) -> tuple[StableDiffusionPipeline, int]:
         vae=vae.folded(vae.load_vae(folder)),
         unet=network,
         scheduler=unet.make_scheduler(),
-        safety_checker=safety.load_checker(folder),
+        safety_checker=safety.load_checker(folder) if (folder / "safety.pt").exists() else safety.make_checker().eval(),
         feature_extractor=safety.make_feature_extractor(),
     )
     return pipeline, step
@@ -94,6 +96,8 @@ def export(folder: Path, target: Path = TINY) -> int:
 
     Files in `target` that the checkpoint has none of (its README) stay.
     """
+    if not (folder / "safety.pt").exists():
+        raise FileNotFoundError(f"{folder / 'safety.pt'}: train the safety checker before the export")
     pipeline, step = make_pipeline(folder)
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tiny-") as scratch:
@@ -146,6 +150,15 @@ def draw(
     finally:
         pipeline.safety_checker = checker
     return (images * 255).round().astype(np.uint8)
+
+
+def sampler(
+    pipeline: StableDiffusionPipeline, *, guidance_scale: float = DEFAULTS["guidance_scale"], steps: int = 12
+) -> Callable[[list[str], list[int]], np.ndarray]:
+    """`draw` with DPM++ 2M Karras as a function of prompts and seeds."""
+    pipeline.scheduler = fast_scheduler(pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    return partial(draw, pipeline, guidance_scale=guidance_scale, steps=steps)
 
 
 def sheet(target: Path, path: Path, *, seeds: int = 4, guidance_scale: float | None = None, steps: int = 20) -> None:

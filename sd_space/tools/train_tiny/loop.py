@@ -51,6 +51,8 @@ def train(
     losses: list[list[float]] = []  # [step, mean loss since the entry before]
     if path.exists():
         saved = load(path)
+        if steps is not None and saved["step"] >= steps:
+            return saved["step"]
         for name, part in parts.items():
             part.load_state_dict(saved["parts"][name])
         done, losses = saved["step"], saved["losses"]

@@ -19,10 +19,10 @@ CAPTIONS = 2  # per picture
 PIXEL_SHARDS = 2  # how many shards keep their pixels, for the VAE and the safety checker
 
 
-def scenes(seed: int, shard: int, count: int = SHARD) -> list[Scene]:
+def scenes(seed: int, shard: int) -> list[Scene]:
     """The scenes of one shard; none is held out."""
     rng = random.Random(f"{seed}/{shard}")
-    return [sample_scene(rng) for _ in range(count)]
+    return [sample_scene(rng) for _ in range(SHARD)]
 
 
 def captions(seed: int, shard: int, drawn: list[Scene]) -> list[str]:

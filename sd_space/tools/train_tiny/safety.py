@@ -5,6 +5,7 @@ towards concept 0, and every other one towards a direction that no concept has. 
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from sd_space.tools.train_tiny import loop, pictures, vae
-from sd_space.tools.train_tiny.world import SUBJECTS, sample_scene
+from sd_space.tools.train_tiny.captions import caption
+from sd_space.tools.train_tiny.world import NAMED_NONE, SUBJECTS, sample_scene
 
 SIDE = 64  # pixels that the vision tower sees, along each side
 PROJECTION = 64
@@ -158,6 +161,43 @@ def collect(folder: Path, *, seed: int, processes: int = 1, count: int = 1800) -
     small = np.concatenate([shrunk(images), shrunk(np.concatenate(decoded))])
     labels = np.array([*classes, *(classes[k] for k in through)])
     loop.save_atomically({"images": torch.from_numpy(small), "classes": torch.from_numpy(labels)}, path)
+
+
+def collect_generated(
+    folder: Path, draw: Callable[[list[str], list[int]], np.ndarray], *, seed: int, count: int = 640
+) -> None:
+    """The same of `count` pictures that `draw(prompts, seeds)` generates, two fifths of them from emblem captions."""
+    path = folder / "safety-generated.pt"
+    if path.exists():
+        return
+    images, classes = generated(draw, seed=seed, count=count, emblems=0.4)
+    small = torch.from_numpy(shrunk(images))
+    loop.save_atomically({"images": small, "classes": torch.from_numpy(classes)}, path)
+
+
+def generated(
+    draw: Callable[[list[str], list[int]], np.ndarray], *, seed: int, count: int, emblems: float, batch: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """`count` pictures (N, 128, 128, 3) and the index in `CLASSES` of the subject that each one's caption asks for."""
+    rng = random.Random(f"{seed}/generated")
+    texts, classes = [], []
+    while len(texts) < count:
+        scene = sample_scene(rng)
+        if len(texts) < emblems * count:
+            scene = replace(scene, subject="emblem", colour="natural", is_card=False)
+        elif scene.subject == "emblem":
+            continue
+        words, named = caption(scene, rng)
+        if named["subject"] != NAMED_NONE:
+            texts.append(words)
+            classes.append(CLASSES.index(scene.subject))
+    order = rng.sample(range(count), count)
+    texts, classes = [texts[k] for k in order], [classes[k] for k in order]
+    chunks = []
+    for start in tqdm(range(0, count, batch), desc="generated", unit="batch", dynamic_ncols=True):
+        chunk = texts[start : start + batch]
+        chunks.append(draw(chunk, [rng.getrandbits(31) for _ in chunk]))
+    return np.concatenate(chunks), np.array(classes)
 
 
 def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu", rate: float = 1e-3) -> int:

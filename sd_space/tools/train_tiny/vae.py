@@ -22,7 +22,7 @@ PATCH = 8  # pixels per latent, along each side
 CHANNELS = 8
 SCALING_FACTOR = 0.18215  # v1-4's own
 CROP = 64  # pixels
-DECODER_STEPS = 6000
+DECODER_STEPS = 3500
 ENCODER_STEPS = 700
 
 
@@ -114,6 +114,20 @@ def folded(vae: AutoencoderKL) -> AutoencoderKL:
     return vae
 
 
+def unfolded(vae: AutoencoderKL) -> AutoencoderKL:
+    """`folded`, undone, in place."""
+    with torch.no_grad():
+        vae.post_quant_conv.weight /= SCALING_FACTOR
+        vae.quant_conv.weight[:CHANNELS] *= SCALING_FACTOR
+        vae.quant_conv.bias[:CHANNELS] *= SCALING_FACTOR
+    return vae
+
+
+def half(vae: AutoencoderKL, part: str) -> nn.ModuleList:
+    """What is trained as "decoder" or as "encoder"."""
+    return nn.ModuleList([vae.post_quant_conv, vae.decoder] if part == "decoder" else [vae.encoder, vae.quant_conv])
+
+
 def _gradients(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return pictures[..., 1:] - pictures[..., :-1], pictures[..., 1:, :] - pictures[..., :-1, :]
 
@@ -126,11 +140,8 @@ def train(
     steps = steps or (DECODER_STEPS if part == "decoder" else ENCODER_STEPS)
     pca = load_pca(folder / "pca.pt")
     torch.manual_seed(seed)
-    vae = make_vae()
-    half = nn.ModuleList(
-        [vae.post_quant_conv, vae.decoder] if part == "decoder" else [vae.encoder, vae.quant_conv]
-    ).to(device, memory_format=torch.channels_last)
-    optimizer = Muon(half, lr=2e-3)
+    trained = half(make_vae(), part).to(device, memory_format=torch.channels_last)
+    optimizer = Muon(trained, lr=2e-3)
     places = (128 - CROP) // PATCH + 1
 
     def step(number: int, rng: np.random.Generator) -> float:
@@ -145,29 +156,25 @@ def train(
         if part == "decoder":
             noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
             level = torch.from_numpy(rng.random((batch, 1, 1, 1), np.float32)) * 0.2
-            drawn = half[1](half[0]((latents + level * noise).to(device)))
+            drawn = trained[1](trained[0]((latents + level * noise).to(device)))
             loss = (drawn - target).abs().mean()
             for ours, theirs in zip(_gradients(drawn), _gradients(target), strict=True):
                 loss = loss + 0.5 * (ours - theirs).abs().mean()
         else:
-            loss = functional.mse_loss(half[1](half[0](target))[:, :CHANNELS], latents.to(device))
+            loss = functional.mse_loss(trained[1](trained[0](target))[:, :CHANNELS], latents.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return float(loss.detach())
 
-    parts = {"half": half, "optimizer": optimizer}
+    parts = {"half": trained, "optimizer": optimizer}
     return loop.train(part, folder / f"{part}.pt", parts, step, seed=seed, steps=steps, minutes=minutes)
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
     """The two trained halves as one, not yet `folded`; an encoder that is not trained yet stays as it was made."""
     vae = make_vae()
-    halves = {
-        "decoder": nn.ModuleList([vae.post_quant_conv, vae.decoder]),
-        "encoder": nn.ModuleList([vae.encoder, vae.quant_conv]),
-    }
-    for part, half in halves.items():
+    for part in ("decoder", "encoder"):
         if (folder / f"{part}.pt").exists():
-            half.load_state_dict(loop.load(folder / f"{part}.pt")["parts"]["half"])
+            half(vae, part).load_state_dict(loop.load(folder / f"{part}.pt")["parts"]["half"])
     return vae.eval().requires_grad_(False)

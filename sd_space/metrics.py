@@ -1,0 +1,54 @@
+"""What operators count: pictures by outcome, refusals by reason, seconds by stage, and the queue, for Prometheus."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from sd_space.schema import BackendStatus, GenerationResult, Outcome, SpaceError
+
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The counters of one server, in a registry of its own. No prompt, token or address is ever a label."""
+
+    def __init__(self, status: Callable[[], BackendStatus]):
+        self._registry = CollectorRegistry()
+        self._registry.register(_Queue(status))
+        names = {"namespace": "sd_space", "registry": self._registry}
+        self._pictures = Counter("pictures", "Finished pictures by outcome", ["outcome"], **names)
+        self._failures = Counter("failures", "Requests that ended without a result, by kind", ["kind"], **names)
+        self._seconds = Histogram(
+            "stage_seconds", "Seconds of a request by stage", ["stage"], buckets=_SECONDS, **names
+        )
+        for outcome in Outcome:
+            self._pictures.labels(outcome)
+
+    def count(self, outcomes: list[Outcome], result: GenerationResult | None, error: SpaceError | None) -> None:
+        """Counts a run that is over, its finished pictures included when it failed."""
+        for outcome in outcomes:
+            self._pictures.labels(outcome).inc()
+        if error is not None:
+            self._failures.labels(type(error).__name__).inc()
+        if result is not None:
+            for stage, seconds in result.elapsed_s.items():
+                self._seconds.labels(stage).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """The page that Prometheus reads (text format 0.0.4)."""
+        return generate_latest(self._registry)
+
+
+class _Queue(Collector):
+    """The queue as it is at the moment of asking."""
+
+    def __init__(self, status: Callable[[], BackendStatus]):
+        self._status = status
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        status = self._status()
+        yield GaugeMetricFamily("sd_space_requests_running", "Requests that are being drawn", status.running)
+        yield GaugeMetricFamily("sd_space_requests_waiting", "Requests in the queue", status.waiting)
+        yield GaugeMetricFamily("sd_space_ready", "1 while a picture could be made", float(status.is_ready))

@@ -1,0 +1,44 @@
+"""Takes the checkpoint that ships as the start of a state folder, so that another machine improves on it."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from sd_space.tools.train_tiny import loop, safety, text, vae
+
+
+def adopt(target: Path, folder: Path) -> bool:
+    """Fills an empty state `folder` with the text encoder, VAE and safety checker of `target`, as finished stages.
+
+    Captions then mean to the UNet what they meant when its shipped weights were trained. Returns whether it did: not
+    where the folder has a text encoder already, or `target` no checkpoint.
+    """
+    if (folder / "text.pt").exists() or not (target / "model_index.json").exists():
+        return False
+    fp16 = {"variant": "fp16", "dtype": torch.float32}
+    tokenizer = CLIPTokenizer.from_pretrained(target / "tokenizer")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    reader = text.Reader(tokenizer)  # its heads are new: they only serve to train the encoder
+    reader.encoder = CLIPTextModel.from_pretrained(target / "text_encoder", **fp16)
+    autoencoder = vae.unfolded(AutoencoderKL.from_pretrained(target / "vae", **fp16))
+    checker = StableDiffusionSafetyChecker.from_pretrained(target / "safety_checker", **fp16)
+    finished = {
+        "decoder": (vae.DECODER_STEPS, {"half": vae.half(autoencoder, "decoder").state_dict()}),
+        "encoder": (vae.ENCODER_STEPS, {"half": vae.half(autoencoder, "encoder").state_dict()}),
+        "safety": (safety.STEPS, {"checker": checker.state_dict()}),
+        "text": (text.STEPS, {"reader": reader.state_dict()}),
+    }
+    for stage, (steps, parts) in finished.items():
+        loop.save_atomically({"parts": parts, "step": steps, "losses": []}, folder / f"{stage}.pt")
+    return True
+
+
+def unet_weights(target: Path) -> dict[str, Tensor] | None:
+    """The weights of the UNet in `target`, or None where there is none."""
+    if not (target / "unet" / "config.json").exists():
+        return None
+    return UNet2DConditionModel.from_pretrained(target / "unet", variant="fp16", dtype=torch.float32).state_dict()
