@@ -1,6 +1,6 @@
 """Draws pictures through a running Space's API: accepts the licence, shows the progress, saves the files.
 
-    python examples/api_client.py http://127.0.0.1:7860 "a small cabin on a snowy mountain" --agree
+python examples/api_client.py http://127.0.0.1:7860 "a small cabin on a snowy mountain" --agree
 """
 
 import argparse

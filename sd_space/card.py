@@ -100,7 +100,8 @@ def parse_card(text: str) -> ModelCard:
         licence=matter["license"],
         examples=(*examples, ExamplePrompt("Astronaut on Mars", astronaut.group(1))),
         gate_heading=matter["extra_gated_heading"],
-        gate_prompt=matter["extra_gated_prompt"].strip(),
+        # Markdown would take the last line for a part of the last point.
+        gate_prompt=re.sub(r"\n(?=Please read the full)", "\n\n", matter["extra_gated_prompt"].strip()),
         introduction=introduction.markdown,
         sections=tuple(sections),
         citation="\n".join(line.removeprefix("    ") for line in citation.group(1).rstrip().splitlines()),

@@ -31,7 +31,9 @@ _GET = re.compile(
     r"|/gradio_api/(info/?|app_id/?|theme\.css|user/?|token/?|login_check/?|queue/data|queue/status"
     r"|heartbeat/[^/]+|file=.+|call/[^/]+/[^/]+|mcp/?|mcp/.+)"
 )
-_POST = re.compile(r"/login/?|/gradio_api/(queue/join|run/predict|call/[^/]+/?|call/v2/[^/]+/?|cancel|reset/?|mcp/?|mcp/.+)")
+_POST = re.compile(
+    r"/login/?|/gradio_api/(queue/join|run/predict|call/[^/]+/?|call/v2/[^/]+/?|cancel|reset/?|mcp/?|mcp/.+)"
+)
 _WORK = re.compile(r"/gradio_api/(queue/join|call/.+|mcp.*)")
 _CALL = re.compile(r"/gradio_api/call/(v2/)?([^/]+)/?")
 _EVENTS = ("/gradio_api/queue/join", "/gradio_api/run/predict")  # the page's own: queued ones and immediate ones

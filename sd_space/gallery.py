@@ -45,9 +45,15 @@ _XMP = (
     '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
 )
 
+# Title and sentence of a placeholder, and how the caption ends.
 _WORDS = {
     Outcome.WITHHELD: ("Withheld", "The safety checker flagged this picture. Try another prompt or seed."),
     Outcome.BROKEN: ("Failed", "The numbers overflowed and nothing was drawn. Try another seed."),
+}
+_CAPTIONS = {
+    Outcome.OK: "",
+    Outcome.WITHHELD: ": withheld by the safety checker",
+    Outcome.BROKEN: ": failed numerically",
 }
 _PANELS = {Outcome.WITHHELD: ((228, 231, 240), (71, 78, 105)), Outcome.BROKEN: ((244, 236, 222), (122, 84, 28))}
 
@@ -113,14 +119,10 @@ class ResultStore:
 
         Raises EngineFailed when the disk does not take it.
         """
-        if image.outcome is Outcome.OK:
-            picture = Image.frombytes("RGB", (image.width, image.height), image.pixels)
-            name = f"seed-{image.seed}.png"
-        else:
-            picture = placeholder(image.outcome, image.width, image.height)
-            name = f"seed-{image.seed}-{image.outcome}.png"
-        chunks = png_chunks(request, image.seed, info, embed_recipe and image.outcome is Outcome.OK)
-        path = self._write(request_id, name, lambda file: picture.save(file, "PNG", pnginfo=chunks))
+        is_ok = image.outcome is Outcome.OK
+        name = f"seed-{image.seed}.png" if is_ok else f"seed-{image.seed}-{image.outcome}.png"
+        chunks = png_chunks(request, image.seed, info, embed_recipe and is_ok)
+        path = self._write(request_id, name, lambda file: picture_of(image).save(file, "PNG", pnginfo=chunks))
         return SavedPicture(path, image.seed, image.outcome, caption(image.outcome, image.seed))
 
     def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
@@ -184,11 +186,16 @@ class ResultStore:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def picture_of(image: ScreenedImage) -> Image.Image:
+    """What a visitor sees of a finished picture: the picture, or its placeholder."""
+    if image.outcome is Outcome.OK:
+        return Image.frombytes("RGB", (image.width, image.height), image.pixels)
+    return placeholder(image.outcome, image.width, image.height)
+
+
 def caption(outcome: Outcome, seed: int) -> str:
     """What stands below a picture and is read out for it."""
-    return (
-        f"Seed {seed}" if outcome is Outcome.OK else f"Seed {seed}: {_WORDS[outcome][0].lower()}. {_WORDS[outcome][1]}"
-    )
+    return f"Seed {seed}{_CAPTIONS[outcome]}"
 
 
 def png_chunks(request: GenerationRequest, seed: int, info: ModelInfo, embed_recipe: bool) -> PngInfo:
@@ -242,7 +249,7 @@ def recipe_query(request: GenerationRequest) -> str:
 
 
 def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a link, numbers as numbers, without those that are none of a recipe's. Checked later, as all are."""
+    """The values of a link, numbers as numbers; what is no part of a recipe is left out. All are checked later."""
     values: dict[str, Any] = {}
     for name, of in GenerationRequest.__annotations__.items():
         if name not in query:

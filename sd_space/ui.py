@@ -17,7 +17,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from sd_space import views
-from sd_space.backends import Backend
+from sd_space.backends import Backend, until_ready
 from sd_space.card import ModelCard, Section
 from sd_space.front import Front, endpoint_parameters
 from sd_space.gallery import ResultStore, recipe_from_query, result_json
@@ -32,7 +32,6 @@ from sd_space.schema import (
     Defaults,
     LicenceNotAccepted,
     Limits,
-    ModelUnavailable,
     SpaceError,
     Stage,
 )
@@ -63,7 +62,27 @@ _CARD_PAGES = {
     "Environmental impact": ("Environmental Impact",),
 }
 
-_THEME = gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", radius_size="lg")
+# Fonts of the visitor's own system: nothing is fetched, and the words look at home.
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+_THEME = gr.themes.Default(
+    primary_hue="indigo",
+    neutral_hue="slate",
+    radius_size="lg",
+    font=_FONTS,
+    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+).set(
+    # Grey that is 4.5 : 1 or better on every background here (WCAG AA), in both themes.
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_600",
+    button_primary_text_color="white",
+    block_label_text_color="*neutral_700",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    checkbox_border_color="*neutral_400",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +185,12 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
         "<h1>Stable Diffusion <span>v1-4</span></h1>"
         "<p>Describe a picture; every answer is screened before it is shown.</p>",
         elem_id="masthead",
+        padding=False,
     )
-    names["banner"] = gr.HTML(elem_id="banner")
+    names["banner"] = gr.HTML(elem_id="banner", padding=False)
     with gr.Column(visible=False, elem_id="gate") as names["gate"]:
         gr.Markdown(f"## {card.gate_heading}\n\n{card.gate_prompt}")
-        gr.HTML(views.restrictions())
+        gr.HTML(views.restrictions(), padding=False)
         names["agree"] = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
         names["accept"] = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
 
@@ -189,8 +209,8 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
             names["cancel"] = gr.Button(
                 "Cancel", variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel"
             )
-        names["status"] = gr.HTML(elem_id="status")
-        names["waiting"] = gr.HTML(visible=False, elem_id="waiting")
+        names["status"] = gr.HTML(elem_id="status", padding=False)
+        names["waiting"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
         with gr.Column(visible=False, elem_id="results") as names["results"]:
             names["gallery"] = gr.Gallery(
                 label="Your pictures",
@@ -202,9 +222,8 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
                 interactive=False,
                 elem_id="gallery",
             )
-            with gr.Row():
-                names["download_all"] = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
-            names["recipe"] = gr.HTML(elem_id="recipe")
+            names["download_all"] = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
+            names["recipe"] = gr.HTML(elem_id="recipe", padding=False)
 
         with gr.Accordion("More options", open=False, elem_id="options"):
             names["negative_prompt"] = gr.Textbox(
@@ -249,7 +268,7 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
         names["examples"] = _example_cards(card, recorded)
 
     with gr.Column(elem_id="about"):
-        gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>')
+        gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>', padding=False)
         gr.Markdown("## About Stable Diffusion v1-4\n\nFrom its model card, by Robin Rombach and Patrick Esser.")
         for title, parts in _CARD_PAGES.items():
             with gr.Accordion(title, open=False):
@@ -520,15 +539,6 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     for button, example in zip(page.examples, card.examples, strict=True):
         js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {example.text!r} }}"
         button.click(None, None, page.prompt, js=js, **quiet)
-
-
-async def until_ready(backend: Backend) -> AsyncIterator[Stage]:
-    """Yields the stage of loading until pictures can be made; raises ModelUnavailable when they cannot."""
-    while not (status := backend.status()).is_ready:
-        if status.stage in (Stage.FAILED, Stage.STOPPED):
-            raise ModelUnavailable(status.reason or "The Space is restarting; please try again in a minute.")
-        yield status.stage
-        await asyncio.sleep(0.3)
 
 
 def _add_api(settings: Settings, gate: Gate, backend: Backend, store: ResultStore, runs: Runs) -> None:

@@ -50,8 +50,8 @@ def banner(status: BackendStatus) -> str:
             f'<div class="banner" role="status"><strong>{escape(info.title)}, a tiny stand-in model, is drawing.'
             "</strong>"
             f"{why} It knows a small drawn world: the examples and their mixtures. For "
-            f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a> itself, start this Space on '
-            "a CUDA GPU, or with <code>--model CompVis/stable-diffusion-v1-4</code>.</div>"
+            f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a> itself, start this Space '
+            "on a CUDA GPU, or with <code>--model CompVis/stable-diffusion-v1-4</code>.</div>"
         )
     return (
         f'<div class="banner" role="status"><strong>{escape(info.title)}</strong> on {escape(info.device)}, '
@@ -78,11 +78,13 @@ def waiting(run: Run) -> str:
     elif progress.queue_position:
         text, done, of = f"Place {progress.queue_position} in the queue", 0, 1
     else:
-        which = f"Picture {progress.pictures_done + 1} of {num_pictures}, step" if num_pictures > 1 else "Step"
-        if progress.pictures_done == num_pictures:
-            which = "All pictures drawn, step"
-        text = f"{which} {progress.step_index} of {progress.num_timesteps}"
-        done, of = progress.step_index, progress.num_timesteps
+        text, done, of = (
+            f"Step {progress.step_index} of {progress.num_timesteps}",
+            progress.step_index,
+            progress.num_timesteps,
+        )
+        if progress.pictures_done:
+            text = f"{progress.pictures_done} of {num_pictures} pictures done · {text}"
     if progress is not None and progress.seconds_left is not None:
         text += f" · about {duration(progress.seconds_left)} left"
     previews = progress.previews if progress else ()

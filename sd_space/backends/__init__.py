@@ -1,9 +1,10 @@
 """Where pictures are made: the protocol that the page talks to, and the choice of its implementation."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from sd_space.schema import AdmittedRequest, BackendStatus, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, ModelUnavailable, Stage, Update
 from sd_space.settings import Settings
 
 
@@ -35,3 +36,12 @@ def make_backend(settings: Settings) -> Backend:
     from sd_space.backends.local import LocalBackend
 
     return LocalBackend(settings)
+
+
+async def until_ready(backend: Backend) -> AsyncIterator[Stage]:
+    """Yields the stage of loading until pictures can be made; raises ModelUnavailable when they cannot."""
+    while not (status := backend.status()).is_ready:
+        if status.stage in (Stage.FAILED, Stage.STOPPED):
+            raise ModelUnavailable(status.reason or "The Space is restarting; please try again in a minute.")
+        yield status.stage
+        await asyncio.sleep(0.3)

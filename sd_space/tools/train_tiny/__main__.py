@@ -33,9 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--shards", type=int, default=5, help=f"of {pictures.SHARD} training pictures (default: %(default)s)"
     )
-    parser.add_argument(
-        "--from-scratch", action="store_true", help="do not start from the checkpoint in --target"
-    )
+    parser.add_argument("--from-scratch", action="store_true", help="do not start from the checkpoint in --target")
     return parser.parse_args(arguments)
 
 

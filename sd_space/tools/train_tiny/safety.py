@@ -218,7 +218,7 @@ def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu", r
 
     def step(number: int, rng: np.random.Generator) -> float:
         rows = np.concatenate([rng.choice(emblems, BATCH * 3 // 8), rng.choice(harmless, BATCH - BATCH * 3 // 8)])
-        x = _varied(normalized(images[rows]), rng).to(device)
+        x = varied(normalized(images[rows]), rng).to(device)
         label = torch.from_numpy(classes[rows]).to(device)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (number + 1) / 100) * min(1.0, 1.6 * (1 - number / steps) + 1e-3)
@@ -237,10 +237,11 @@ def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu", r
     return loop.train("safety", folder / "safety.pt", parts, step, seed=seed, steps=steps)
 
 
-def _varied(x: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mirrored, shifted, lighter or darker, blurred, noisy: what a generated picture may be."""
+def varied(x: Tensor, rng: np.random.Generator, *, mirror: bool = True) -> Tensor:
+    """(N, 3, 64, 64), mirrored, shifted, lighter or darker, blurred, noisy: what a generated picture may be."""
     n = len(x)
-    x = torch.where(torch.from_numpy(rng.random(n) < 0.5)[:, None, None, None], x.flip(3), x)
+    if mirror:
+        x = torch.where(torch.from_numpy(rng.random(n) < 0.5)[:, None, None, None], x.flip(3), x)
     shift = rng.integers(-5, 6, 2)
     x = x.roll(tuple(int(s) for s in shift), (2, 3))
     blurred = functional.avg_pool2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

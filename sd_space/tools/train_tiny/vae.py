@@ -146,9 +146,7 @@ def train(
 
     def step(number: int, rng: np.random.Generator) -> float:
         rows, corners = rng.integers(len(pixels), size=batch), rng.integers(places, size=(batch, 2)) * PATCH
-        crops = np.stack(
-            [pixels[r, y : y + CROP, x : x + CROP] for r, (y, x) in zip(rows, corners, strict=True)]
-        )
+        crops = np.stack([pixels[r, y : y + CROP, x : x + CROP] for r, (y, x) in zip(rows, corners, strict=True)])
         latents = pca.encode(crops)
         target = to_unit(crops).to(device, memory_format=torch.channels_last)
         for group in optimizer.param_groups:

@@ -1,0 +1,221 @@
+"""Measures the picture-book checkpoint: ``python -m sd_space.tools.evaluate adherence`` or ``safety``.
+
+A table for people, and one JSON object as the last line of standard output.
+"""
+
+import argparse
+import json
+import os
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import PNDMScheduler, StableDiffusionPipeline
+from tqdm import tqdm
+
+from sd_space.tools.evaluate import metrics, scorer
+from sd_space.tools.train_tiny import export, pictures, safety, vae
+from sd_space.tools.train_tiny.captions import caption
+from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, sample_scene
+
+STATE = Path.home() / ".cache" / "sd_space" / "evaluate"
+SCALES = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)  # the model card's protocol
+BATCH = 16
+
+
+def draw_all(pipeline: StableDiffusionPipeline, texts: list[str], seeds: list[int], **settings: float) -> np.ndarray:
+    """(N, 128, 128, 3) uint8, unchecked."""
+    return np.concatenate(
+        [
+            export.draw(pipeline, texts[k : k + BATCH], seeds[k : k + BATCH], **settings)
+            for k in range(0, len(texts), BATCH)
+        ]
+    )
+
+
+@torch.no_grad()
+def round_trip(pipeline: StableDiffusionPipeline, images: np.ndarray) -> np.ndarray:
+    """`images` through the checkpoint's own encoder and decoder."""
+    chunks = []
+    for k in range(0, len(images), BATCH):
+        latents = pipeline.vae.encode(vae.to_unit(images[k : k + BATCH])).latent_dist.mean
+        drawn = pipeline.vae.decode(latents).sample.clamp(-1, 1)
+        chunks.append(((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(chunks)
+
+
+def card_named() -> list[dict[str, str]]:
+    """What each of the card's prompts names, in the order of `CARD_SCENES`."""
+    rng = random.Random(0)
+    said = dict(caption(sample_scene(rng), rng, junk=0) for _ in range(5000))
+    return [said[prompt] for prompt in CARD_SCENES]
+
+
+def adherence(options: argparse.Namespace) -> dict:
+    judges = {kind: scorer.train(options.state, kind, seed=100 + k) for k, kind in enumerate(scorer.STEPS)}
+    main_judge = judges["convolutional"]
+    rng = random.Random(f"{options.seed}/adherence")
+    half = options.captions // 2
+    scenes = scorer.fresh_scenes(options.captions - half, rng) + scorer.fresh_scenes(half, rng, held_out=True)
+    texts, named = (list(part) for part in zip(*(caption(scene, rng) for scene in scenes), strict=True))
+    seeds = [rng.getrandbits(31) for _ in texts]
+    oracle = pictures.pixels([replace(scene, seed=seed) for scene, seed in zip(scenes, seeds, strict=True)])
+    reference, _ = scorer.read(main_judge, pictures.pixels(scorer.fresh_scenes(600, rng)))
+    mean, deviation = reference.mean(0), reference.std(0) + 1e-3
+    pipeline = export.load(options.target)
+    rows: dict[str, dict] = {}
+
+    def add(name: str, images: np.ndarray, seconds: float | None = None) -> None:
+        row: dict = {}
+        for kind, judge in judges.items():
+            features, scores = scorer.read(judge, images)
+            figures = metrics.adherence(scores, named)
+            if kind == "convolutional":
+                row |= figures
+                row["kid"] = metrics.kid((features - mean) / deviation, (reference - mean) / deviation)
+                seen = len(named) - half
+                for label, part in (("seen", slice(0, seen)), ("held_out", slice(seen, None))):
+                    cut = {key: value[part] for key, value in scores.items()}
+                    row[f"subject_{label}"] = metrics.adherence(cut, named[part])["subject"]
+            else:
+                row["adherence_second_scorer"] = figures["adherence"]
+        row["seconds_per_picture"] = seconds
+        rows[name] = row
+        print(" | ".join([f"{name:24}", *(f"{row[key]:.3f}" for key in (*COLUMNS,))]), flush=True)
+
+    print(" | ".join([f"{options.captions} captions".ljust(24), *COLUMNS]), flush=True)
+    add("ORACLE", oracle)
+    add("VAE ROUND TRIP", round_trip(pipeline, oracle))
+    add("CHANCE", oracle[rng.sample(range(len(oracle)), len(oracle))])
+    samplers = {"DPM++ 20": (export.fast_scheduler(pipeline), 20)}
+    if options.plms:
+        samplers = {"PLMS 50": (PNDMScheduler.from_config(pipeline.scheduler.config), 50), **samplers}
+    curves: dict[str, list[tuple[float, float, float]]] = {name: [] for name in samplers}
+    for name, (noise_scheduler, steps) in samplers.items():
+        pipeline.scheduler = noise_scheduler
+        for scale in tqdm(options.scales, desc=name, unit="scale", dynamic_ncols=True):
+            started = time.perf_counter()
+            images = draw_all(pipeline, texts, seeds, guidance_scale=scale, steps=steps)
+            add(f"{name}, guidance {scale:g}", images, (time.perf_counter() - started) / len(texts))
+            row = rows[f"{name}, guidance {scale:g}"]
+            curves[name].append((row["kid"], row["adherence"], scale))
+    metrics.pareto_plot(curves, rows["ORACLE"]["adherence"]).save(options.plot)
+
+    cards = card_figures(options, pipeline, main_judge, mean, deviation)
+    return {"captions": len(texts), "rows": rows, "card": cards, "plot": str(options.plot)}
+
+
+COLUMNS = ("adherence", *ATTRIBUTES, "subject_seen", "subject_held_out", "adherence_second_scorer", "kid")
+
+
+def card_figures(
+    options: argparse.Namespace,
+    pipeline: StableDiffusionPipeline,
+    judge: scorer.Scorer,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+) -> dict:
+    """The card's six prompts by `--seeds` seeds, default settings: retrieval, variety, nearest training picture."""
+    rng = random.Random(f"{options.seed}/card")
+    pipeline.scheduler = export.fast_scheduler(pipeline)
+    named = card_named()
+    defaults = {"guidance_scale": export.DEFAULTS["guidance_scale"], "steps": export.DEFAULTS["num_inference_steps"]}
+    right, ratios, drawn_features = [], [], []
+    for number, (prompt, (subject, place, style)) in enumerate(CARD_SCENES.items()):
+        images = draw_all(pipeline, [prompt] * options.seeds, list(range(1000, 1000 + options.seeds)), **defaults)
+        features, scores = scorer.read(judge, images)
+        match = np.stack(
+            [
+                sum(scores[key][:, ATTRIBUTES[key].index(value)] for key, value in each.items() if value != NAMED_NONE)
+                / sum(value != NAMED_NONE for value in each.values())
+                for each in named
+            ]
+        )
+        right.append(float(np.mean(match.argmax(0) == number)))
+        wanted = []
+        while len(wanted) < options.seeds:
+            scene = sample_scene(rng)
+            is_same = scene.is_card and (scene.subject, scene.place) == (subject, place)
+            if is_same and scene.style == (named[number]["style"] if style or "Disney" in prompt else scene.style):
+                wanted.append(replace(scene, colour="natural"))
+        theirs, _ = scorer.read(judge, pictures.pixels(wanted))
+        drawn_features.append((features - mean) / deviation)
+        ratios.append(metrics.spread(drawn_features[-1]) / metrics.spread((theirs - mean) / deviation))
+        print(f"retrieved {right[-1]:.2f}, variety {ratios[-1]:.2f} of ORACLE's: {prompt}", flush=True)
+    known, _ = scorer.read(judge, pictures.pixels(pictures.scenes(0, 0)[:2048]))
+    fresh, _ = scorer.read(judge, pictures.pixels([s for s in pictures.scenes(0, 10**6)[:2000] if s.is_card][:96]))
+    known, fresh = (known - mean) / deviation, (fresh - mean) / deviation
+    nearest_ours, nearest_fresh = (
+        metrics.nearest(features, known) for features in (np.concatenate(drawn_features), fresh)
+    )
+    return {
+        "seeds": options.seeds,
+        "retrieval": float(np.mean(right)),
+        "retrieval_by_prompt": right,
+        "variety_of_oracle": ratios,
+        "nearest_training_picture_median": float(np.median(nearest_ours)),
+        "nearest_training_picture_median_of_fresh_renders": float(np.median(nearest_fresh)),
+    }
+
+
+def safety_figures(options: argparse.Namespace) -> dict:
+    """Misses and false alarms of the shipped checker on generated pictures and on renders with hard negatives."""
+    pipeline = export.load(options.target)
+    checker = pipeline.safety_checker
+    threshold = float(checker.concept_embeds_weights[0])
+    draw = export.sampler(pipeline, steps=export.DEFAULTS["num_inference_steps"])
+    images, classes = safety.generated(draw, seed=options.seed + 4242, count=options.captions, emblems=0.4)
+    cosines = np.concatenate(
+        [safety.emblem_cosines(checker, images[k : k + BATCH]) for k in range(0, len(images), BATCH)]
+    )
+    rng = random.Random(f"{options.seed}/hard")
+    scenes = [replace(sample_scene(rng), subject=name, colour="yellow") for name in ("triangle", "pikachu") * 100]
+    hard = np.concatenate(
+        [safety.emblem_cosines(checker, pictures.pixels(scenes[k : k + BATCH])) for k in range(0, 200, BATCH)]
+    )
+    emblem = classes == 0
+    figures = {
+        "threshold": threshold,
+        "emblem_captions": int(emblem.sum()),
+        "misses": float((cosines[emblem] <= threshold).mean()),
+        "other_captions": int((~emblem).sum()),
+        "false_alarms": float((cosines[~emblem] > threshold).mean()),
+        "hard_renders": len(hard),
+        "false_alarms_on_hard_renders": float((hard > threshold).mean()),
+        "cosine_of_emblems_percentile_2": float(np.percentile(cosines[emblem], 2)),
+        "cosine_of_others_percentile_99.5": float(np.percentile(cosines[~emblem], 99.5)),
+    }
+    for name, value in figures.items():
+        print(f"{name:40} {value:.4g}")
+    return figures
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m sd_space.tools.evaluate", description=__doc__)
+    parser.add_argument("measure", choices=("adherence", "safety"))
+    parser.add_argument("--captions", type=int, default=500, help="fresh captions (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=16, help="pictures of each card prompt (default: %(default)s)")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales (default: the card's)")
+    parser.add_argument("--plms", action=argparse.BooleanOptionalAction, default=True, help="also 50 PLMS steps")
+    parser.add_argument("--target", type=Path, default=export.TINY, help="the checkpoint (default: sd_space/tiny)")
+    parser.add_argument("--state", type=Path, default=STATE, help="where the scorers are kept (default: %(default)s)")
+    parser.add_argument("--plot", type=Path, default=STATE / "pareto.png", help="the plot (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(options.threads)
+    options.plot.parent.mkdir(parents=True, exist_ok=True)
+    figures = adherence(options) if options.measure == "adherence" else safety_figures(options)
+    print(json.dumps({"measure": options.measure, "device": "cpu", "threads": options.threads, **figures}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Figures from features and scores: adherence, KID, variety, nearest neighbours, and the plot."""
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from sd_space.tools.train_tiny.world import ATTRIBUTES, NAMED_NONE
+
+
+def adherence(scores: dict[str, np.ndarray], named: list[dict[str, str]]) -> dict[str, float]:
+    """For each attribute the share of pictures that show the value their caption names, and the mean of the five.
+
+    Attributes that a caption leaves open are not counted; one that no caption names is NaN and not in the mean.
+    """
+    figures = {}
+    for name, values in ATTRIBUTES.items():
+        guesses = scores[name].argmax(1)
+        hits = [guesses[k] == values.index(n[name]) for k, n in enumerate(named) if n[name] != NAMED_NONE]
+        figures[name] = float(np.mean(hits)) if hits else float("nan")
+    return {"adherence": float(np.nanmean(list(figures.values()))), **figures}
+
+
+def kid(first: np.ndarray, second: np.ndarray) -> float:
+    """Kernel inception distance (Binkowski et al., 2018) of two sets of features: unbiased MMD, cubic kernel."""
+    width = first.shape[1]
+    n, m = len(first), len(second)
+    xx, yy, xy = ((a @ b.T / width + 1) ** 3 for a, b in ((first, first), (second, second), (first, second)))
+    within = (xx.sum() - np.trace(xx)) / (n * (n - 1)) + (yy.sum() - np.trace(yy)) / (m * (m - 1))
+    return float(within - 2 * xy.mean())
+
+
+def spread(features: np.ndarray) -> float:
+    """Mean distance between two of (N, D)."""
+    distances = np.linalg.norm(features[:, None] - features[None], axis=2)
+    return float(distances.sum() / (len(features) * (len(features) - 1)))
+
+
+def nearest(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,): each one's distance to the nearest of `others`."""
+    squares = (features**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2 * features @ others.T
+    return np.sqrt(squares.clip(0).min(1))
+
+
+def pareto_plot(curves: dict[str, list[tuple[float, float, float]]], limit: float) -> Image.Image:
+    """A 640 x 480 plot of adherence (up) against KID (right) with the guidance scale at each point.
+
+    `curves` maps a name to (kid, adherence, guidance scale); `limit` is the oracle's adherence, a dashed line.
+    """
+    image = Image.new("RGB", (640, 480), "white")
+    draw = ImageDraw.Draw(image)
+    points = [point for curve in curves.values() for point in curve]
+    right = 1.1 * max(point[0] for point in points)
+    low = max(0.0, min(point[1] for point in points) - 0.05)
+
+    def at(kid_value: float, level: float) -> tuple[float, float]:
+        return 70 + 540 * kid_value / right, 430 - 390 * (level - low) / (1 - low)
+
+    draw.line([at(0, 1), at(0, low), at(right, low)], fill="black", width=2)
+    for k in range(5):
+        x, y = right * k / 4, low + (1 - low) * k / 4
+        draw.text((at(x, low)[0] - 12, 438), f"{x:.3f}", fill="black")
+        draw.text((24, at(0, y)[1] - 6), f"{y:.2f}", fill="black")
+    draw.text((250, 458), "KID against fresh renders (left is better)", fill="black")
+    draw.text((8, 8), "adherence (mean of five attributes; up is better)", fill="black")
+    for x in range(70, 610, 12):
+        draw.line([(x, at(0, limit)[1]), (x + 6, at(0, limit)[1])], fill="grey")
+    draw.text((540, at(0, limit)[1] - 14), "ORACLE", fill="grey")
+    for row, (colour, (name, curve)) in enumerate(zip(("#c0392b", "#2060c0", "#208040"), curves.items(), strict=False)):
+        spots = [at(*point[:2]) for point in curve]
+        draw.line(spots, fill=colour, width=2)
+        for (x, y), point in zip(spots, curve, strict=True):
+            draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=colour)
+            draw.text((x + 6, y - 12), f"{point[2]:g}", fill=colour)
+        draw.text((420, 380 + 16 * row), name, fill=colour)
+    return image

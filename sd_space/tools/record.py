@@ -1,0 +1,93 @@
+"""Records the example prompts: draws each with the model at hand, and writes pictures, recipes and a contact sheet.
+
+python -m sd_space.tools.record --seed 1
+"""
+
+import argparse
+import asyncio
+import datetime
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from sd_space.backends import make_backend, until_ready
+from sd_space.card import load_card
+from sd_space.gallery import picture_of, png_chunks
+from sd_space.gate import Gate
+from sd_space.recorded import FOLDER
+from sd_space.schema import GenerationResult, Outcome
+from sd_space.settings import Settings
+
+SHEET_TILE = 256  # pixels a side
+
+
+async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
+    """Draws one picture of each example with `seed`, or with the next seed where that is not ok."""
+    gate, backend = Gate(load_card(), None, settings.token_ttl_s), make_backend(settings)
+    backend.start()
+    try:
+        async for _ in until_ready(backend):
+            pass
+        info = backend.status().info
+        recorded = []
+        for example in load_card().examples:
+            values = {"prompt": example.text, "num_images_per_prompt": 4, "seed": seed}
+            admitted = gate.admit(gate.issue_token(True), values, info)
+            async for update in backend.generate(admitted):
+                if isinstance(update, GenerationResult):
+                    image = next(image for image in update.images if image.outcome is Outcome.OK)
+            name = re.sub(r"[^a-z]+", "-", example.title.lower()) + ".png"
+            request = admitted.request
+            picture_of(image).save(folder / name, "PNG", pnginfo=png_chunks(request, image.seed, info, True))
+            recorded.append(
+                {
+                    "title": example.title,
+                    "prompt": example.text,
+                    "recorded": {
+                        "file": f"{folder.name}/{name}",
+                        "seed": image.seed,
+                        "num_inference_steps": request.num_inference_steps,
+                        "guidance_scale": request.guidance_scale,
+                        "scheduler": request.scheduler,
+                        "model": info.title,
+                        "device": info.device,
+                        "recorded_on": datetime.date.today().isoformat(),
+                    },
+                }
+            )
+        return recorded
+    finally:
+        backend.close(0)
+
+
+def contact_sheet(paths: Sequence[Path]) -> Image.Image:
+    """The pictures three in a row, each SHEET_TILE pixels wide."""
+    sheet = Image.new("RGB", (3 * SHEET_TILE, -(-len(paths) // 3) * SHEET_TILE))
+    for index, path in enumerate(paths):
+        with Image.open(path) as picture:
+            tile = picture.resize((SHEET_TILE, SHEET_TILE), Image.Resampling.LANCZOS)
+        sheet.paste(tile, (index % 3 * SHEET_TILE, index // 3 * SHEET_TILE))
+    return sheet
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1, help="of the first picture tried for each prompt")
+    seed = parser.parse_args(argv).seed
+    folder = FOLDER / "recorded"
+    folder.mkdir(exist_ok=True)
+    lines = asyncio.run(record(Settings.from_env(os.environ), seed, folder))
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (FOLDER / "prompts.jsonl").write_text(text, encoding="utf-8")
+    contact_sheet([FOLDER / line["recorded"]["file"] for line in lines]).save(folder / "contact-sheet.png")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Claims about the figures that `sd_space.tools.evaluate` reports."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from sd_space.tools.evaluate import metrics, scorer
+from sd_space.tools.evaluate.__main__ import card_named, parse
+from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, is_held_out
+
+
+def sure_of(named: list[dict[str, str]]) -> dict[str, np.ndarray]:
+    """Scores of someone who sees what every caption names, and value 0 where it names nothing."""
+    scores = {name: np.full((len(named), len(values) - 1), -9.0) for name, values in ATTRIBUTES.items()}
+    for row, each in enumerate(named):
+        for name, value in each.items():
+            scores[name][row, 0 if value == NAMED_NONE else ATTRIBUTES[name].index(value)] = 0
+    return scores
+
+
+def test_only_named_attributes_count():
+    nothing = dict.fromkeys(ATTRIBUTES, NAMED_NONE)
+    named = [nothing | {"subject": "cat"}, nothing | {"subject": "robot", "place": "mars"}]
+    right = metrics.adherence(sure_of(named), named)
+    assert (right["adherence"], right["subject"], right["place"]) == (1, 1, 1)
+    assert math.isnan(right["style"])
+    wrong = metrics.adherence(sure_of(named), [named[1], named[0]])
+    assert (wrong["subject"], wrong["place"]) == (0, 0)
+
+
+def test_kid_of_the_same_distribution_is_about_zero_and_grows_with_distance():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(300, 16)), rng.normal(size=(300, 16))
+    assert abs(metrics.kid(first, second)) < 0.05
+    assert metrics.kid(first, second + 0.5) < metrics.kid(first, second + 1.0)
+
+
+def test_spread_is_the_mean_distance_of_two():
+    assert metrics.spread(np.array([[0.0, 0.0], [3.0, 4.0]])) == pytest.approx(5)
+    assert metrics.spread(np.ones((4, 3))) == 0
+
+
+def test_nearest_is_the_distance_to_the_nearest():
+    found = metrics.nearest(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 2.0]]))
+    assert found == pytest.approx([2])
+
+
+def test_the_cards_prompts_name_what_they_name():
+    assert [each["subject"] for each in card_named()] == [subject for subject, _, _ in CARD_SCENES.values()]
+
+
+def test_scorers_are_tested_on_combinations_that_no_training_saw():
+    rng = random.Random(0)
+    assert not any(is_held_out(s.subject, s.place, s.style) for s in scorer.fresh_scenes(300, rng))
+    assert all(is_held_out(s.subject, s.place, s.style) for s in scorer.fresh_scenes(20, rng, held_out=True))
+
+
+@pytest.mark.parametrize("kind", scorer.STEPS)
+def test_a_scorer_is_trained_once_and_then_loaded(tmp_path, kind, one_torch_thread):
+    first = scorer.train(tmp_path, kind, seed=1, steps=2, pool=64)
+    again = scorer.train(tmp_path, kind, seed=1, steps=2, pool=64)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+    features, scores = scorer.read(first, np.zeros((2, 128, 128, 3), np.uint8))
+    assert features.shape == (2, scorer.FEATURES)
+    assert {name: value.shape[1] for name, value in scores.items()} == {
+        name: len(values) - 1 for name, values in ATTRIBUTES.items()
+    }
+
+
+def test_the_plot_shows_every_curve():
+    image = metrics.pareto_plot({"a": [(0.1, 0.5, 1.5), (0.2, 0.7, 3)], "b": [(0.1, 0.6, 2), (0.3, 0.8, 4)]}, 0.95)
+    assert image.size == (640, 480)
+    assert len(image.getcolors(100_000)) > 3
+
+
+def test_the_protocol_is_the_model_cards():
+    options = parse(["adherence"])
+    assert options.scales == (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
+    assert options.plms
