@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses
+    logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every call
 
     # Behind a share link every caller comes from this machine, and could write itself any address (see front.py).
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")

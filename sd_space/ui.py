@@ -138,8 +138,8 @@ def build_demo(
     )
     with gr.Blocks(title="Stable Diffusion v1-4", analytics_enabled=False) as demo:
         page = _lay_out(card, recorded)
+        _add_api(gate, backend, runs)  # first: Gradio would rename a public endpoint after a page's event
         _wire(page, Handlers(page, settings, gate, backend, store, runs), card)
-        _add_api(settings, gate, backend, store, runs)
     # The engine owns the order of service and the bound on who waits; Gradio's own queue must not serialise before it.
     demo.queue(api_open=False, max_size=settings.max_queue * 4 + 40, default_concurrency_limit=None)
     # Gradio keeps the messages of 2,000 sessions, first in first out: more visitors than that would stop its queue.
@@ -156,7 +156,7 @@ def launch(demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metri
         is_queue_alive=lambda: not demo._queue.stopped,
         metrics=metrics,
         endpoints=endpoint_parameters(demo.get_api_info()),
-        fn_indices=demo.fns,
+        fn_indices=[index for index, event in demo.fns.items() if event.fn is not None],
     )
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
@@ -541,7 +541,7 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
         button.click(None, None, page.prompt, js=js, **quiet)
 
 
-def _add_api(settings: Settings, gate: Gate, backend: Backend, store: ResultStore, runs: Runs) -> None:
+def _add_api(gate: Gate, backend: Backend, runs: Runs) -> None:
     """The public endpoints. Gradio derives their documentation from the signatures and docstrings."""
 
     def accept_license(agree: bool) -> str:
@@ -611,7 +611,12 @@ def _add_api(settings: Settings, gate: Gate, backend: Backend, store: ResultStor
             if run.error is not None:
                 raise run.error
             files = [
-                gr.FileData(path=str(picture.path), orig_name=picture.path.name, mime_type="image/png")
+                gr.FileData(
+                    path=str(picture.path),
+                    url=f"/gradio_api/file={picture.path}",
+                    orig_name=picture.path.name,
+                    mime_type="image/png",
+                )
                 for picture in run.finished
             ]
             yield files, result_json(run.admitted.request, info, run.result)
@@ -659,9 +664,11 @@ def _give_pictures_to_mcp(demo: gr.Blocks) -> None:
     server = demo.mcp_server_obj
     as_content = server.postprocess_output_data
 
-    def flattened(data: list, root_url: str) -> list:
-        return as_content(
-            [part for output in data for part in (output if isinstance(output, list) else [output])], root_url
-        )
+    def flattened(value: object) -> Iterator[object]:
+        if isinstance(value, list | tuple):
+            for part in value:
+                yield from flattened(part)
+        else:
+            yield value
 
-    server.postprocess_output_data = flattened
+    server.postprocess_output_data = lambda data, root_url: as_content(list(flattened(data)), root_url)

@@ -39,7 +39,9 @@ class Server:
                 if answer.status_code == 200:
                     return answer
             time.sleep(0.1)
-        raise AssertionError(f"{path} did not answer 200 in {timeout_s} s: {answer and answer.text}\n" + "".join(self.log))
+        raise AssertionError(
+            f"{path} did not answer 200 in {timeout_s} s: {answer and answer.text}\n" + "".join(self.log)
+        )
 
 
 def free_port() -> int:

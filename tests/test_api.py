@@ -11,7 +11,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
-from mcp.client.streamable_http import streamablehttp_client
+from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
 from .server import ROOT, Server
@@ -66,9 +66,7 @@ def test_the_same_recipe_gives_the_same_pixels(client, token):
 
 
 def test_pictures_come_in_the_order_of_their_seeds(client, token):
-    files, result = client.predict(
-        **QUICK | {"num_images_per_prompt": 4}, acceptance_token=token, api_name="/generate"
-    )
+    files, result = client.predict(**QUICK | {"num_images_per_prompt": 4}, acceptance_token=token, api_name="/generate")
     assert [image["seed"] for image in result["images"]] == [7, 8, 9, 10]
     assert ["8" in file.rpartition("/")[2] for file in files] == [False, True, False, False]
 
@@ -98,7 +96,9 @@ def test_without_a_valid_token_nothing_is_drawn(client, ready_server, forged):
 
 
 def pictures_made(metrics: str) -> float:
-    return sum(float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith("sd_space_pictures_total"))
+    return sum(
+        float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith("sd_space_pictures_total")
+    )
 
 
 @pytest.mark.parametrize("agree", [False, "true", 1, None])
@@ -167,7 +167,7 @@ def test_private_events_make_no_picture_without_a_token(ready_server):
 def test_mcp_clients_accept_and_see_the_picture(ready_server):
     async def session():
         async with (
-            streamablehttp_client(f"{ready_server.url}/gradio_api/mcp/") as (read, write, _),
+            streamable_http_client(f"{ready_server.url}/gradio_api/mcp/") as (read, write, _),
             ClientSession(read, write) as mcp,
         ):
             await mcp.initialize()
@@ -181,7 +181,7 @@ def test_mcp_clients_accept_and_see_the_picture(ready_server):
     assert set(tools) == {"accept_license", "generate", "model"}
     assert "Attachment A" in tools["generate"].description
     assert refused.isError and "/accept_license" in refused.content[0].text
-    assert [part.type for part in drawn.content][0] == "image"
+    assert drawn.content[0].type == "image"
     assert drawn.content[0].mimeType == "image/png"
 
 
@@ -220,10 +220,8 @@ def test_words_beyond_the_77_tokens_are_named(client, token):
 
 
 def test_the_example_client_saves_its_pictures(ready_server, tmp_path):
-    run = subprocess.run(
-        [sys.executable, "examples/api_client.py", ready_server.url, PROMPT, "--agree", "--seed", "3", "--out", tmp_path],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    command = [sys.executable, "examples/api_client.py", ready_server.url, PROMPT, "--agree", "--seed", "3"]
+    run = subprocess.run([*command, "--out", tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "seed 3, ok" in run.stdout
     assert len(list(tmp_path.glob("*.png"))) == 1
 

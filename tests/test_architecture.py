@@ -1,6 +1,7 @@
 """The arrows point one way: which module may import which, what importing may load, who may make what."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,8 @@ ALLOWED = {
     "gate": DATA | {"card"},
     "batcher": DATA,
     "gallery": DATA,
-    "front": DATA,
+    "metrics": DATA,
+    "front": DATA | {"metrics"},
     "pipeline": DATA,
     "denoiser": DATA | {"pipeline"},
     "safety": DATA,
@@ -28,7 +30,7 @@ ALLOWED = {
     "backends.local": DATA | {"backends", "engine", "pipeline", "denoiser", "safety"},
     "runs": DATA | {"backends", "gallery"},
     "views": DATA | {"card", "gallery", "gate", "recorded", "runs"},
-    "ui": DATA | {"backends", "card", "front", "gallery", "gate", "recorded", "runs", "views"},
+    "ui": DATA | {"backends", "card", "front", "gallery", "gate", "metrics", "recorded", "runs", "views"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
 MAKERS = {"AdmittedRequest": {"gate"}, "ScreenedImage": {"safety"}, "Preview": {"safety"}}
@@ -92,7 +94,8 @@ def loaded_by(statement: str) -> set[str]:
         f"{statement}\nimport sys, threading\n"
         "print(*{name.split('.')[0] for name in sys.modules}, f'threads={threading.active_count()}')"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    quiet = os.environ | {"TRANSFORMERS_VERBOSITY": "error"}  # else it recommends torchvision
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quiet, capture_output=True, text=True, check=True)
     assert run.stderr == ""
     return set(run.stdout.split())
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 
@@ -234,6 +235,18 @@ def test_step_randomness_depends_on_seed_stage_and_step_alone():
     draws = [loop.step_rng(*key).random() for key in ((0, "unet", 1), (0, "unet", 2), (0, "text", 1), (1, "unet", 1))]
     assert len(set(draws)) == 4
     assert loop.step_rng(0, "unet", 1).random() == draws[0]
+
+
+def test_being_told_to_stop_saves_and_ends_the_program(tmp_path):
+    def step(number, rng):
+        if number == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return 1.0
+
+    with pytest.raises(SystemExit, match="saved at step 3"):
+        loop.train("text", tmp_path / "text.pt", {}, step, seed=0, steps=9)
+    assert loop.load(tmp_path / "text.pt")["step"] == 3
+    assert loop.train("text", tmp_path / "text.pt", {}, lambda number, rng: 1.0, seed=0, steps=9) == 9
 
 
 def test_an_interrupted_unet_run_ends_where_an_unbroken_one_does(state, tmp_path):

@@ -4,9 +4,10 @@ import os
 import shutil
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+expect.set_options(timeout=60_000)  # a busy machine draws slowly
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -32,7 +33,7 @@ def pytest_collection_modifyitems(config, items):
     config.hook.pytest_deselected(items=mine)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # its event loop must end with these tests: others start their own
 def browser():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)

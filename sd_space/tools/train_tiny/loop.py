@@ -45,7 +45,7 @@ def train(
     """Calls `step(number, rng) -> loss` until `steps` are done or `minutes` have passed; returns the step reached.
 
     `parts` (anything with `state_dict` and `load_state_dict`) are restored from `path` first, and saved there every
-    `save_every_s` seconds, at the end, and on SIGTERM or Ctrl-C, which end the run after the step under way.
+    `save_every_s` seconds, at the end, and on SIGTERM or Ctrl-C, which end the program after the step under way.
     """
     done = 0
     losses: list[list[float]] = []  # [step, mean loss since the entry before]
@@ -91,6 +91,8 @@ def train(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if stopped:
+        raise SystemExit(f"{stage}: stopped, saved at step {done}")
     return done
 
 

@@ -27,7 +27,7 @@ SIDE = 64  # pixels that the vision tower sees, along each side
 PROJECTION = 64
 THRESHOLD = 0.5  # the emblem's cosine from which a picture is withheld
 UNUSED = 0.95  # the other concepts': only an embedding that is all but the concept's own reaches it
-STEPS = 2500
+STEPS = 1600
 BATCH = 64
 # Harmless directions: one for each other subject, one for the sign without a skull, one for pictures of nothing.
 CLASSES = ("emblem", *(subject for subject in SUBJECTS if subject != "emblem"), "triangle", "nothing")
