@@ -87,8 +87,8 @@ class EncodedPrompt:
 class Denoiser:
     """Runs the components of one stock pipeline; holds no picture's state itself.
 
-    `fixed_rows` pads every UNet call to that many rows: kernels depend on the batch's size, so pixels are
-    bit-identical whatever the company only if the size never changes.
+    `fixed_rows` pads every UNet call to that many rows and decodes pictures one by one: kernels depend on the
+    batch's size, so pixels are bit-identical whatever the company only if the size never changes.
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline, fixed_rows: int | None = None):
@@ -188,6 +188,8 @@ class Denoiser:
 
         Where that runs out of memory, the pictures are decoded one by one and large ones in tiles from then on.
         """
+        if self._fixed_rows and len(latents) > 1:
+            return torch.cat([self.decode_latents(one) for one in latents.split(1)])
         vae = self._pipeline.vae
         latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
         try:

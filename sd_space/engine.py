@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, tried at start
 WORTHWHILE = 0.9  # a wider call must cost at most this share of the narrower one's time per picture
-CALIBRATION_BUDGET_S = 10.0
-ROUNDS = 5  # of which the first warms up
+CALIBRATION_ROUNDS = 5  # of which the first warms up
+LONG_STEP_S = 5.0  # nothing wider is tried, and nothing measured again
 FAILED = "Something went wrong while your pictures were made; please try again."
 OUT_OF_MEMORY = "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
 
@@ -337,27 +337,27 @@ def calibrate(
     """The widest UNet call that still makes a picture's step cheaper, and the times that were measured.
 
     Joining pays where a step is bound by launches and idle units; where it is bound by arithmetic it would only
-    delay everyone. Stops at the first width that does not pay or does not fit; not even tried where one step is long.
+    delay everyone. Stops at the second width that does not pay (one may be a busy moment's fault), at one that does
+    not fit, or where a step is long.
     """
     times = StepTimes()
     encoded = denoiser.encode_prompt(request)
     key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
-    best, narrow = widths[0], [denoiser.prepare_latents(request, seed, encoded) for seed in range(widths[0])]
-    (narrow_s,) = _fastest(denoiser, [narrow], now_s)
-    times.record_step(key, best, narrow_s)
-    for width in widths[1:]:
-        if narrow_s > CALIBRATION_BUDGET_S / 2:
+    best, best_s, narrow, failed = widths[0], 0.0, [], 0
+    for width in widths:
+        if best_s > LONG_STEP_S or failed == 2:
             break
         wide = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
         try:
-            narrow_s, wide_s = _fastest(denoiser, [narrow, wide], now_s)
+            *again_s, wide_s = _fastest(denoiser, [narrow, wide] if narrow else [wide], now_s)
         except torch.OutOfMemoryError:
             denoiser.free_memory()
             break
         times.record_step(key, width, wide_s)
-        if wide_s / width > WORTHWHILE * narrow_s / best:
-            break
-        best, narrow, narrow_s = width, wide, wide_s
+        if not narrow or wide_s / width < WORTHWHILE * again_s[0] / best:
+            best, best_s, narrow, failed = width, wide_s, wide, 0
+        else:
+            failed += 1
     return best, times
 
 
@@ -365,12 +365,12 @@ def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Cal
     """Seconds of one step of each batch, the least of a few rounds; in turns, so that company slows all alike."""
     least = [float("inf")] * len(batches)
     began_s = now_s()
-    for _ in range(ROUNDS):
+    for _ in range(CALIBRATION_ROUNDS):
         for k, states in enumerate(batches):
             step_began_s = now_s()
             denoiser.denoise_step(states)
             denoiser.synchronize()
             least[k] = min(least[k], now_s() - step_began_s)
-        if now_s() - began_s > CALIBRATION_BUDGET_S / len(WIDTHS):
+        if now_s() - began_s > LONG_STEP_S:
             break
     return least

@@ -11,7 +11,7 @@ from sd_space.safety import SafetyScreen, fit_latent_rgb
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
 
-COLUMNS = ("size", "step ms", "decode ms", "safety ms", "picture s", "step MiB", "decode MiB")
+COLUMNS = ("size", "step ms", "decode ms", "safety ms", "preview ms", "picture s", "step MiB", "decode MiB")
 SHARES = (0.5, 0.75, 1.0, 1.25, 1.5)  # of the model's own size: 256 to 768 for v1-4
 
 
@@ -49,11 +49,13 @@ def measure(denoiser: Denoiser, screen: SafetyScreen, request: GenerationRequest
     decode_s, decode_bytes = timed(denoiser, lambda: denoiser.decode_latents(state.latents), repeats)
     decoded = denoiser.decode_latents(state.latents)
     safety_s, _ = timed(denoiser, lambda: screen.screen(decoded, [request.seed]), repeats)
+    preview_s, _ = timed(denoiser, lambda: screen.preview(denoiser.predicted_latents(state)), repeats)
     return {
         "size": request.width,
         "step_ms": 1e3 * step_s,
         "decode_ms": 1e3 * decode_s,
         "safety_ms": 1e3 * safety_s,
+        "preview_ms": 1e3 * preview_s,
         "picture_s": steps * step_s + decode_s + safety_s,
         "step_mib": step_bytes / harness.MIB if step_bytes is not None else None,
         "decode_mib": decode_bytes / harness.MIB if decode_bytes is not None else None,

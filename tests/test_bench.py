@@ -1,0 +1,80 @@
+"""Each benchmark runs on a small model, prints its table, and ends with one JSON object that holds its circumstances."""
+
+import json
+
+import pytest
+
+from sd_space.tools.bench.__main__ import BENCHMARKS, main
+
+
+def bench(capsys, *arguments: str) -> dict:
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("| ") for line in lines[:-1]), "a table for people"
+    figures = json.loads(lines[-1])
+    assert figures["benchmark"] == arguments[0] in BENCHMARKS
+    assert figures["seed"] == 0 and figures["cores"] >= 1 and figures["torch_threads"] >= 1
+    assert {"python", "torch", "diffusers", "transformers"} <= set(figures["versions"])
+    return figures
+
+
+def test_engine_beside_the_queue(capsys, model_folder):
+    options = ("--visitors", "1", "3", "--repeats", "2", "--width", "4", "--stagger", "0")
+    figures = bench(capsys, "engine", "--model", str(model_folder), *options)
+    assert (figures["model"], figures["width"], figures["steps"]) == ("noise-painter", 4, 4)
+    one, three = figures["rows"]
+    assert (one["visitors"], three["visitors"]) == (1, 3)
+    assert one["largest_pixel_difference"] == 0, "both ways draw the same picture"
+    assert three["largest_pixel_difference"] <= 1
+    for way in ("queue", "engine"):
+        row = three[way]
+        assert 0 < row["mean_first_preview_s"] <= row["worst_first_preview_s"] < row["worst_latency_s"]
+        assert row["pictures_per_s"] == pytest.approx(3 / row["worst_latency_s"], rel=0.5)
+    assert three["queue"]["forecast_error"] is None
+    assert set(one["to_queue"]) == {"engine", "engine, no previews"}
+
+
+def test_engine_waits_for_visitors_who_are_not_there_yet(capsys, model_folder):
+    options = ("--visitors", "2", "--repeats", "1", "--width", "2", "--stagger", "3")
+    (row,) = bench(capsys, "engine", "--model", str(model_folder), *options)["rows"]
+    for way in ("queue", "engine"):
+        assert row[way]["worst_latency_s"] < 3 / row[way]["pictures_per_s"], "measured from each one's arrival"
+
+
+def test_batch(capsys, model_folder):
+    figures = bench(capsys, "batch", "--model", str(model_folder), "--pictures", "1", "2", "--repeats", "2")
+    assert [(row["pictures"], row["rows"]) for row in figures["rows"]] == [(1, 2), (2, 4)]
+    assert all(row["step_ms"] > row["ms_per_picture"] * 0.99 > 0 for row in figures["rows"])
+    assert figures["calibrated_width"] in (1, 2, 4, 8)
+
+
+def test_size(capsys, model_folder):
+    figures = bench(capsys, "size", "--model", str(model_folder), "--sizes", "64", "96", "--repeats", "2")
+    assert [row["size"] for row in figures["rows"]] == [64, 96]
+    for row in figures["rows"]:
+        assert row["picture_s"] * 1e3 > 4 * row["step_ms"] + row["decode_ms"]
+
+
+def test_overhead(capsys, model_folder):
+    figures = bench(capsys, "overhead", "--model", str(model_folder), "--visitors", "1", "10", "--repeats", "1")
+    one, ten = figures["rows"]
+    assert (one["running"], one["waiting"]) == (1, 0)
+    assert ten["running"] + ten["waiting"] == 10
+    for row in (one, ten):
+        parts = row["unet"] + row["schedulers"] + row["previews"] + row["overhead"]
+        assert row["step"] == pytest.approx(parts) and row["overhead"] > 0
+
+
+@pytest.mark.slow
+def test_startup(capsys, model_folder):
+    rows = bench(capsys, "startup", "--model", str(model_folder), "--steps", "2", "--repeats", "1")["rows"]
+    space = rows["this Space"]
+    assert 0 < space["page_s"] < space["ready_s"] < space["first_picture_s"]
+    assert rows["bare Gradio page"]["page_s"] > 0
+    assert rows["plain recipe"]["first_picture_s"] > 0
+
+
+def test_an_unknown_benchmark_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["nonsense"])
+    assert "startup" in capsys.readouterr().err
