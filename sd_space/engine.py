@@ -10,7 +10,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -340,8 +340,8 @@ def calibrate(
     delay everyone. Stops at the second width that does not pay (one may be a busy moment's fault), at one that does
     not fit, or where a step is long.
     """
-    times = StepTimes()
-    encoded = denoiser.encode_prompt(request)
+    request = replace(request, num_inference_steps=CALIBRATION_ROUNDS * len(widths))  # no state runs out of steps
+    times, encoded = StepTimes(), denoiser.encode_prompt(request)
     key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
     best, best_s, narrow, failed = widths[0], 0.0, [], 0
     for width in widths:

@@ -1,4 +1,4 @@
-"""Each benchmark runs on a small model, prints its table, and ends with one JSON object that holds its circumstances."""
+"""Each benchmark runs on a small model, prints its table, and ends with one JSON object."""
 
 import json
 

@@ -455,7 +455,7 @@ def measured(
             now[0] += truly(seconds_by_width[len(states)])
             return super().denoise_step(states)
 
-    return calibrate(TimedDenoiser(noise_painter.pipeline), make_request(num_inference_steps=10), now_s=lambda: now[0])
+    return calibrate(TimedDenoiser(noise_painter.pipeline), make_request(num_inference_steps=1), now_s=lambda: now[0])
 
 
 @pytest.mark.parametrize(

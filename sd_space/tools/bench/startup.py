@@ -138,11 +138,15 @@ def _started(arguments: list[str], port: int, environ: dict[str, str]) -> Iterat
 
 def _answers(url: str, path: str, began_s: float) -> float:
     """Seconds from `began_s` until `path` answers 200."""
-    while time.perf_counter() - began_s < PATIENCE_S:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url + path, timeout=30).status_code == 200:
-                return time.perf_counter() - began_s
-        time.sleep(0.02)
+    with httpx.Client(timeout=30) as client:  # one for all: making one takes longer than a page does
+        while time.perf_counter() - began_s < PATIENCE_S:
+            with contextlib.suppress(httpx.TransportError):
+                answer = client.get(url + path)
+                if answer.status_code == 200:
+                    return time.perf_counter() - began_s
+                if '"failed"' in answer.text:
+                    raise RuntimeError(f"the Space did not start: {answer.text}")
+            time.sleep(0.05)
     raise TimeoutError(f"{path} did not answer 200 in {PATIENCE_S:.0f} s")
 
 
