@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from sd_space import views
 from sd_space.backends import Backend, until_ready
 from sd_space.card import ModelCard, Section
+from sd_space.faults import described
 from sd_space.front import Front, endpoint_parameters
 from sd_space.gallery import ResultStore, recipe_from_query, result_json
 from sd_space.gate import Gate
@@ -266,6 +267,7 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
 
         gr.Markdown("### Try one of these")
         names["examples"] = _example_cards(card, recorded)
+        gr.HTML(views.recorded_note(recorded), padding=False)
 
     with gr.Column(elem_id="about"):
         gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>', padding=False)
@@ -654,8 +656,8 @@ def _refusals() -> Iterator[None]:
         yield
     except SpaceError as error:
         raise gr.Error(str(error), print_exception=False) from None
-    except Exception:
-        logger.exception("an endpoint failed")
+    except Exception as error:
+        logger.error("an endpoint failed:\n%s", described(error))
         raise gr.Error("Something broke on the server; please try again.", print_exception=False) from None
 
 
