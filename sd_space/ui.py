@@ -49,6 +49,12 @@ _REMEMBER_JS = (
     "(value) => {{ try {{ localStorage.setItem('sd_space.{}', value || '') }} catch (error) {{}} return [] }}"
 )
 
+# Gradio names a picture's button "Thumbnail 1 of 4", whatever its caption says; who only hears it wants the caption.
+_NAMES_JS = """() => new MutationObserver(() => document.querySelectorAll('#gallery .thumbnail-lg').forEach((button) => {
+  const caption = button.querySelector('.caption-label');
+  if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent;
+})).observe(document.body, { childList: true, subtree: true })"""
+
 # A visitor who calls `/model` or opens the page must know these before any model is loaded.
 _CARD_DEFAULTS = Defaults()
 _CARD_LIMITS = Limits(min_size=256, max_size=768)
@@ -172,6 +178,7 @@ def launch(demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metri
         footer_links=["api"],
         theme=_THEME,
         css=CSS.read_text(encoding="utf-8"),
+        js=_NAMES_JS,
         app_kwargs={"middleware": [front], "openapi_url": None},
         **options,
     )
@@ -265,7 +272,7 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
                 True, label="Write prompt and settings into the PNG files, so that other tools can read them"
             )
 
-        gr.Markdown("### Try one of these")
+        gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         names["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
 
