@@ -50,10 +50,12 @@ _REMEMBER_JS = (
 )
 
 # Gradio names a picture's button "Thumbnail 1 of 4", whatever its caption says; who only hears it wants the caption.
-_NAMES_JS = """() => new MutationObserver(() => document.querySelectorAll('#gallery .thumbnail-lg').forEach((button) => {
-  const caption = button.querySelector('.caption-label');
-  if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent;
-})).observe(document.body, { childList: true, subtree: true })"""
+_NAMES_JS = """() => new MutationObserver(() => {
+  for (const button of document.querySelectorAll('#gallery .thumbnail-lg')) {
+    const caption = button.querySelector('.caption-label')
+    if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent
+  }
+}).observe(document.body, { childList: true, subtree: true })"""
 
 # A visitor who calls `/model` or opens the page must know these before any model is loaded.
 _CARD_DEFAULTS = Defaults()
