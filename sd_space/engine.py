@@ -32,60 +32,16 @@ from sd_space.schema import (
     SpaceError,
     Update,
 )
+from sd_space.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
 WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, tried at start
 WORTHWHILE = 0.9  # a wider call must cost at most this share of the narrower one's time per picture
 CALIBRATION_BUDGET_S = 10.0
+ROUNDS = 5  # of which the first warms up
 FAILED = "Something went wrong while your pictures were made; please try again."
 OUT_OF_MEMORY = "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
-
-
-class StepTimes:
-    """How long things take on this machine: measured, smoothed, and scaled by area for sizes not seen yet."""
-
-    def __init__(self) -> None:
-        self._step_s: dict[tuple[BatchKey, int], float] = {}  # (key, pictures in the call)
-        self._finish_s: dict[tuple[int, int], float] = {}  # (height, width): decode and safety check of one picture
-        self.slowest_s = 0.0
-
-    def record_step(self, key: BatchKey, pictures: int, seconds: float) -> None:
-        self._step_s[key, pictures] = self._smoothed(self._step_s.get((key, pictures)), seconds)
-
-    def record_finish(self, height: int, width: int, seconds: float) -> None:
-        self._finish_s[height, width] = self._smoothed(self._finish_s.get((height, width)), seconds)
-
-    def step_s(self, key: BatchKey, pictures: int) -> float | None:
-        """Seconds of one UNet call with `pictures` of `key`; `None` before any was measured."""
-        if (key, pictures) in self._step_s:
-            return self._step_s[key, pictures]
-        known = sorted((_pixels(k, n), seconds) for (k, n), seconds in self._step_s.items())
-        if not known:
-            return None
-        wanted = _pixels(key, pictures)
-        smaller = [point for point in known if point[0] <= wanted]
-        larger = [point for point in known if point[0] >= wanted]
-        if smaller and larger:
-            (low, low_s), (high, high_s) = smaller[-1], larger[0]
-            return low_s + (high_s - low_s) * (wanted - low) / max(high - low, 1)
-        nearest, nearest_s = smaller[-1] if smaller else larger[0]
-        return nearest_s * wanted / nearest
-
-    def finish_s(self, height: int, width: int) -> float:
-        """Seconds of decode and safety check of one picture; 0 before any was measured."""
-        if (height, width) in self._finish_s:
-            return self._finish_s[height, width]
-        return max((s * height * width / (h * w) for (h, w), s in self._finish_s.items()), default=0.0)
-
-    def _smoothed(self, before: float | None, seconds: float) -> float:
-        self.slowest_s = max(self.slowest_s, seconds)
-        return seconds if before is None else 0.8 * before + 0.2 * seconds
-
-
-def _pixels(key: BatchKey, pictures: int) -> int:
-    """What a UNet call's work grows with: rows times area."""
-    return pictures * (2 if key.has_guidance else 1) * key.height * key.width
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +86,7 @@ class Engine:
         self._denoiser = denoiser
         self._screen = screen
         self._batcher = StepBatcher(width)
-        self._previews = previews
+        self.previews = previews
         self._report_every_s = report_every_s
         self._now_s = now_s
         self._runs: dict[str, _Run] = {}
@@ -154,7 +110,7 @@ class Engine:
 
     def counts(self) -> tuple[int, int, int]:
         """Requests that wait, requests that run, and free places in the UNet call."""
-        waiting = sum(self._batcher.queue_position(request_id) > 0 for request_id in self._runs)
+        waiting = sum(place > 0 for place in self._batcher.queue_positions().values())
         return waiting, len(self._runs) - waiting, self.width - len(self._batcher.seated())
 
     def add_request(self, admitted: AdmittedRequest) -> None:
@@ -319,24 +275,29 @@ class Engine:
 
     def _report(self) -> None:
         now_s = self._now_s()
-        for request_id, run in self._runs.items():
-            if now_s - run.reported_s >= self._report_every_s:
-                run.reported_s = now_s
-                self._updates.append(self._progress(request_id, run))
+        due = [run for run in self._runs.values() if now_s - run.reported_s >= self._report_every_s]
+        if not due:
+            return
+        places = self._batcher.queue_positions()
+        seconds_left = self.times.forecast(self._denoised, self._batcher.in_order(), self.width)
+        for run in due:
+            run.reported_s = now_s
+            request_id = run.admitted.request_id
+            self._updates.append(self._progress(run, places.get(request_id, 0), seconds_left.get(request_id)))
 
-    def _progress(self, request_id: str, run: _Run) -> Progress:
+    def _progress(self, run: _Run, queue_position: int, seconds_left: float | None) -> Progress:
         started = [t for t in run.trajectories if t.trajectory_id in self._states]
         unfinished = [t for t in started if t.steps_left] or started
         last = min(unfinished or run.trajectories, key=lambda trajectory: trajectory.step_index)
         return Progress(
-            request_id=request_id,
-            queue_position=self._batcher.queue_position(request_id),
+            request_id=run.admitted.request_id,
+            queue_position=queue_position,
             step_index=last.step_index,
             num_timesteps=last.num_timesteps,
             pictures_done=len(run.images),
             num_pictures=len(run.trajectories),
-            seconds_left=self._seconds_left(run),
-            previews=tuple(self._preview(t) for t in run.trajectories) if self._previews and started else (),
+            seconds_left=seconds_left,
+            previews=tuple(self._preview(t) for t in run.trajectories) if self.previews and started else (),
         )
 
     def _preview(self, trajectory: Trajectory) -> Preview | None:
@@ -344,26 +305,6 @@ class Engine:
         if state is None or state.noise_pred is None:
             return None
         return self._screen.preview(self._denoiser.predicted_latents(state))
-
-    def _seconds_left(self, run: _Run) -> float | None:
-        """Plays the queue forward from measured times; exact enough while nobody else comes or goes."""
-        order = list(self._batcher.in_order())
-        own = {trajectory.trajectory_id for trajectory in run.trajectories}
-        places = [place for place, trajectory in enumerate(order) if trajectory.trajectory_id in own]
-        seconds = sum(self.times.finish_s(t.key.height, t.key.width) for t in self._denoised)
-        if not places:
-            return seconds
-        # Seats of different keys take turns, so a step takes all of their calls.
-        keys = [trajectory.key for trajectory in order[: self.width]]
-        calls_s = [self.times.step_s(key, keys.count(key)) for key in set(keys)]
-        if None in calls_s:
-            return None
-        # Seats free up one by one: each lane takes the next in line when its own picture is done.
-        lanes = [0.0] * self.width
-        for trajectory in order[: places[-1] + 1]:
-            lanes[lanes.index(min(lanes))] += trajectory.steps_left * sum(calls_s)
-            seconds += self.times.finish_s(trajectory.key.height, trajectory.key.width)
-        return seconds + max(lanes)
 
 
 def _told(error: Exception, request_id: str) -> SpaceError:
@@ -395,36 +336,40 @@ def calibrate(
     """The widest UNet call that still makes a picture's step cheaper, and the times that were measured.
 
     Joining pays where a step is bound by launches and idle units; where it is bound by arithmetic it would only
-    delay everyone. Stops at the first width that does not pay, that does not fit, or when it has taken too long.
+    delay everyone. Stops at the first width that does not pay or does not fit; not even tried where one step is long.
     """
     times = StepTimes()
     encoded = denoiser.encode_prompt(request)
     key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
-    best, best_s, began_s = widths[0], float("inf"), now_s()
-    for width in widths:
-        states = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
+    best, narrow = widths[0], [denoiser.prepare_latents(request, seed, encoded) for seed in range(widths[0])]
+    (narrow_s,) = _fastest(denoiser, [narrow], now_s)
+    times.record_step(key, best, narrow_s)
+    for width in widths[1:]:
+        if narrow_s > CALIBRATION_BUDGET_S / 2:
+            break
+        wide = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
         try:
-            per_picture_s = _measure(denoiser, states, now_s) / width
+            narrow_s, wide_s = _fastest(denoiser, [narrow, wide], now_s)
         except torch.OutOfMemoryError:
             denoiser.free_memory()
             break
-        times.record_step(key, width, per_picture_s * width)
-        if per_picture_s > WORTHWHILE * best_s:
+        times.record_step(key, width, wide_s)
+        if wide_s / width > WORTHWHILE * narrow_s / best:
             break
-        best, best_s = width, per_picture_s
-        if now_s() - began_s > CALIBRATION_BUDGET_S / 2:
-            break
+        best, narrow, narrow_s = width, wide, wide_s
     return best, times
 
 
-def _measure(denoiser: Denoiser, states: list[DenoisingState], now_s: Callable[[], float]) -> float:
-    """Seconds of one step, the best of three after a first that warms up; of one alone where a step takes long."""
-    seconds = []
-    for _ in range(4):
-        began_s = now_s()
-        denoiser.denoise_step(states)
-        denoiser.synchronize()
-        seconds.append(now_s() - began_s)
-        if seconds[-1] > 1.0:
+def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Callable[[], float]) -> list[float]:
+    """Seconds of one step of each batch, the least of a few rounds; in turns, so that company slows all alike."""
+    least = [float("inf")] * len(batches)
+    began_s = now_s()
+    for _ in range(ROUNDS):
+        for k, states in enumerate(batches):
+            step_began_s = now_s()
+            denoiser.denoise_step(states)
+            denoiser.synchronize()
+            least[k] = min(least[k], now_s() - step_began_s)
+        if now_s() - began_s > CALIBRATION_BUDGET_S / len(WIDTHS):
             break
-    return min(seconds)
+    return least
