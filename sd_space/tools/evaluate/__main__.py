@@ -63,7 +63,9 @@ def adherence(options: argparse.Namespace) -> dict:
     texts, named = (list(part) for part in zip(*(caption(scene, rng) for scene in scenes), strict=True))
     seeds = [rng.getrandbits(31) for _ in texts]
     oracle = pictures.pixels([replace(scene, seed=seed) for scene, seed in zip(scenes, seeds, strict=True)])
-    reference, _ = scorer.read(main_judge, pictures.pixels(scorer.fresh_scenes(600, rng)))
+    # As many unseen combinations as among the captions: KID would take another mixture for a worse picture.
+    others = scorer.fresh_scenes(300, rng) + scorer.fresh_scenes(300, rng, held_out=True)
+    reference, _ = scorer.read(main_judge, pictures.pixels(others))
     mean, deviation = reference.mean(0), reference.std(0) + 1e-3
     pipeline = export.load(options.target)
     rows: dict[str, dict] = {}
