@@ -234,12 +234,18 @@ class Engine:
                 if error is not None:
                     self._fail(trajectory.request_id, error)
             self._denoised.extend(self._batcher.advance([t for t in batch if t.request_id in self._runs]))
+            return
+        is_full = isinstance(failure, torch.OutOfMemoryError)
+        if is_full:
+            failure = failure.with_traceback(None)  # it keeps the failed call's tensors
+        if len(batch) == 1 and is_full and self._denoiser.make_room():
+            self._denoise(batch)
         elif len(batch) == 1 or isinstance(failure, torch.AcceleratorError):
             self._fail(batch[0].request_id, failure)
         else:
-            if isinstance(failure, torch.OutOfMemoryError):
+            if is_full:
                 self._fitting[key] = (len(batch) + 1) // 2
-            failure = None  # its traceback keeps the failed call's tensors
+            failure = None
             self._denoiser.free_memory()
             self._halve(batch)
 
@@ -407,8 +413,14 @@ def calibrate(
         try:
             per_picture_s = _measure(denoiser, states, now_s) / width
         except torch.OutOfMemoryError:
+            per_picture_s = None  # leaving this block lets go of what the failed call held
+        if per_picture_s is None:
             denoiser.free_memory()
-            break
+            if width > widths[0]:
+                break
+            if not denoiser.make_room():
+                raise torch.OutOfMemoryError("not even one picture fits")
+            return calibrate(denoiser, request, widths, now_s)
         times.record_step(key, width, per_picture_s * width)
         if per_picture_s > WORTHWHILE * best_s:
             break
