@@ -35,6 +35,7 @@ TOKENIZER = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.jso
 WORKERS = 4  # files fetched at the same time
 ATTEMPTS = 3  # of the first question, when the Hub is busy or a connection fails
 SHORTEST_DELAY_S = 1.0  # before it is asked again
+CHUNK_BYTES = 2**18  # what arrives is counted in these
 REPORT_EVERY_S = 0.5
 LOG_EVERY_S = 15.0
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk's end, the account's, and a file's
@@ -199,6 +200,8 @@ def _fetch(
     total = sum(listing.sizes[name] for name in wanted)
     _check_disk(total)
     arrivals = _Arrivals(total)
+    # Its own 10 MB would look like silence on a slow connection.
+    constants.DOWNLOAD_CHUNK_SIZE = CHUNK_BYTES
     finished: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
     pending = list(reversed(wanted))
     lock = threading.Lock()

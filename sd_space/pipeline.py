@@ -18,7 +18,7 @@ import torch
 import transformers
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from transformers import CLIPTextModel
+from transformers import CLIPImageProcessor, CLIPTextModel
 
 from sd_space.hub import Snapshot, fetch, files_in, needed_files, operator_hint, variant_of
 from sd_space.memory import GIB, memory_ladder
@@ -226,8 +226,15 @@ def _load_snapshot(
     safety_checker, missing = part("safety_checker", StableDiffusionSafetyChecker, torch.float32)
     if checkpoint is not None:
         on_progress(f"loading {checkpoint.name}")
+        # Handed in, because v1-4's index names a class of 2022 that only the other way of loading still knows.
+        feature_extractor = CLIPImageProcessor.from_pretrained(folder, subfolder="feature_extractor")
         pipeline = StableDiffusionPipeline.from_single_file(
-            str(checkpoint), config=str(folder), safety_checker=safety_checker, dtype=dtype, local_files_only=True
+            str(checkpoint),
+            config=str(folder),
+            safety_checker=safety_checker,
+            feature_extractor=feature_extractor,
+            dtype=dtype,
+            local_files_only=True,
         )
     else:
         parts = {}
@@ -242,7 +249,8 @@ def _load_snapshot(
                 raise _unavailable(f"The {name} of {spec.model} {what}; fetch or copy its files again.")
         pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=safety_checker, dtype=dtype, **parts)
     on_progress(f"moving it to the {spec.device}" if spec.device != "cpu" else "")
-    return fit_pipeline(pipeline, replace(spec, revision=snapshot.commit), missing)
+    commit = snapshot.commit if checkpoint is None else None
+    return fit_pipeline(pipeline, replace(spec, revision=commit), missing)
 
 
 def fit_pipeline(

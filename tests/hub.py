@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -101,6 +100,8 @@ class StandInHub:
         self.folder, self.repository, self.commit = folder, repository, commit
         self.branches = {"main", "fp16"}
         self.fault: str | None = None
+        self.go_on = threading.Event()  # cleared: weights stop half-way until it is set
+        self.go_on.set()
         self.asked: list[tuple[str, str]] = []  # (method, path)
         self._end = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -119,6 +120,7 @@ class StandInHub:
 
     def close(self) -> None:
         self._end.set()
+        self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -174,7 +176,9 @@ class StandInHub:
                 if self.command == "GET":
                     is_cut = hub.fault == "truncated" and path.suffix == ".safetensors"
                     with contextlib.suppress(ConnectionError):
-                        self.wfile.write(body[: len(body) // 2] if is_cut else body)
+                        self.wfile.write(body[: len(body) // 2])
+                        hub.go_on.wait()
+                        self.wfile.write(b"" if is_cut else body[len(body) // 2 :])
                     self.close_connection = is_cut
 
         return Handler
@@ -230,10 +234,3 @@ def point_here(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "")
     _http.close_session()
-
-
-def wait_until(condition, timeout_s: float = 30.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "it did not happen"
-        time.sleep(0.01)

@@ -15,7 +15,7 @@ from sd_space.pipeline import Hardware, PipelineSpec, load_pipeline
 from sd_space.schema import ModelUnavailable
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
-from .hub import TOKEN, StandInHub, point_here, save_2022_repository, serving
+from .hub import TOKEN, StandInHub, point_here, serving
 from .tiny_models import make_pipeline
 
 CONFIGS = {
@@ -29,20 +29,6 @@ HALF = {
     "text_encoder/model.fp16.safetensors", "safety_checker/model.fp16.safetensors",
 }  # fmt: skip
 WHOLE = {name.replace(".fp16", "") for name in HALF}
-
-
-@pytest.fixture(scope="session")
-def repository(tmp_path_factory, one_torch_thread) -> Path:
-    return save_2022_repository(tmp_path_factory.mktemp("hub") / "v1-4")
-
-
-@pytest.fixture
-def standin(repository, tmp_path, monkeypatch):
-    """The stand-in, taken for the Hub by this process, and an empty cache."""
-    monkeypatch.setattr(hub, "SHORTEST_DELAY_S", 0.01)
-    with serving(repository) as server:
-        point_here(monkeypatch, server.url, tmp_path / "cache")
-        yield server
 
 
 @pytest.fixture(autouse=True)

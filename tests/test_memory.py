@@ -19,14 +19,8 @@ from sd_space.memory import (
 )
 from sd_space.tools.v1_4_random import make_modules
 
-V1_4 = Footprint(  # float16; the checker in float32
-    unet=2 * 859_520_964,
-    vae=2 * 83_653_863,
-    text_encoder=2 * 123_060_480,
-    safety_checker=4 * 303_981_588,
-    step=step_bytes(320, 64, 64, 2),
-    decode=decode_bytes(128, 512, 512, 2),
-)
+from .fakes import V1_4
+
 SHARED = MemoryProfile(vae_slicing=True, max_pictures=4, checker_on_cpu=True)
 TILED = MemoryProfile(vae_slicing=True, max_pictures=4, checker_on_cpu=True, vae_tiling=True)
 
