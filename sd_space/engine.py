@@ -7,7 +7,6 @@ is gone at the next step, and a picture is decoded, screened and delivered as so
 
 import logging
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import torch
 
 from sd_space.batcher import BatchKey, StepBatcher, Trajectory
 from sd_space.denoiser import Denoiser, DenoisingState, EncodedPrompt
+from sd_space.faults import described
 from sd_space.safety import SafetyScreen
 from sd_space.schema import (
     AdmittedRequest,
@@ -190,12 +190,18 @@ class Engine:
                 if error is not None:
                     self._fail(trajectory.request_id, error)
             self._denoised.extend(self._batcher.advance([t for t in batch if t.request_id in self._runs]))
+            return
+        is_full = isinstance(failure, torch.OutOfMemoryError)
+        if is_full:
+            failure = failure.with_traceback(None)  # it keeps the failed call's tensors
+        if len(batch) == 1 and is_full and self._denoiser.make_room():
+            self._denoise(batch)
         elif len(batch) == 1 or isinstance(failure, torch.AcceleratorError):
             self._fail(batch[0].request_id, failure)
         else:
-            if isinstance(failure, torch.OutOfMemoryError):
+            if is_full:
                 self._fitting[key] = (len(batch) + 1) // 2
-            failure = None  # its traceback keeps the failed call's tensors
+            failure = None
             self._denoiser.free_memory()
             self._halve(batch)
 
@@ -308,11 +314,10 @@ class Engine:
 
 
 def _told(error: Exception, request_id: str) -> SpaceError:
-    """The sentence for the visitor. The log gets type and place only: a message may quote what was asked for."""
+    """The sentence for the visitor; the log gets the type and place of what was not expected."""
     if isinstance(error, SpaceError):
         return error
-    place = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("request %s failed with %s:\n%s", request_id, type(error).__name__, place)
+    logger.error("request %s failed:\n%s", request_id, described(error))
     return EngineFailed(OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED)
 
 
@@ -348,29 +353,39 @@ def calibrate(
         if best_s > LONG_STEP_S or failed == 2:
             break
         wide = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
-        try:
-            *again_s, wide_s = _fastest(denoiser, [narrow, wide] if narrow else [wide], now_s)
-        except torch.OutOfMemoryError:
-            denoiser.free_memory()
+        least = _fastest(denoiser, [narrow, wide] if narrow else [wide], now_s)
+        if least is None and narrow:
             break
-        times.record_step(key, width, wide_s)
-        if not narrow or wide_s / width < WORTHWHILE * again_s[0] / best:
-            best, best_s, narrow, failed = width, wide_s, wide, 0
+        if least is None:
+            if not denoiser.make_room():
+                raise torch.OutOfMemoryError("not even one picture fits")
+            return calibrate(denoiser, request, widths, now_s)
+        times.record_step(key, width, least[-1])
+        if not narrow or least[-1] / width < WORTHWHILE * least[0] / best:
+            best, best_s, narrow, failed = width, least[-1], wide, 0
         else:
             failed += 1
     return best, times
 
 
-def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Callable[[], float]) -> list[float]:
-    """Seconds of one step of each batch, the least of a few rounds; in turns, so that company slows all alike."""
+def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Callable[[], float]) -> list[float] | None:
+    """Seconds of one step of each batch, the least of a few rounds; `None` if they do not fit into memory.
+
+    The batches take turns, so that company on the machine slows all alike.
+    """
     least = [float("inf")] * len(batches)
     began_s = now_s()
-    for _ in range(CALIBRATION_ROUNDS):
-        for k, states in enumerate(batches):
-            step_began_s = now_s()
-            denoiser.denoise_step(states)
-            denoiser.synchronize()
-            least[k] = min(least[k], now_s() - step_began_s)
-        if now_s() - began_s > LONG_STEP_S:
-            break
-    return least
+    try:
+        for _ in range(CALIBRATION_ROUNDS):
+            for k, states in enumerate(batches):
+                step_began_s = now_s()
+                denoiser.denoise_step(states)
+                denoiser.synchronize()
+                least[k] = min(least[k], now_s() - step_began_s)
+            if now_s() - began_s > LONG_STEP_S:
+                break
+        return least
+    except torch.OutOfMemoryError:
+        pass  # leaving this block lets go of what the failed call held
+    denoiser.free_memory()
+    return None

@@ -1,10 +1,12 @@
 """What the page says, as HTML: the banner, the waiting, the verdicts, the gate. Pure functions of data; no gradio."""
 
+from collections.abc import Sequence
 from html import escape
 
 from sd_space.card import LICENCE_URL
 from sd_space.gallery import SavedPicture, preview_uri, recipe_query
 from sd_space.gate import USE_RESTRICTIONS
+from sd_space.recorded import RecordedExample
 from sd_space.runs import Run
 from sd_space.schema import BackendStatus, Cancelled, Outcome, Preview, Stage
 from sd_space.settings import V1_4
@@ -14,7 +16,8 @@ V1_4_URL = f"https://huggingface.co/{V1_4}"
 SAFETY_SCOPE = (
     "Every picture is judged by the model's safety checker before anyone sees it. It compares the picture with a fixed "
     "list of mostly sexual concepts; it does not look for violence, hate or false claims, it misses some pictures and "
-    "withholds some harmless ones. Previews are mosaics too coarse to show what it would withhold."
+    "withholds some harmless ones. Previews are mosaics too coarse to show what it would withhold. The picture book, "
+    "which stands in where no GPU is, has a checker of its own: it knows one drawn sign, a skull on a yellow triangle."
 )
 
 
@@ -39,9 +42,11 @@ def banner(status: BackendStatus) -> str:
     if status.stage is Stage.STOPPED:
         return '<div class="banner error" role="alert">The Space is restarting; please reload in a minute.</div>'
     if status.info is None or not status.is_ready:
+        detail = f" ({status.detail})" if status.detail else ""
         return (
             '<div class="banner loading" role="status"><span class="spinner" aria-hidden="true"></span>'
-            f"Getting ready: {escape(status.stage)}… You can already write your prompt.</div>"
+            f"Getting ready: {escape(status.stage)}{escape(detail)}… You can read the licence and write your prompt "
+            "meanwhile.</div>"
         )
     info = status.info
     if info.is_picture_book:
@@ -55,7 +60,8 @@ def banner(status: BackendStatus) -> str:
         )
     return (
         f'<div class="banner" role="status"><strong>{escape(info.title)}</strong> on {escape(info.device)}, '
-        f"{escape(info.dtype)}, {info.defaults.width} × {info.defaults.height} pixels.</div>"
+        f"{escape(info.dtype)}, {info.defaults.width} × {info.defaults.height} pixels, "
+        f"{escape(info.memory_profile)}.</div>"
     )
 
 
@@ -67,6 +73,13 @@ def restrictions() -> str:
         f'<p>The words that bind are those of <a href="{LICENCE_URL}" target="_blank" rel="noopener">the licence, '
         "Attachment A</a>.</p></details>"
     )
+
+
+def recorded_note(recorded: Sequence[RecordedExample]) -> str:
+    """Says of the pictures beside the examples when, by which model and on what they were made."""
+    made = sorted({(example.recorded_on, example.model, example.device) for example in recorded})
+    words = "; ".join(f"on {day} by {escape(model)} on {escape(device)}" for day, model, device in made)
+    return f'<p class="recorded-note">The pictures were recorded {words}; yours will differ.</p>' if made else ""
 
 
 def waiting(run: Run) -> str:
@@ -143,7 +156,7 @@ def recipe(run: Run) -> str:
         "Scheduler": request.scheduler,
         "Size": f"{request.width} × {request.height}",
         "Model": info.title,
-        "Made on": f"{info.device}, {info.dtype}",
+        "Made on": f"{info.device}, {info.dtype}, {info.memory_profile}",
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     link = f"?{recipe_query(request)}"
