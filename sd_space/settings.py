@@ -69,7 +69,10 @@ class Settings:
         "`auto` (float16 on CUDA, else float32), `float32`, `float16` or `bfloat16`",
     )
     backend: str = _setting(
-        "auto", _one_of("auto", "local"), "where pictures are made: `local`, one thread of this process"
+        "auto",
+        _one_of("auto", "local", "zerogpu"),
+        "where pictures are made: `local` (one thread of this process), `zerogpu` (GPUs that the Hub lends by the "
+        "call); `auto` is `zerogpu` on a ZeroGPU Space, else `local`",
     )
     secret: str | None = _setting(
         None,
@@ -102,6 +105,10 @@ class Settings:
     )
     rate_per_minute: int = _setting(60, _whole(1, 100_000), "most calls of an endpoint per address and minute")
 
+    zerogpu_step_s: float = _setting(
+        0.06, _positive, "seconds per step of a 512 × 512 picture that the first ZeroGPU call plans with; then measured"
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """Reads `environ`; an empty value means the default.
@@ -115,9 +122,11 @@ class Settings:
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space
+        if environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
+            values["backend"] = "zerogpu"
         for name, f in known.items():
             text = environ.get(name, "").strip()
-            if not text:
+            if not text or (f.name == "backend" and text.lower() == "auto"):
                 continue
             try:
                 values[f.name] = f.metadata["read"](text)

@@ -43,6 +43,18 @@ BROKEN = "The model stopped working, so no pictures can be made; the operator ha
 STOPPED = "The Space is restarting; please try again in a minute."
 
 
+def load(settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None) -> "LoadedPipeline":
+    """Imports the libraries and loads the model, in the calling thread. Raises ModelUnavailable."""
+    on_stage(Stage.IMPORTING)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
+    from sd_space.pipeline import PipelineSpec, detect_hardware, load_pipeline
+
+    on_stage(Stage.LOADING)
+    return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()))
+
+
 def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
@@ -109,6 +121,9 @@ class LocalBackend:
         self._is_screen_healthy = True
         self._beat_s = time.monotonic()
         self._slowest_step_s = 0.0
+
+    def prepare(self) -> None:
+        """Nothing: importing torch takes seconds, and the page can be up before."""
 
     def start(self) -> None:
         """Starts the thread that loads the model; returns at once."""
@@ -197,14 +212,7 @@ class LocalBackend:
             self._end(Stage.FAILED, ModelUnavailable(BROKEN))
 
     def _load(self) -> "Engine":
-        self._set_stage(Stage.IMPORTING)
-        import transformers
-
-        transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
-        from sd_space.pipeline import PipelineSpec, detect_hardware, load_pipeline
-
-        self._set_stage(Stage.LOADING)
-        loaded = load_pipeline(PipelineSpec.from_settings(self._settings, detect_hardware()))
+        loaded = load(self._settings, self._set_stage)
         engine = build_engine(loaded, self._settings, self._set_stage)
         logger.info("%s is ready on %s, %d pictures a call", loaded.info.model, loaded.info.device, engine.width)
         with self._lock:
