@@ -10,7 +10,6 @@ nobody starves.
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 from typing import NamedTuple
 
 
@@ -20,12 +19,6 @@ class BatchKey(NamedTuple):
     height: int
     width: int
     has_guidance: bool
-
-
-class TrajectoryStatus(Enum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    FINISHED = "finished"
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +33,6 @@ class Trajectory:
     key: BatchKey
     num_timesteps: int
     step_index: int = 0
-    status: TrajectoryStatus = TrajectoryStatus.WAITING
     last_tick: int = -1
 
     @property
@@ -79,10 +71,6 @@ class StepBatcher:
         Seats of different keys take turns: the one that has waited longest for its step brings all that fit it.
         """
         seated = self.seated()
-        for trajectory in self.in_order():
-            trajectory.status = TrajectoryStatus.WAITING
-        for trajectory in seated:
-            trajectory.status = TrajectoryStatus.RUNNING
         if not seated:
             return []
         key = min(seated, key=lambda trajectory: trajectory.last_tick).key
@@ -96,7 +84,6 @@ class StepBatcher:
             trajectory.step_index += 1
             trajectory.last_tick = self._tick
             if trajectory.step_index >= trajectory.num_timesteps:
-                trajectory.status = TrajectoryStatus.FINISHED
                 finished.append(trajectory)
         for trajectory in finished:
             self._take_out(trajectory)
@@ -109,14 +96,15 @@ class StepBatcher:
             self._take_out(trajectory)
         return removed
 
-    def queue_position(self, request_id: str) -> int:
-        """0 while a picture of the request holds a seat, else its place among the requests that wait (1 is next)."""
+    def queue_positions(self) -> dict[str, int]:
+        """Of each request: 0 while a picture of it holds a seat, else its place among those that wait (1 is next)."""
         places: dict[str, int] = {}
+        waiting = 0
         for seat, trajectory in enumerate(self.in_order()):
             if trajectory.request_id not in places:
-                waiting = sum(place > 0 for place in places.values())
-                places[trajectory.request_id] = 0 if seat < self.width else waiting + 1
-        return places.get(request_id, 0)
+                waiting += seat >= self.width
+                places[trajectory.request_id] = waiting
+        return places
 
     def _take_out(self, trajectory: Trajectory) -> None:
         trajectories = self._ring[trajectory.visitor]

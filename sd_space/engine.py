@@ -32,6 +32,7 @@ from sd_space.schema import (
     SpaceError,
     Update,
 )
+from sd_space.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
@@ -40,52 +41,6 @@ WORTHWHILE = 0.9  # a wider call must cost at most this share of the narrower on
 CALIBRATION_BUDGET_S = 10.0
 FAILED = "Something went wrong while your pictures were made; please try again."
 OUT_OF_MEMORY = "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
-
-
-class StepTimes:
-    """How long things take on this machine: measured, smoothed, and scaled by area for sizes not seen yet."""
-
-    def __init__(self) -> None:
-        self._step_s: dict[tuple[BatchKey, int], float] = {}  # (key, pictures in the call)
-        self._finish_s: dict[tuple[int, int], float] = {}  # (height, width): decode and safety check of one picture
-        self.slowest_s = 0.0
-
-    def record_step(self, key: BatchKey, pictures: int, seconds: float) -> None:
-        self._step_s[key, pictures] = self._smoothed(self._step_s.get((key, pictures)), seconds)
-
-    def record_finish(self, height: int, width: int, seconds: float) -> None:
-        self._finish_s[height, width] = self._smoothed(self._finish_s.get((height, width)), seconds)
-
-    def step_s(self, key: BatchKey, pictures: int) -> float | None:
-        """Seconds of one UNet call with `pictures` of `key`; `None` before any was measured."""
-        if (key, pictures) in self._step_s:
-            return self._step_s[key, pictures]
-        known = sorted((_pixels(k, n), seconds) for (k, n), seconds in self._step_s.items())
-        if not known:
-            return None
-        wanted = _pixels(key, pictures)
-        smaller = [point for point in known if point[0] <= wanted]
-        larger = [point for point in known if point[0] >= wanted]
-        if smaller and larger:
-            (low, low_s), (high, high_s) = smaller[-1], larger[0]
-            return low_s + (high_s - low_s) * (wanted - low) / max(high - low, 1)
-        nearest, nearest_s = smaller[-1] if smaller else larger[0]
-        return nearest_s * wanted / nearest
-
-    def finish_s(self, height: int, width: int) -> float:
-        """Seconds of decode and safety check of one picture; 0 before any was measured."""
-        if (height, width) in self._finish_s:
-            return self._finish_s[height, width]
-        return max((s * height * width / (h * w) for (h, w), s in self._finish_s.items()), default=0.0)
-
-    def _smoothed(self, before: float | None, seconds: float) -> float:
-        self.slowest_s = max(self.slowest_s, seconds)
-        return seconds if before is None else 0.8 * before + 0.2 * seconds
-
-
-def _pixels(key: BatchKey, pictures: int) -> int:
-    """What a UNet call's work grows with: rows times area."""
-    return pictures * (2 if key.has_guidance else 1) * key.height * key.width
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +85,7 @@ class Engine:
         self._denoiser = denoiser
         self._screen = screen
         self._batcher = StepBatcher(width)
-        self._previews = previews
+        self.previews = previews
         self._report_every_s = report_every_s
         self._now_s = now_s
         self._runs: dict[str, _Run] = {}
@@ -154,7 +109,7 @@ class Engine:
 
     def counts(self) -> tuple[int, int, int]:
         """Requests that wait, requests that run, and free places in the UNet call."""
-        waiting = sum(self._batcher.queue_position(request_id) > 0 for request_id in self._runs)
+        waiting = sum(place > 0 for place in self._batcher.queue_positions().values())
         return waiting, len(self._runs) - waiting, self.width - len(self._batcher.seated())
 
     def add_request(self, admitted: AdmittedRequest) -> None:
@@ -319,24 +274,29 @@ class Engine:
 
     def _report(self) -> None:
         now_s = self._now_s()
-        for request_id, run in self._runs.items():
-            if now_s - run.reported_s >= self._report_every_s:
-                run.reported_s = now_s
-                self._updates.append(self._progress(request_id, run))
+        due = [run for run in self._runs.values() if now_s - run.reported_s >= self._report_every_s]
+        if not due:
+            return
+        places = self._batcher.queue_positions()
+        seconds_left = self.times.forecast(self._denoised, self._batcher.in_order(), self.width)
+        for run in due:
+            run.reported_s = now_s
+            request_id = run.admitted.request_id
+            self._updates.append(self._progress(run, places.get(request_id, 0), seconds_left.get(request_id)))
 
-    def _progress(self, request_id: str, run: _Run) -> Progress:
+    def _progress(self, run: _Run, queue_position: int, seconds_left: float | None) -> Progress:
         started = [t for t in run.trajectories if t.trajectory_id in self._states]
         unfinished = [t for t in started if t.steps_left] or started
         last = min(unfinished or run.trajectories, key=lambda trajectory: trajectory.step_index)
         return Progress(
-            request_id=request_id,
-            queue_position=self._batcher.queue_position(request_id),
+            request_id=run.admitted.request_id,
+            queue_position=queue_position,
             step_index=last.step_index,
             num_timesteps=last.num_timesteps,
             pictures_done=len(run.images),
             num_pictures=len(run.trajectories),
-            seconds_left=self._seconds_left(run),
-            previews=tuple(self._preview(t) for t in run.trajectories) if self._previews and started else (),
+            seconds_left=seconds_left,
+            previews=tuple(self._preview(t) for t in run.trajectories) if self.previews and started else (),
         )
 
     def _preview(self, trajectory: Trajectory) -> Preview | None:
@@ -344,26 +304,6 @@ class Engine:
         if state is None or state.noise_pred is None:
             return None
         return self._screen.preview(self._denoiser.predicted_latents(state))
-
-    def _seconds_left(self, run: _Run) -> float | None:
-        """Plays the queue forward from measured times; exact enough while nobody else comes or goes."""
-        order = list(self._batcher.in_order())
-        own = {trajectory.trajectory_id for trajectory in run.trajectories}
-        places = [place for place, trajectory in enumerate(order) if trajectory.trajectory_id in own]
-        seconds = sum(self.times.finish_s(t.key.height, t.key.width) for t in self._denoised)
-        if not places:
-            return seconds
-        # Seats of different keys take turns, so a step takes all of their calls.
-        keys = [trajectory.key for trajectory in order[: self.width]]
-        calls_s = [self.times.step_s(key, keys.count(key)) for key in set(keys)]
-        if None in calls_s:
-            return None
-        # Seats free up one by one: each lane takes the next in line when its own picture is done.
-        lanes = [0.0] * self.width
-        for trajectory in order[: places[-1] + 1]:
-            lanes[lanes.index(min(lanes))] += trajectory.steps_left * sum(calls_s)
-            seconds += self.times.finish_s(trajectory.key.height, trajectory.key.width)
-        return seconds + max(lanes)
 
 
 def _told(error: Exception, request_id: str) -> SpaceError:

@@ -216,6 +216,14 @@ def _load(spec: PipelineSpec) -> LoadedPipeline:
             )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise _unavailable(_hint(error, spec)) from error
+    return fit_pipeline(pipeline, spec, missing)
+
+
+def fit_pipeline(
+    pipeline: StableDiffusionPipeline, spec: PipelineSpec, missing_checker_tensors: tuple[str, ...] = ()
+) -> LoadedPipeline:
+    """Brings a pipeline with its weights onto the device of `spec`, fitted into its memory."""
+    dtype = getattr(torch, spec.dtype)
     # A component in another dtype would be silently slow (float16 on a CPU) or fail at its first step.
     wrong = [name for name in ("unet", "vae", "text_encoder") if getattr(pipeline, name).dtype != dtype]
     if wrong:
@@ -233,7 +241,7 @@ def _load(spec: PipelineSpec) -> LoadedPipeline:
     except torch.OutOfMemoryError as error:
         hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
         raise _unavailable(hint) from error
-    return LoadedPipeline(pipeline, _model_info(pipeline, profile, spec), profile, missing)
+    return LoadedPipeline(pipeline, _model_info(pipeline, profile, spec), profile, missing_checker_tensors)
 
 
 def _load_safety_checker(spec: PipelineSpec, source: str, variant: str | None) -> tuple[Any, tuple[str, ...]]:

@@ -8,7 +8,7 @@ import torch
 
 from sd_space.batcher import BatchKey
 from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine, StepTimes, calibrate, run_to_completion
+from sd_space.engine import Engine, calibrate, run_to_completion
 from sd_space.pipeline import LoadedPipeline
 from sd_space.safety import SafetyScreen
 from sd_space.schema import (
@@ -23,6 +23,7 @@ from sd_space.schema import (
     SafetyCheckFailed,
     Update,
 )
+from sd_space.step_times import StepTimes
 
 from .test_denoiser import plain_call
 from .tiny_models import admitted, make_engine, make_request, make_screen

@@ -1,0 +1,167 @@
+"""Starting up: seconds from the command to the page, to ready, to the first picture.
+
+Beside a bare Gradio page that has no model, and the model card's plain recipe that has no page. Files that were read
+before are in the system's cache, as they are when a Space restarts.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from sd_space.card import load_card
+from sd_space.pipeline import TINY_FOLDER
+from sd_space.settings import PREFIX
+from sd_space.tools import v1_4_random
+from sd_space.tools.bench import harness
+
+ROOT = Path(__file__).parents[3]
+COLUMNS = ("what", "page s", "ready s", "first picture s")
+BARE_PAGE = "import gradio; gradio.Interface(str, 'text', 'text').launch(server_port=int(__import__('sys').argv[1]))"
+RECIPE = """
+import json, sys
+import torch
+from diffusers import StableDiffusionPipeline
+options = json.loads(sys.argv[1])
+dtype = torch.float16 if options["device"] == "cuda" else torch.float32
+pipe = StableDiffusionPipeline.from_pretrained(options["model"], variant=options["variant"], dtype=dtype)
+pipe.to(options["device"])
+pipe(options["prompt"], num_inference_steps=options["steps"]).images[0].save(options["file"])
+"""
+PATIENCE_S = 1800.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default="tiny",
+        help=f"tiny (the picture book), a folder, a Hub id, or {v1_4_random.NAME}, which is written to a folder first",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
+    parser.add_argument("--variant", help="of the files, such as fp16")
+    parser.add_argument("--steps", type=int, default=20, help="inference steps of the first picture")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    circumstances = {"model": options.model, "steps": options.steps, "seed": options.seed, "repeats": options.repeats}
+    circumstances |= harness.machine(options.device)
+    print(harness.told(circumstances), flush=True)
+    runs: dict[str, list[dict[str, float]]] = {"this Space": [], "bare Gradio page": [], "plain recipe": []}
+    with tempfile.TemporaryDirectory() as scratch:
+        model = options.model
+        if model == v1_4_random.NAME:
+            model = str(Path(scratch) / model)
+            v1_4_random.save(Path(model))
+        for _ in range(options.repeats):
+            runs["this Space"].append(space(options, model, scratch))
+            runs["bare Gradio page"].append(bare_page(scratch))
+            runs["plain recipe"].append(recipe(options, model, scratch))
+    medians = {
+        what: {name: statistics.median(one[name] for one in each) for name in each[0]} for what, each in runs.items()
+    }
+    names = ("page_s", "ready_s", "first_picture_s")
+    harness.print_table(COLUMNS, [[what, *(row.get(name, "") for name in names)] for what, row in medians.items()])
+    return {**circumstances, "rows": medians}
+
+
+def space(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
+    """The app as an operator starts it, and one picture through its public API as soon as the page answers."""
+    environ = {
+        "MODEL": model,
+        "DEVICE": options.device,
+        "VARIANT": options.variant or "",
+        "RESULT_DIR": str(Path(scratch) / "results"),
+    }
+    port = _free_port()
+    with _started([str(ROOT / "app.py")], port, {PREFIX + k: v for k, v in environ.items() if v}) as (url, began_s):
+        page_s = _answers(url, "/", began_s)
+        ready_s = _answers(url, "/readyz", began_s)
+        token = _call(url, "accept_license", {"agree": True})[0]
+        values = {"prompt": load_card().examples[0].text, "num_images_per_prompt": 1, "seed": options.seed}
+        _call(url, "generate", values | {"num_inference_steps": options.steps, "acceptance_token": token})
+        return {"page_s": page_s, "ready_s": ready_s, "first_picture_s": time.perf_counter() - began_s}
+
+
+def bare_page(scratch: str) -> dict[str, float]:
+    port = _free_port()
+    with _started(["-c", BARE_PAGE, str(port)], port, {}) as (url, began_s):
+        return {"page_s": _answers(url, "/", began_s)}
+
+
+def recipe(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
+    is_book = model == "tiny"
+    values = {
+        "model": str(TINY_FOLDER) if is_book else model,
+        "variant": options.variant or ("fp16" if is_book else None),
+        "device": options.device,
+        "prompt": load_card().examples[0].text,
+        "steps": options.steps,
+        "file": str(Path(scratch) / "picture.png"),
+    }
+    began_s = time.perf_counter()
+    command = [sys.executable, "-c", RECIPE, json.dumps(values)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE_S)
+    return {"first_picture_s": time.perf_counter() - began_s}
+
+
+@contextlib.contextmanager
+def _started(arguments: list[str], port: int, environ: dict[str, str]) -> Iterator[tuple[str, float]]:
+    """A server in a process of its own: its address, and when it was started."""
+    gradio = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    began_s = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | gradio | environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield f"http://127.0.0.1:{port}", began_s
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _answers(url: str, path: str, began_s: float) -> float:
+    """Seconds from `began_s` until `path` answers 200."""
+    while time.perf_counter() - began_s < PATIENCE_S:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(url + path, timeout=30).status_code == 200:
+                return time.perf_counter() - began_s
+        time.sleep(0.02)
+    raise TimeoutError(f"{path} did not answer 200 in {PATIENCE_S:.0f} s")
+
+
+def _call(url: str, endpoint: str, values: dict[str, Any]) -> list[Any]:
+    """What an endpoint of Gradio's plain HTTP API returns."""
+    asked = httpx.post(f"{url}/gradio_api/call/v2/{endpoint}", json=values, timeout=PATIENCE_S).raise_for_status()
+    event = ""
+    event_url = f"{url}/gradio_api/call/{endpoint}/{asked.json()['event_id']}"
+    with httpx.stream("GET", event_url, timeout=PATIENCE_S) as lines:
+        for line in lines.iter_lines():
+            name, _, value = line.partition(": ")
+            if name == "event":
+                event = value
+            elif name == "data" and event == "complete":
+                return json.loads(value)
+    raise RuntimeError(f"{endpoint} ended with {event}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
