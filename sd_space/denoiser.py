@@ -8,6 +8,8 @@ Shapes: B pictures, C latent channels (4 in v1-4), H x W pixels, f pixels per la
 D features.
 """
 
+import copy
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +69,7 @@ class DenoisingState:
     guidance_scale: float
     scheduler: SchedulerMixin
     generator: torch.Generator  # on the CPU, so that a seed means the same picture on every device
-    timesteps: torch.Tensor  # (num_timesteps,), on the scheduler's device
+    timesteps: torch.Tensor  # (num_timesteps,), on the CPU
     step_index: int = 0
     model_input: torch.Tensor | None = None  # (1, C, H/f, W/f)
     noise_pred: torch.Tensor | None = None  # (1, C, H/f, W/f)
@@ -90,6 +92,7 @@ class Denoiser:
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline, fixed_rows: int | None = None):
+        self.device: torch.device = pipeline._execution_device  # asking takes milliseconds
         self._pipeline = pipeline
         self._fixed_rows = fixed_rows
         self._scheduler_config = dict(pipeline.scheduler.config)
@@ -98,10 +101,7 @@ class Denoiser:
             for scheduler_class, _ in SCHEDULER_TABLE.values()
         }
         self._empty_embeds: torch.Tensor | None = None  # of "", the negative prompt of most requests
-
-    @property
-    def device(self) -> torch.device:
-        return self._pipeline._execution_device
+        self._schedulers = functools.lru_cache(maxsize=32)(self._make_scheduler)
 
     @property
     def latent_channels(self) -> int:
@@ -113,7 +113,7 @@ class Denoiser:
 
     def num_timesteps(self, request: GenerationRequest) -> int:
         """How many UNet calls one picture of `request` takes: PNDM n + 1, Heun 2n - 1, most others n."""
-        return len(self._scheduled(request).timesteps)
+        return len(self._schedulers(request.scheduler, request.num_inference_steps).timesteps)
 
     @torch.inference_mode()
     def encode_prompt(self, request: GenerationRequest) -> EncodedPrompt:
@@ -249,8 +249,13 @@ class Denoiser:
         return embeds.to(dtype=text_encoder.dtype, device=self.device), truncated
 
     def _scheduled(self, request: GenerationRequest) -> SchedulerMixin:
-        scheduler = make_scheduler(request.scheduler, self._scheduler_config, request.num_inference_steps)
-        scheduler.set_timesteps(request.num_inference_steps, device=self.device)
+        """A noise scheduler before its first step; a copy, because computing some schedules takes milliseconds."""
+        return copy.deepcopy(self._schedulers(request.scheduler, request.num_inference_steps))
+
+    def _make_scheduler(self, name: str, num_inference_steps: int) -> SchedulerMixin:
+        scheduler = make_scheduler(name, self._scheduler_config, num_inference_steps)
+        # On the CPU, where schedulers index with timesteps: on the device each step would wait for it to catch up.
+        scheduler.set_timesteps(num_inference_steps, device="cpu")
         return scheduler
 
     def _extra_step_kwargs(self, state: DenoisingState) -> dict[str, Any]:

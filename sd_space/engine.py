@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, tried at start
 WORTHWHILE = 0.9  # a wider call must cost at most this share of the narrower one's time per picture
 CALIBRATION_BUDGET_S = 10.0
+ROUNDS = 5  # of which the first warms up
 FAILED = "Something went wrong while your pictures were made; please try again."
 OUT_OF_MEMORY = "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
 
@@ -336,36 +337,40 @@ def calibrate(
     """The widest UNet call that still makes a picture's step cheaper, and the times that were measured.
 
     Joining pays where a step is bound by launches and idle units; where it is bound by arithmetic it would only
-    delay everyone. Stops at the first width that does not pay, that does not fit, or when it has taken too long.
+    delay everyone. Stops at the first width that does not pay or does not fit; not even tried where one step is long.
     """
     times = StepTimes()
     encoded = denoiser.encode_prompt(request)
     key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
-    best, best_s, began_s = widths[0], float("inf"), now_s()
-    for width in widths:
-        states = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
+    best, narrow = widths[0], [denoiser.prepare_latents(request, seed, encoded) for seed in range(widths[0])]
+    (narrow_s,) = _fastest(denoiser, [narrow], now_s)
+    times.record_step(key, best, narrow_s)
+    for width in widths[1:]:
+        if narrow_s > CALIBRATION_BUDGET_S / 2:
+            break
+        wide = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
         try:
-            per_picture_s = _measure(denoiser, states, now_s) / width
+            narrow_s, wide_s = _fastest(denoiser, [narrow, wide], now_s)
         except torch.OutOfMemoryError:
             denoiser.free_memory()
             break
-        times.record_step(key, width, per_picture_s * width)
-        if per_picture_s > WORTHWHILE * best_s:
+        times.record_step(key, width, wide_s)
+        if wide_s / width > WORTHWHILE * narrow_s / best:
             break
-        best, best_s = width, per_picture_s
-        if now_s() - began_s > CALIBRATION_BUDGET_S / 2:
-            break
+        best, narrow, narrow_s = width, wide, wide_s
     return best, times
 
 
-def _measure(denoiser: Denoiser, states: list[DenoisingState], now_s: Callable[[], float]) -> float:
-    """Seconds of one step, the best of three after a first that warms up; of one alone where a step takes long."""
-    seconds = []
-    for _ in range(4):
-        began_s = now_s()
-        denoiser.denoise_step(states)
-        denoiser.synchronize()
-        seconds.append(now_s() - began_s)
-        if seconds[-1] > 1.0:
+def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Callable[[], float]) -> list[float]:
+    """Seconds of one step of each batch, the least of a few rounds; in turns, so that company slows all alike."""
+    least = [float("inf")] * len(batches)
+    began_s = now_s()
+    for _ in range(ROUNDS):
+        for k, states in enumerate(batches):
+            step_began_s = now_s()
+            denoiser.denoise_step(states)
+            denoiser.synchronize()
+            least[k] = min(least[k], now_s() - step_began_s)
+        if now_s() - began_s > CALIBRATION_BUDGET_S / len(WIDTHS):
             break
-    return min(seconds)
+    return least

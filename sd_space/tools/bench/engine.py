@@ -9,8 +9,9 @@ import argparse
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ COLUMNS = (
     "worst latency s",
     "mean first preview s",
     "worst first preview s",
+    "CPU s a picture",
     "seconds left off by",
 )
 
@@ -43,6 +45,9 @@ class Visit:
     done_s: float = float("nan")
     forecasts: list[tuple[float, float]] = field(default_factory=list)
     pixels: np.ndarray | None = None  # None: withheld
+
+
+Way = Callable[[Sequence[AdmittedRequest], Sequence[float]], list[Visit]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,27 +98,25 @@ def compared(
     repeats: int,
 ) -> dict[str, Any]:
     """The same visitors by queue and by engine, in turns."""
-    ways: dict[str, list[dict[str, float | None]]] = {"queue": [], "engine": []}
+    ways: dict[str, Way] = {"queue": partial(by_queue, plain), "engine": partial(by_engine, engine)}
     if len(admitted) == 1:
-        ways["engine, no previews"] = []
+        ways["engine, no previews"] = partial(by_engine, engine, previews=False)
+    runs: dict[str, list[dict[str, float | None]]] = {way: [] for way in ways}
     difference = 0
     for repeat in range(repeats):
-        order = list(ways) if repeat % 2 == 0 else list(ways)[::-1]
         visits = {}
-        for way in order:
-            engine.previews = way == "engine"
-            visits[way] = (
-                by_queue(plain, admitted, arrivals) if way == "queue" else by_engine(engine, admitted, arrivals)
-            )
-            ways[way].append(figures(visits[way]))
+        for way in list(ways)[:: 1 if repeat % 2 == 0 else -1]:
+            began_s = time.process_time()
+            visits[way] = ways[way](admitted, arrivals)
+            runs[way].append(figures(visits[way], time.process_time() - began_s))
         for one, other in zip(visits["queue"], visits["engine"], strict=True):
             if one.pixels is not None and other.pixels is not None:
                 difference = max(difference, int(np.abs(one.pixels.astype(int) - other.pixels).max()))
-    medians = {way: {name: _median(run[name] for run in runs) for name in runs[0]} for way, runs in ways.items()}
+    medians = {way: {name: _median(run[name] for run in each) for name in each[0]} for way, each in runs.items()}
     ratios = {
         way: {
-            name: _median(run[name] / base[name] for run, base in zip(ways[way], ways["queue"], strict=True))
-            for name in ways["queue"][0]
+            name: _median(run[name] / base[name] for run, base in zip(runs[way], runs["queue"], strict=True))
+            for name in medians["queue"]
             if name != "forecast_error"
         }
         for way in list(ways)[1:]
@@ -141,8 +144,11 @@ def by_queue(
     return visits
 
 
-def by_engine(engine: Engine, admitted: Sequence[AdmittedRequest], arrivals: Sequence[float]) -> list[Visit]:
+def by_engine(
+    engine: Engine, admitted: Sequence[AdmittedRequest], arrivals: Sequence[float], previews: bool = True
+) -> list[Visit]:
     """As `backends/local.py` drives it. Without previews the first Progress that has made a step stands for one."""
+    engine.previews = previews
     visits = {one.request_id: Visit(arrived_s) for one, arrived_s in zip(admitted, arrivals, strict=True)}
     coming = deque(admitted)
     began_s = time.perf_counter()
@@ -168,7 +174,7 @@ def by_engine(engine: Engine, admitted: Sequence[AdmittedRequest], arrivals: Seq
     return list(visits.values())
 
 
-def figures(visits: Sequence[Visit]) -> dict[str, float | None]:
+def figures(visits: Sequence[Visit], cpu_s: float) -> dict[str, float | None]:
     latencies = [visit.done_s - visit.arrived_s for visit in visits]
     previews = [visit.preview_s - visit.arrived_s for visit in visits]
     last_arrival_s = max(visit.arrived_s for visit in visits)
@@ -185,6 +191,7 @@ def figures(visits: Sequence[Visit]) -> dict[str, float | None]:
         "worst_latency_s": max(latencies),
         "mean_first_preview_s": statistics.mean(previews),
         "worst_first_preview_s": max(previews),
+        "cpu_s_per_picture": cpu_s / len(visits),
         "forecast_error": statistics.median(errors) if errors else None,
     }
 
@@ -194,7 +201,7 @@ def lines(row: dict[str, Any]) -> list[list[object]]:
     ways = [way for way in row if isinstance(row[way], dict) and way != "to_queue"]
     told = [[row["visitors"], way, *row[way].values()] for way in ways]
     ratios = row["to_queue"]["engine"]
-    return [*told, [row["visitors"], "engine / queue", *(f"x{value:.2f}" for value in ratios.values()), ""]]
+    return [*told, [row["visitors"], "engine / queue", *(f"x{value:.3f}" for value in ratios.values()), ""]]
 
 
 def _median(values: Any) -> float | None:
