@@ -14,7 +14,6 @@ import pytest
 from sd_space.backends import make_backend, zerogpu
 from sd_space.backends.zerogpu import ZeroGpuBackend, as_refusal, seconds_to_ask_for
 from sd_space.batcher import BatchKey
-from sd_space.engine import StepTimes
 from sd_space.schema import (
     Cancelled,
     EngineFailed,
@@ -28,6 +27,7 @@ from sd_space.schema import (
     Stage,
 )
 from sd_space.settings import Settings
+from sd_space.step_times import StepTimes
 
 from .server import ROOT, serve
 from .test_api import QUICK, call
@@ -229,7 +229,7 @@ def test_a_missing_package_is_named():
         text=True,
     )
     assert run.returncode == 2
-    assert run.stderr == "SD_SPACE_BACKEND is zerogpu, which needs the package spaces: pip install it, or use local.\n"
+    assert run.stderr == "SD_SPACE_BACKEND is zerogpu, which needs spaces: pip install it, or use local.\n"
 
 
 # From here on `spaces` forks: the real app in a process of its own, and a stand-in for the Hub's side.
@@ -343,6 +343,7 @@ torch.version.cuda, torch._C._cuda_init, torch.cuda._is_in_bad_fork = "12.8", No
 import os, threading
 from sd_space.backends import make_backend, zerogpu
 from sd_space.settings import Settings
+from sd_space.step_times import StepTimes
 backend = make_backend(Settings.from_env(os.environ))
 backend.prepare()
 pipeline, info = zerogpu._served[0].pipeline, backend.status().info

@@ -7,7 +7,7 @@ from typing import Protocol
 from sd_space.schema import AdmittedRequest, BackendStatus, ModelUnavailable, Stage, Update
 from sd_space.settings import InvalidSetting, Settings
 
-EXTRAS = {"spaces": "the package spaces"}  # module -> what to install for it
+EXTRAS = {"spaces": "spaces", "ray": "ray[serve]"}  # module -> the package to install for it
 
 
 class Backend(Protocol):
@@ -47,6 +47,10 @@ def make_backend(settings: Settings) -> Backend:
                 from sd_space.backends.zerogpu import ZeroGpuBackend
 
                 return ZeroGpuBackend(settings)
+            case "ray":
+                from sd_space.backends.ray_serve import RayServeBackend
+
+                return RayServeBackend(settings)
             case _:
                 from sd_space.backends.local import LocalBackend
 

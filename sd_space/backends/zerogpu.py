@@ -37,9 +37,10 @@ from sd_space.schema import (
     Update,
 )
 from sd_space.settings import Settings
+from sd_space.step_times import StepTimes
 
 if TYPE_CHECKING:
-    from sd_space.engine import Engine, StepTimes
+    from sd_space.engine import Engine
     from sd_space.pipeline import LoadedPipeline
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ _device = threading.Lock()
 
 
 @spaces.GPU(duration=lambda admitted, duration_s: duration_s)
-def _draw(admitted: AdmittedRequest, duration_s: int) -> Iterator[tuple[list[Update], "StepTimes | None"]]:
+def _draw(admitted: AdmittedRequest, duration_s: int) -> Iterator[tuple[list[Update], StepTimes | None]]:
     """Yields the updates of each step, also where there are none: between two yields `spaces` looks for a cancel.
 
     The last one brings the measured times. However it ends, the engine is idle after it.
@@ -78,7 +79,7 @@ def _draw(admitted: AdmittedRequest, duration_s: int) -> Iterator[tuple[list[Upd
                 _engine.step()
 
 
-def seconds_to_ask_for(request: GenerationRequest, times: "StepTimes | None", stated_step_s: float) -> int:
+def seconds_to_ask_for(request: GenerationRequest, times: StepTimes | None, stated_step_s: float) -> int:
     """Whole seconds of GPU time that `request` is sure to fit in; the visitor's quota is charged for them. Pure.
 
     `times` are those of earlier calls; before any, `stated_step_s` is that of one step of one 512 x 512 picture.
