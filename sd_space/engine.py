@@ -7,7 +7,6 @@ is gone at the next step, and a picture is decoded, screened and delivered as so
 
 import logging
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 
 from sd_space.batcher import BatchKey, StepBatcher, Trajectory
 from sd_space.denoiser import Denoiser, DenoisingState, EncodedPrompt
+from sd_space.faults import described
 from sd_space.safety import SafetyScreen
 from sd_space.schema import (
     AdmittedRequest,
@@ -308,11 +308,10 @@ class Engine:
 
 
 def _told(error: Exception, request_id: str) -> SpaceError:
-    """The sentence for the visitor. The log gets type and place only: a message may quote what was asked for."""
+    """The sentence for the visitor; the log gets the type and place of what was not expected."""
     if isinstance(error, SpaceError):
         return error
-    place = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("request %s failed with %s:\n%s", request_id, type(error).__name__, place)
+    logger.error("request %s failed:\n%s", request_id, described(error))
     return EngineFailed(OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED)
 
 

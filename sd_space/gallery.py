@@ -35,6 +35,7 @@ from sd_space.schema import (
 
 logger = logging.getLogger(__name__)
 
+PLACEHOLDER_SIDE = 512  # pixels, at least, along the shorter side
 _SWEEPS_PER_TTL = 4
 # The samplers' names in other tools' "parameters" chunks, where they differ from ours.
 _SAMPLERS = {"PNDM": "PLMS"}
@@ -176,6 +177,7 @@ class ResultStore:
             folder = self._folders.get(request_id)
             if folder is None or not folder.is_dir():
                 folder = self.root / secrets.token_urlsafe(16)
+                self._make(self.root)  # it may have gone, with all that was in the temporary folder
                 self._make(folder)
                 self._folders[request_id] = folder
                 self._made_s[folder] = self._now_s()
@@ -262,8 +264,14 @@ def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def placeholder(outcome: Outcome, width: int, height: int) -> Image.Image:
-    """A calm panel with a sign and words, in place of a picture that was withheld (a shield) or broken (a zigzag)."""
+    """A calm panel with a sign and words, in place of a picture that was withheld (a shield) or broken (a zigzag).
+
+    It has the picture's shape, in at least 512 pixels along the shorter side: the page enlarges small ones, and words
+    that were enlarged cannot be read.
+    """
     background, ink = _PANELS[outcome]
+    scale = -(-PLACEHOLDER_SIDE // min(width, height))
+    width, height = width * scale, height * scale
     panel = Image.new("RGB", (width, height), background)
     draw = ImageDraw.Draw(panel)
     unit = min(width, height)

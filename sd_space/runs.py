@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from sd_space.backends import Backend
+from sd_space.faults import described
 from sd_space.gallery import ResultStore, SavedPicture
 from sd_space.schema import (
     AdmittedRequest,
@@ -150,8 +151,8 @@ class Runs:
                 run._notify()
         except SpaceError as error:
             run.error = error
-        except Exception:
-            logger.exception("request %s: an update could not be handled", run.request_id)
+        except Exception as error:
+            logger.error("request %s: an update could not be handled:\n%s", run.request_id, described(error))
             run.error = EngineFailed("Something broke while your pictures were made; please try again.")
             self._backend.cancel(run.request_id)
         finally:

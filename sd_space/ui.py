@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from sd_space import views
 from sd_space.backends import Backend, until_ready
 from sd_space.card import ModelCard, Section
+from sd_space.faults import described
 from sd_space.front import Front, endpoint_parameters
 from sd_space.gallery import ResultStore, recipe_from_query, result_json
 from sd_space.gate import Gate
@@ -47,6 +48,14 @@ _RECALL_JS = """() => { const get = (key) => { try { return localStorage.getItem
 _REMEMBER_JS = (
     "(value) => {{ try {{ localStorage.setItem('sd_space.{}', value || '') }} catch (error) {{}} return [] }}"
 )
+
+# Gradio names a picture's button "Thumbnail 1 of 4", whatever its caption says; who only hears it wants the caption.
+_NAMES_JS = """() => new MutationObserver(() => {
+  for (const button of document.querySelectorAll('#gallery .thumbnail-lg')) {
+    const caption = button.querySelector('.caption-label')
+    if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent
+  }
+}).observe(document.body, { childList: true, subtree: true })"""
 
 # A visitor who calls `/model` or opens the page must know these before any model is loaded.
 _CARD_DEFAULTS = Defaults()
@@ -171,6 +180,7 @@ def launch(demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metri
         footer_links=["api"],
         theme=_THEME,
         css=CSS.read_text(encoding="utf-8"),
+        js=_NAMES_JS,
         app_kwargs={"middleware": [front], "openapi_url": None},
         **options,
     )
@@ -264,8 +274,9 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
                 True, label="Write prompt and settings into the PNG files, so that other tools can read them"
             )
 
-        gr.Markdown("### Try one of these")
+        gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         names["examples"] = _example_cards(card, recorded)
+        gr.HTML(views.recorded_note(recorded), padding=False)
 
     with gr.Column(elem_id="about"):
         gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>', padding=False)
@@ -654,8 +665,8 @@ def _refusals() -> Iterator[None]:
         yield
     except SpaceError as error:
         raise gr.Error(str(error), print_exception=False) from None
-    except Exception:
-        logger.exception("an endpoint failed")
+    except Exception as error:
+        logger.error("an endpoint failed:\n%s", described(error))
         raise gr.Error("Something broke on the server; please try again.", print_exception=False) from None
 
 

@@ -1,10 +1,12 @@
 """What the page says, as HTML: the banner, the waiting, the verdicts, the gate. Pure functions of data; no gradio."""
 
+from collections.abc import Sequence
 from html import escape
 
 from sd_space.card import LICENCE_URL
 from sd_space.gallery import SavedPicture, preview_uri, recipe_query
 from sd_space.gate import USE_RESTRICTIONS
+from sd_space.recorded import RecordedExample
 from sd_space.runs import Run
 from sd_space.schema import BackendStatus, Cancelled, Outcome, Preview, Stage
 from sd_space.settings import V1_4
@@ -14,7 +16,8 @@ V1_4_URL = f"https://huggingface.co/{V1_4}"
 SAFETY_SCOPE = (
     "Every picture is judged by the model's safety checker before anyone sees it. It compares the picture with a fixed "
     "list of mostly sexual concepts; it does not look for violence, hate or false claims, it misses some pictures and "
-    "withholds some harmless ones. Previews are mosaics too coarse to show what it would withhold."
+    "withholds some harmless ones. Previews are mosaics too coarse to show what it would withhold. The picture book, "
+    "which stands in where no GPU is, has a checker of its own: it knows one drawn sign, a skull on a yellow triangle."
 )
 
 
@@ -41,7 +44,7 @@ def banner(status: BackendStatus) -> str:
     if status.info is None or not status.is_ready:
         return (
             '<div class="banner loading" role="status"><span class="spinner" aria-hidden="true"></span>'
-            f"Getting ready: {escape(status.stage)}… You can already write your prompt.</div>"
+            f"Getting ready: {escape(status.stage)}… You can read the licence and write your prompt meanwhile.</div>"
         )
     info = status.info
     if info.is_picture_book:
@@ -67,6 +70,13 @@ def restrictions() -> str:
         f'<p>The words that bind are those of <a href="{LICENCE_URL}" target="_blank" rel="noopener">the licence, '
         "Attachment A</a>.</p></details>"
     )
+
+
+def recorded_note(recorded: Sequence[RecordedExample]) -> str:
+    """Says of the pictures beside the examples when, by which model and on what they were made."""
+    made = sorted({(example.recorded_on, example.model, example.device) for example in recorded})
+    words = "; ".join(f"on {day} by {escape(model)} on {escape(device)}" for day, model, device in made)
+    return f'<p class="recorded-note">The pictures were recorded {words}; yours will differ.</p>' if made else ""
 
 
 def waiting(run: Run) -> str:
@@ -145,7 +155,7 @@ def recipe(run: Run) -> str:
         "Scheduler": request.scheduler,
         "Size": f"{request.width} × {request.height}",
         "Model": info.title,
-        "Made on": f"{info.device}, {info.dtype}",
+        "Made on": f"{info.device}, {info.dtype}, {info.memory_profile}",
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     link = f"?{recipe_query(request)}"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sd_space"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "tools" not in path.parts)
 
-DATA = {"schema", "settings"}
+DATA = {"schema", "settings", "faults"}
 # Module -> modules of ours that it may import. Anything not listed may import nothing of ours.
 ALLOWED = {
     "card": set(),

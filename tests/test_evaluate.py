@@ -80,4 +80,4 @@ def test_the_plot_shows_every_curve():
 def test_the_protocol_is_the_model_cards():
     options = parse(["adherence"])
     assert options.scales == (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
-    assert options.plms
+    assert options.samplers == ("plms", "dpm")

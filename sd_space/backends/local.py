@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from sd_space.faults import described
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -207,8 +208,8 @@ class LocalBackend:
         except SpaceError as error:
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
             self._end(Stage.FAILED, error)
-        except Exception:
-            logger.exception("the engine's thread ended")
+        except Exception as error:
+            logger.error("the engine's thread ended:\n%s", described(error))
             self._end(Stage.FAILED, ModelUnavailable(BROKEN))
 
     def _load(self) -> "Engine":

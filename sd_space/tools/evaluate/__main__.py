@@ -63,7 +63,9 @@ def adherence(options: argparse.Namespace) -> dict:
     texts, named = (list(part) for part in zip(*(caption(scene, rng) for scene in scenes), strict=True))
     seeds = [rng.getrandbits(31) for _ in texts]
     oracle = pictures.pixels([replace(scene, seed=seed) for scene, seed in zip(scenes, seeds, strict=True)])
-    reference, _ = scorer.read(main_judge, pictures.pixels(scorer.fresh_scenes(600, rng)))
+    # As many unseen combinations as among the captions: KID would take another mixture for a worse picture.
+    others = scorer.fresh_scenes(300, rng) + scorer.fresh_scenes(300, rng, held_out=True)
+    reference, _ = scorer.read(main_judge, pictures.pixels(others))
     mean, deviation = reference.mean(0), reference.std(0) + 1e-3
     pipeline = export.load(options.target)
     rows: dict[str, dict] = {}
@@ -90,9 +92,12 @@ def adherence(options: argparse.Namespace) -> dict:
     add("ORACLE", oracle)
     add("VAE ROUND TRIP", round_trip(pipeline, oracle))
     add("CHANCE", oracle[rng.sample(range(len(oracle)), len(oracle))])
-    samplers = {"DPM++ 20": (export.fast_scheduler(pipeline), 20)}
-    if options.plms:
-        samplers = {"PLMS 50": (PNDMScheduler.from_config(pipeline.scheduler.config), 50), **samplers}
+    own = pipeline.scheduler.config
+    known = {
+        "plms": ("PLMS 50", PNDMScheduler.from_config(own), 50),
+        "dpm": ("DPM++ 20", export.fast_scheduler(pipeline), 20),
+    }
+    samplers = {known[key][0]: known[key][1:] for key in options.samplers}
     curves: dict[str, list[tuple[float, float, float]]] = {name: [] for name in samplers}
     for name, (noise_scheduler, steps) in samplers.items():
         pipeline.scheduler = noise_scheduler
@@ -156,8 +161,10 @@ def card_figures(
         "retrieval": float(np.mean(right)),
         "retrieval_by_prompt": right,
         "variety_of_oracle": ratios,
-        "nearest_training_picture_median": float(np.median(nearest_ours)),
-        "nearest_training_picture_median_of_fresh_renders": float(np.median(nearest_fresh)),
+        "nearest_training_picture": {
+            name: {"minimum": float(distances.min()), "median": float(np.median(distances))}
+            for name, distances in (("generated", nearest_ours), ("fresh renders", nearest_fresh))
+        },
     }
 
 
@@ -199,7 +206,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--captions", type=int, default=500, help="fresh captions (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=16, help="pictures of each card prompt (default: %(default)s)")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales (default: the card's)")
-    parser.add_argument("--plms", action=argparse.BooleanOptionalAction, default=True, help="also 50 PLMS steps")
+    parser.add_argument(
+        "--samplers",
+        nargs="+",
+        choices=("plms", "dpm"),
+        default=("plms", "dpm"),
+        help="50 PLMS, 20 DPM++ steps, or both",
+    )
     parser.add_argument("--target", type=Path, default=export.TINY, help="the checkpoint (default: sd_space/tiny)")
     parser.add_argument("--state", type=Path, default=STATE, help="where the scorers are kept (default: %(default)s)")
     parser.add_argument("--plot", type=Path, default=STATE / "pareto.png", help="the plot (default: %(default)s)")

@@ -1,0 +1,194 @@
+import asyncio
+import json
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from sd_space.front import GLOBAL_FACTOR, MAX_BODY_BYTES, Front, RateLimiter, endpoint_parameters
+from sd_space.metrics import Metrics
+from sd_space.schema import BackendStatus, Stage
+from sd_space.settings import Settings
+
+GENERATE = "/gradio_api/call/v2/generate"
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class App:
+    """Stands for Gradio's app behind the front door: says what reached it."""
+
+    def __init__(self):
+        self.reached: list[str] = []
+        self.app = Starlette()
+        self.app.add_route("/{path:path}", self.answer, methods=["GET", "POST", "DELETE", "PUT"])
+
+    async def answer(self, request):
+        self.reached.append(f"{request.method} {request.url.path}")
+        return PlainTextResponse((await request.body()).decode())
+
+
+class Door:
+    def __init__(self, **settings):
+        self.status = BackendStatus(Stage.READY)
+        self.is_queue_alive = True
+        self.behind, self.clock = App(), Clock()
+        front = Front(
+            self.behind.app,
+            Settings(**settings),
+            lambda: self.status,
+            lambda: self.is_queue_alive,
+            Metrics(lambda: self.status),
+            {"generate": ["prompt", "seed"], "model": []},
+            [3],
+            now_s=self.clock,
+        )
+        self.client = TestClient(front)
+
+    def post(self, path: str = GENERATE, **options):
+        return self.client.post(path, **(options or {"json": {"prompt": "a cat"}}))
+
+
+@pytest.fixture
+def door():
+    return Door()
+
+
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/assets/x.js", "/gradio_api/file=/r/a.png"])
+def test_what_the_page_needs_is_let_through(door, path):
+    assert door.client.get(path).status_code == 200
+    assert door.behind.reached == [f"GET {path}"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/gradio_api/upload"),
+        ("GET", "/gradio_api/proxy=https://huggingface.co/x"),
+        ("GET", "/gradio_api/stream/x/y"),
+        ("GET", "/monitoring/x"),
+        ("GET", "/openapi.json"),
+        ("GET", "/docs"),
+        ("POST", "/gradio_api/component_server"),
+        ("PUT", "/"),
+        ("PATCH", GENERATE),
+        ("DELETE", GENERATE),
+    ],
+)
+def test_everything_else_is_not_there(door, method, path):
+    assert door.client.request(method, path).status_code == 404
+    assert door.behind.reached == []
+
+
+def test_a_call_reaches_the_app_word_for_word(door):
+    assert json.loads(door.post().text) == {"prompt": "a cat"}
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status", "says"),
+    [
+        (GENERATE, {"content": b"x" * (MAX_BODY_BYTES + 1)}, 413, "larger than 64 KiB"),
+        (GENERATE, {"content": b"{"}, 400, "not valid JSON"),
+        (GENERATE, {"content": b"[" * 5000}, 400, "not valid JSON"),
+        (GENERATE, {"json": [1]}, 400, "must be a JSON object"),
+        (GENERATE, {"json": {"colour": 1}}, 400, "/generate takes prompt, seed"),
+        ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3]}}, 400, "at most 2 values"),
+        ("/gradio_api/call/generate", {"json": {"data": "x"}}, 400, "data must be a list"),
+        ("/gradio_api/call/unknown", {"json": {"data": []}}, 404, "there are /generate, /model"),
+        ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 4}}, 400, "known fn_index"),
+        ("/gradio_api/queue/join", {"json": {"data": {}, "fn_index": 3}}, 400, "list of data"),
+        (GENERATE, {"content": b"", "headers": {"content-encoding": "gzip"}}, 415, "send plain JSON"),
+    ],
+)
+def test_a_malformed_call_is_refused_in_a_sentence(door, path, options, status, says):
+    answer = door.post(path, **options)
+    assert answer.status_code == status and says in answer.json()["error"]
+    assert door.behind.reached == []
+
+
+def test_only_gradios_own_first_startup_call_gets_through(door):
+    path = "/gradio_api/startup-events"
+    assert door.client.get(path).status_code == 200
+    assert door.client.get(path).status_code == 404
+
+
+def test_results_are_not_stored_on_the_way_and_every_answer_is_guarded(door):
+    result = door.client.get("/gradio_api/file=/results/a.png")
+    assert result.headers["cache-control"] == "private, no-store"
+    for answer in (result, door.client.get("/"), door.client.get("/docs"), door.client.get("/healthz")):
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_readiness_names_what_is_missing(door):
+    assert door.client.get("/readyz").status_code == 200
+    for status, says in (
+        (BackendStatus(Stage.LOADING), "Getting ready: loading the model."),
+        (BackendStatus(Stage.FAILED, reason="No checker."), "No checker."),
+    ):
+        door.status = status
+        answer = door.client.get("/readyz")
+        assert answer.status_code == 503 and answer.json()["reason"] == says
+    door.status, door.is_queue_alive = BackendStatus(Stage.READY), False
+    assert "queue" in door.client.get("/readyz").json()["reason"]
+    assert door.client.get("/healthz").status_code == 200, "the process lives all the same"
+
+
+def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not():
+    door = Door(rate_per_minute=2)
+    assert [door.post().status_code for _ in range(3)] == [200, 200, 429]
+    refused = door.post()
+    assert refused.headers["retry-after"] == "30" and "try again in 30 s" in refused.json()["error"]
+    door.clock.now_s = 30.0
+    assert [door.post().status_code for _ in range(2)] == [200, 429]
+
+
+def test_reading_is_not_counted():
+    door = Door(rate_per_minute=1)
+    assert {door.client.get("/config").status_code for _ in range(5)} == {200}
+
+
+@pytest.mark.parametrize(
+    ("trusted", "headers", "refused"),
+    [
+        (0, ["1.1.1.1", "2.2.2.2"], True),  # nobody is believed: both are the peer
+        (1, ["9.9.9.9, 1.1.1.1", "8.8.8.8, 1.1.1.1"], True),  # what callers write themselves does not count
+        (1, ["1.1.1.1", "2.2.2.2"], False),
+        (2, ["1.1.1.1, 5.5.5.5", "2.2.2.2, 5.5.5.5"], False),
+    ],
+)
+def test_an_address_is_what_the_trusted_proxies_say(trusted, headers, refused):
+    door = Door(rate_per_minute=1, trusted_proxies=trusted)
+    answers = [door.post(json={}, headers={"x-forwarded-for": header}).status_code for header in headers]
+    assert answers == [200, 429 if refused else 200]
+
+
+def test_all_addresses_together_have_a_limit_too():
+    limiter = RateLimiter(1, Clock())
+    waits = [limiter.seconds_to_wait(f"10.0.0.{k}") for k in range(GLOBAL_FACTOR + 1)]
+    assert not any(waits[:-1]) and waits[-1] > 0
+
+
+def test_a_caller_who_leaves_in_the_middle_of_a_body_harms_nobody(door):
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": [], "client": ("1.1.1.1", 1)}
+    asyncio.run(door.client.app(scope, receive, send))
+    assert sent[0]["status"] == 400 and door.behind.reached == []
+
+
+def test_endpoints_are_read_from_gradios_own_description():
+    described = {"named_endpoints": {"/generate": {"parameters": [{"parameter_name": "prompt"}]}}}
+    assert endpoint_parameters(described) == {"generate": ["prompt"]}

@@ -1,0 +1,41 @@
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sd_space.metrics import Metrics
+from sd_space.schema import BackendStatus, Cancelled, GenerationResult, Outcome, Stage
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    """(name, label values…) -> value, as Prometheus reads them."""
+    families = text_string_to_metric_families(metrics.exposition().decode())
+    return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
+
+
+def test_pictures_are_counted_by_outcome_from_zero():
+    metrics = Metrics(lambda: BackendStatus(Stage.READY))
+    assert samples(metrics)["sd_space_pictures_total", "withheld"] == 0
+    metrics.count([Outcome.OK, Outcome.OK, Outcome.WITHHELD], GenerationResult("r", (), {"total": 3.0}), None)
+    read = samples(metrics)
+    assert (read["sd_space_pictures_total", "ok"], read["sd_space_pictures_total", "withheld"]) == (2, 1)
+    assert read["sd_space_stage_seconds_sum", "total"] == 3.0
+
+
+def test_a_failed_run_is_counted_by_kind_with_the_pictures_it_finished():
+    metrics = Metrics(lambda: BackendStatus(Stage.READY))
+    metrics.count([Outcome.OK], None, Cancelled("Cancelled by somebody in particular"))
+    read = samples(metrics)
+    assert read["sd_space_failures_total", "Cancelled"] == 1 and read["sd_space_pictures_total", "ok"] == 1
+    assert b"particular" not in metrics.exposition()
+
+
+@pytest.mark.parametrize(("stage", "ready"), [(Stage.READY, 1), (Stage.LOADING, 0), (Stage.FAILED, 0)])
+def test_the_queue_is_read_at_the_moment_of_asking(stage, ready):
+    read = samples(Metrics(lambda: BackendStatus(stage, waiting=3, running=2)))
+    assert read[("sd_space_requests_waiting",)] == 3 and read[("sd_space_requests_running",)] == 2
+    assert read[("sd_space_ready",)] == ready
+
+
+def test_two_servers_in_one_process_count_apart():
+    first, second = (Metrics(lambda: BackendStatus(Stage.READY)) for _ in range(2))
+    first.count([Outcome.OK], None, None)
+    assert samples(second)["sd_space_pictures_total", "ok"] == 0

@@ -1,0 +1,170 @@
+import asyncio
+
+import pytest
+
+from sd_space.gallery import ResultStore
+from sd_space.runs import Run, Runs
+from sd_space.schema import Cancelled, EngineFailed, Outcome, QueueFull
+
+from .fakes import FakeBackend
+from .test_schema import INFO
+from .tiny_models import admitted
+
+TIMEOUT_S = 30.0
+
+
+class Scene:
+    """Runs over a scripted backend, with every finished run in `done`."""
+
+    def __init__(self, folder, backend: FakeBackend):
+        self.backend, self.done, self.now_s = backend, [], 0.0
+        self.runs = Runs(backend, ResultStore(str(folder), 100.0), 100.0, self.done.append, now_s=lambda: self.now_s)
+
+    def start(self, request_id: str = "r", pictures: int = 4) -> Run:
+        request = admitted(request_id, num_images_per_prompt=pictures)
+        return self.runs.start(request, INFO, embed_recipe=True)
+
+    async def watched(self, run: Run, grace_s: float = 0.0) -> Run:
+        async for _ in self.runs.watch(run, grace_s, every_s=0):
+            pass
+        return run
+
+
+def play(tmp_path, scene_of, backend: FakeBackend | None = None) -> None:
+    async def main():
+        async with asyncio.timeout(TIMEOUT_S):
+            await scene_of(Scene(tmp_path, backend or FakeBackend()))
+
+    asyncio.run(main())
+
+
+async def until(condition) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def test_a_run_ends_with_its_pictures_on_disk_in_order(tmp_path):
+    async def scene(s: Scene):
+        s.backend.proceed.set()
+        run = await s.watched(s.start())
+        assert [p.seed for p in run.finished] == list(run.admitted.request.seeds)
+        assert all(p.path.is_file() for p in run.finished)
+        assert run.result is not None and run.error is None and s.done == [run]
+
+    play(tmp_path, scene)
+
+
+def test_a_finished_picture_can_be_seen_while_the_others_are_under_way(tmp_path):
+    async def scene(s: Scene):
+        run = s.start()
+        async for _ in s.runs.watch(run, 0, every_s=0):
+            if run.finished:
+                break
+        assert not run.is_done and len(run.finished) == 1
+
+    play(tmp_path, scene)
+
+
+def test_a_run_is_cancelled_when_its_last_watcher_has_left(tmp_path):
+    async def scene(s: Scene):
+        run = s.start()
+        first, second = s.runs.watch(run, 0, every_s=0), s.runs.watch(run, 0, every_s=0)
+        await anext(first), await anext(second)
+        await first.aclose()
+        await until(lambda: run.finished)
+        assert not s.backend.cancelled["r"].is_set()
+        await second.aclose()
+        await until(lambda: run.is_done)
+        assert isinstance(run.error, Cancelled) and len(run.finished) == 1, "what was finished is kept"
+
+    play(tmp_path, scene)
+
+
+def test_whoever_comes_back_in_time_finds_the_run_going_on(tmp_path):
+    async def scene(s: Scene):
+        run = s.start()
+        watch = s.runs.watch(run, grace_s=0.05, every_s=0)
+        await anext(watch)
+        await watch.aclose()
+        back = s.runs.watch(s.runs.get("r"), grace_s=0, every_s=0)
+        await anext(back)
+        await asyncio.sleep(0.1)  # past the grace of the watcher who left
+        assert not s.backend.cancelled["r"].is_set()
+        s.backend.proceed.set()
+        async for _ in back:
+            pass
+        assert len(run.finished) == 4
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("request_id", ["nobody's", "", None, 7, ["r"]])
+def test_an_id_that_nobody_was_given_leads_nowhere(tmp_path, request_id):
+    async def scene(s: Scene):
+        run = s.start()
+        assert s.runs.get(request_id) is None
+        s.runs.cancel(request_id)
+        s.backend.proceed.set()
+        assert (await s.watched(run)).error is None
+
+    play(tmp_path, scene)
+
+
+def test_a_refusal_of_the_backend_is_the_runs_error(tmp_path):
+    class Full(FakeBackend):
+        async def generate(self, admitted):
+            raise QueueFull("20 requests are waiting already.")
+            yield
+
+    async def scene(s: Scene):
+        assert isinstance((await s.watched(s.start())).error, QueueFull)
+
+    play(tmp_path, scene, Full())
+
+
+def test_a_failed_request_keeps_the_picture_that_was_finished(tmp_path):
+    async def scene(s: Scene):
+        s.backend.proceed.set()
+        run = await s.watched(s.start())
+        assert isinstance(run.error, EngineFailed) and [p.outcome for p in run.finished] == [Outcome.OK]
+
+    play(tmp_path, scene, FakeBackend(error=EngineFailed("The device was lost.")))
+
+
+def test_a_disk_that_is_full_ends_the_run_in_a_sentence(tmp_path):
+    async def scene(s: Scene):
+        (tmp_path / "taken").write_text("")
+        s.runs._store.root = tmp_path / "taken"
+        run = await s.watched(s.start())
+        assert "could not be saved" in str(run.error)
+
+    play(tmp_path, scene)
+
+
+def test_a_bug_is_logged_without_the_prompt_and_told_without_details(tmp_path, caplog):
+    class Odd(FakeBackend):
+        async def generate(self, admitted):
+            raise ZeroDivisionError(admitted.request.prompt)
+            yield
+
+        def cancel(self, request_id):
+            pass
+
+    async def scene(s: Scene):
+        run = await s.watched(s.start())
+        assert "please try again" in str(run.error)
+        assert "ZeroDivisionError" in caplog.text and "test_runs.py" in caplog.text, "an operator finds the place"
+        assert run.admitted.request.prompt not in str(run.error) + caplog.text
+
+    play(tmp_path, scene, Odd())
+
+
+def test_a_run_is_forgotten_when_its_files_expire(tmp_path):
+    async def scene(s: Scene):
+        s.backend.proceed.set()
+        await s.watched(s.start("old"))
+        s.now_s = 101.0
+        s.start("new")
+        assert s.runs.get("old") is None and s.runs.get("new") is not None
+
+    play(tmp_path, scene)

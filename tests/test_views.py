@@ -1,0 +1,132 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sd_space import views
+from sd_space.gallery import SavedPicture
+from sd_space.gate import USE_RESTRICTIONS
+from sd_space.recorded import load_recorded
+from sd_space.runs import Run
+from sd_space.schema import (
+    BackendStatus,
+    Cancelled,
+    EngineFailed,
+    GenerationResult,
+    Outcome,
+    Preview,
+    Progress,
+    Stage,
+)
+
+from .test_schema import INFO
+from .tiny_models import admitted
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def run_of(outcomes=(), pictures: int = 4, **changes) -> Run:
+    """A run whose first pictures have these outcomes."""
+    run = Run(admitted("r", num_images_per_prompt=pictures), INFO, True, [None] * pictures)
+    for k, outcome in enumerate(outcomes):
+        run.pictures[k] = SavedPicture(Path(f"/results/x/seed-{k}.png"), k, outcome, f"Seed {k}")
+    for name, value in changes.items():
+        setattr(run, name, value)
+    return run
+
+
+def result(truncated: str = "") -> GenerationResult:
+    return GenerationResult("r", (), {"total": 8.2}, truncated)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "under a second"), (1.2, "1 s"), (59.4, "59 s"), (60, "1 min 00 s"), (200, "3 min 20 s")],
+)
+def test_seconds_are_said_as_people_say_them(seconds, words):
+    assert views.duration(seconds) == words
+
+
+@pytest.mark.parametrize("stage", [Stage.STARTING, Stage.IMPORTING, Stage.LOADING, Stage.CHECKING, Stage.WARMING_UP])
+def test_the_banner_says_how_far_loading_is(stage):
+    assert str(stage) in views.banner(BackendStatus(stage))
+
+
+def test_the_banner_says_why_nothing_can_be_drawn():
+    banner = views.banner(BackendStatus(Stage.FAILED, reason="The model cannot be loaded."))
+    assert "The model cannot be loaded." in banner and 'role="alert"' in banner
+
+
+def test_the_picture_book_is_labelled_for_what_it_is():
+    info = replace(INFO, is_picture_book=True, fallback_reason="v1-4 could not be loaded.")
+    banner = views.banner(BackendStatus(Stage.READY, info))
+    assert "stand-in" in banner and views.V1_4_URL in banner and "v1-4 could not be loaded." in banner
+    assert "stand-in" not in views.banner(BackendStatus(Stage.READY, INFO))
+
+
+def test_all_eleven_restrictions_are_one_click_away():
+    assert views.restrictions().count("<li>") == len(USE_RESTRICTIONS) == 11
+
+
+def test_the_recordings_say_when_by_what_and_on_what_they_were_made():
+    note = views.recorded_note(load_recorded())
+    for example in load_recorded():
+        assert example.recorded_on in note and example.model in note and example.device in note
+    assert views.recorded_note([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("progress", "says"),
+    [
+        (None, "Asking for a place"),
+        (Progress("r", 3, 0, 51, 0, 4, seconds_left=70.0), "Place 3 in the queue · about 1 min 10 s left"),
+        (Progress("r", 0, 12, 51, 0, 4, seconds_left=9.0), "Step 12 of 51 · about 9 s left"),
+        (Progress("r", 0, 12, 51, 1, 4), "1 of 4 pictures done · Step 12 of 51<"),
+    ],
+)
+def test_waiting_says_place_step_and_seconds_left(progress, says):
+    assert says in views.waiting(run_of(progress=progress))
+
+
+def test_waiting_has_a_tile_for_each_picture_in_its_state():
+    progress = Progress("r", 0, 12, 51, 1, 3, previews=(None, Preview(1, 1, bytes(3)), None))
+    tiles = views.waiting(run_of([Outcome.OK], pictures=3, progress=progress))
+    assert tiles.count('class="tile"') == 1 and tiles.count("tile mosaic") == 1 and tiles.count("tile empty") == 1
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        (run_of([Outcome.OK] * 4, result=result()), "4 pictures in 8 s."),
+        (run_of([Outcome.OK], 1, result=result()), "1 picture in 8 s."),
+        (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], result=result()), "1 of 4 withheld by the safety checker"),
+        (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], result=result()), "1 of 4 failed numerically"),
+        (run_of([Outcome.OK] * 4, result=result("in the rain")), "did not see: “in the rain”"),
+        (run_of([Outcome.OK], error=Cancelled("x")), "1 of 4 pictures were finished before and are kept."),
+        (run_of(error=EngineFailed("The device was lost.")), "The device was lost."),
+    ],
+)
+def test_the_verdict_says_what_came_out(run, says):
+    assert says in views.verdict(run)
+
+
+def test_a_failure_interrupts_a_screen_reader_and_a_cancel_does_not():
+    assert 'role="alert"' in views.verdict(run_of(error=EngineFailed("The device was lost.")))
+    assert 'role="alert"' not in views.verdict(run_of(error=Cancelled("Cancelled.")))
+
+
+def test_a_broken_picture_is_not_called_withheld():
+    assert "withheld" not in views.verdict(run_of([Outcome.BROKEN] * 4, result=result()))
+
+
+def test_the_recipe_names_everything_that_decides_the_pictures():
+    recipe = views.recipe(run_of())
+    for word in ("5 – 8", "PNDM", "7.5", "64 × 64", "Picture book", "float32", "none", "seed=5"):
+        assert word in recipe, word
+
+
+def test_what_visitors_write_is_never_markup():
+    hostile = admitted("r", num_images_per_prompt=4, prompt=HOSTILE, negative_prompt=HOSTILE)
+    run = run_of([Outcome.OK] * 4, admitted=hostile, result=result(HOSTILE))
+    for html in (views.waiting(run), views.verdict(run), views.recipe(run), views.note(HOSTILE, "error")):
+        assert "<img src=x" not in html
