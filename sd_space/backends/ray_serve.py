@@ -47,10 +47,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 APP = "sd_space"
-ONGOING = 2  # requests that a replica takes, in calls' widths: one that is drawn, and one that is ready to join
 WIDTH = 8  # pictures in a call where the setting is empty, at most
 ATTEMPTS = 4  # times that a request is begun
 POLL_S = 1.0
+TELL_EVERY_S = 0.5  # a streamed item costs a replica about a millisecond
 LOST_S = 120.0  # without a single replica for so long, nobody is kept waiting any more
 DRAIN_S = 120.0  # a replica that is replaced finishes its requests for so long
 AGAIN = "A machine stopped while it was drawing your pictures; they are drawn again on another, with the same seeds."
@@ -74,7 +74,12 @@ class EngineReplica:
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
         """See `Backend.generate`. What this raises is the replica's own failure: another one may do better."""
+        told_s = float("-inf")
         async for update in self._backend.generate(admitted):
+            if isinstance(update, Progress):
+                if time.monotonic() - told_s < TELL_EVERY_S * (4 if update.queue_position else 1):
+                    continue
+                told_s = time.monotonic()
             yield update
 
     def check_health(self) -> None:
@@ -86,7 +91,9 @@ class EngineReplica:
 
 def replicas(settings: Settings) -> serve.Application:
     """The deployment that `settings` ask for; Serve keeps its replicas alive and replaces them one by one."""
-    ongoing = ONGOING * (settings.max_batch_size or WIDTH)
+    width = settings.max_batch_size or WIDTH
+    # They wait in the replica, where turns are fair: a full one costs it a question from Serve every few milliseconds.
+    ongoing = width + settings.max_queue
     gpus = settings.ray_gpus_per_replica
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
@@ -97,7 +104,7 @@ def replicas(settings: Settings) -> serve.Application:
             "autoscaling_config": {
                 "min_replicas": settings.ray_replicas,
                 "max_replicas": most,
-                "target_ongoing_requests": ongoing / ONGOING,
+                "target_ongoing_requests": width,
             }
         }
     return serve.deployment(
@@ -109,7 +116,7 @@ def replicas(settings: Settings) -> serve.Application:
         max_constructor_retry_count=3,
         logging_config={"enable_access_log": False},
         **number,
-    ).bind(replace(settings, backend="local", max_queue=max(ongoing, settings.max_queue)))
+    ).bind(replace(settings, backend="local", max_queue=ongoing))
 
 
 def app(environ: Mapping[str, str]) -> serve.Application:
