@@ -1,12 +1,16 @@
 """Ray Serve: requests spread over replicas, survive the loss of one, and never wait for nothing."""
 
 import asyncio
+import importlib
 from dataclasses import replace
 
 import httpx
 import pytest
 import ray
+import yaml
 from ray import serve as ray_serve
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve.schema import ServeDeploySchema
 
 from sd_space.backends import make_backend, zerogpu
 from sd_space.backends.ray_serve import APP, replicas
@@ -25,7 +29,7 @@ from sd_space.schema import (
 )
 from sd_space.settings import Settings
 
-from ..server import serve
+from ..server import ROOT, serve
 from ..test_api import QUICK, call
 from ..test_local_backend import TIMEOUT_S, ready, updates_of
 from ..tiny_models import admitted
@@ -206,3 +210,19 @@ def test_every_backend_draws_the_same_pictures(everywhere):
         assert [image.outcome for image in images] == [image.outcome for image in reference]
         for image, expected in zip(images, reference, strict=True):
             assert max(abs(a - b) for a, b in zip(image.pixels, expected.pixels, strict=True)) <= 1
+
+
+def test_the_example_config_deploys_what_its_settings_say(whole):
+    text = (ROOT / "examples" / "serve.yaml").read_text(encoding="utf-8")
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+    module, _, builder = application.import_path.partition(":")
+    assert application.name == APP and application.route_prefix is None
+    built = call_user_app_builder_with_args_if_necessary(
+        getattr(importlib.import_module(module), builder), application.args
+    )
+    deployment = built._bound_deployment
+    autoscaling = deployment._deployment_config.autoscaling_config
+    assert (autoscaling.min_replicas, autoscaling.max_replicas) == (2, 8)
+    assert deployment.ray_actor_options == {"num_cpus": 1, "num_gpus": 1.0}
+    (settings,) = built._bound_deployment.init_args
+    assert settings.model == "CompVis/stable-diffusion-v1-4"

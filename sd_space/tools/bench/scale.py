@@ -6,7 +6,7 @@ With `--plan`, how many replicas it takes for so many pictures a minute, from th
 import argparse
 import asyncio
 import dataclasses
-import math
+import os
 import random
 import statistics
 import time
@@ -39,8 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     harness.add_model_arguments(parser)
     harness.add_request_arguments(parser)
     parser.add_argument("--width", type=int, default=4, help="pictures that share a UNet call (default: %(default)s)")
-    parser.add_argument("--replicas", type=int, nargs="*", default=[1, 2], help="none: the local backend alone")
-    parser.add_argument("--pictures", type=int, default=40, help="one a request (default: %(default)s)")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2], help="of each cluster that is compared")
+    parser.add_argument("--pictures", type=int, default=24, help="a replica, one a request (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
     parser.add_argument("--load", type=float, default=0.7, help="of what the step times allow, for arrivals at random")
     parser.add_argument("--kills", type=int, default=0, help="replicas to kill while --pictures are drawn on two")
     parser.add_argument("--plan", type=float, nargs="*", default=[], help="pictures a minute to plan for")
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     options.threads = options.threads or 1
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as the local backend that they are compared with
     loaded = harness.load(options)
     work = measured_work(loaded, options)
     circumstances = harness.circumstances(loaded, options) | {"width": options.width, "pictures": options.pictures}
@@ -124,52 +126,62 @@ def started(settings: Settings) -> Iterator[Backend]:
 
 
 async def compare(loaded: LoadedPipeline, work: Work, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """A crowd at once, and arrivals at random, on the local backend and on each number of replicas."""
+    """A crowd at once, and arrivals at random, on each number of replicas and on the local backend.
+
+    They take turns, so that other work on this machine slows all alike; each figure is the median of the rounds.
+    """
     rows = []
-    for name, replicas in (("local", 1), *(("ray", number) for number in options.replicas)):
+    for replicas in options.replicas:
         settings = dataclasses.replace(
-            harness.settings_of(options),
-            backend=name,
-            ray_replicas=replicas,
-            max_batch_size=options.width,
-            max_queue=10 * options.pictures,
+            harness.settings_of(options), max_batch_size=options.width, max_queue=10 * options.pictures
         )
-        with started(settings) as backend:
-            await whole(backend, replicas if name == "ray" else 0)
-            await attend(backend, requests(loaded, options, 2 * replicas, "warm"), [0.0] * 2 * replicas)
-            memory = memory_of_ray() if name == "ray" else (None, None)
-            crowd = [0.0] * options.pictures
-            rate_per_s = options.load * replicas * options.width
-            rate_per_s /= work.num_timesteps * work.times.step_s(work.key, options.width)
-            for arrivals, arrivals_s in (
-                ("at once", crowd),
-                ("at random", poisson(rate_per_s, options.pictures, options.seed)),
-            ):
-                before_s = cpu_seconds()
-                outcome = await attend(backend, requests(loaded, options, options.pictures, arrivals), arrivals_s)
-                cpu_s = tuple(after - before for after, before in zip(cpu_seconds(), before_s, strict=True))
-                expected = simulate(arrivals_s, replicas, options.width, work, math.inf if name == "local" else None)
-                rows.append(row_of(name, replicas, arrivals, outcome, expected, cpu_s, memory))
+        rate_per_s = options.load * options.width
+        rate_per_s /= work.num_timesteps * work.times.step_s(work.key, options.width)
+        with (
+            started(settings) as local,
+            started(dataclasses.replace(settings, backend="ray", ray_replicas=replicas)) as ray,
+        ):
+            await whole(local, 0)
+            await whole(ray, replicas)
+            memory = memory_of_ray()
+            for arrivals in ("at once", "at random"):
+                for backend, engines in ((local, 1), (ray, replicas)):
+                    await attend(backend, requests(loaded, options, 2 * engines, "warm"), [0.0] * 2 * engines)
+                arrivals_s = {
+                    engines: [0.0] * options.pictures * engines
+                    if arrivals == "at once"
+                    else poisson(rate_per_s * engines, options.pictures * engines, options.seed)
+                    for engines in {1, replicas}
+                }
+                rounds: dict[str, list[dict[str, Any]]] = {"local": [], "ray": []}
+                for number in range(options.rounds):
+                    for name, backend, engines in (("local", local, 1), ("ray", ray, replicas)):
+                        moments_s = arrivals_s[engines]
+                        admitted = requests(loaded, options, len(moments_s), f"{arrivals} {number}")
+                        before_s = cpu_seconds()
+                        outcome = await attend(backend, admitted, moments_s)
+                        used_s = [after - before for after, before in zip(cpu_seconds(), before_s, strict=True)]
+                        expected = simulate(moments_s, engines, options.width, work, settings.max_queue)
+                        rounds[name].append(figures_of(outcome, expected, used_s[name == "ray"], used_s[0]))
+                for name, engines in (("local", 1), ("ray", replicas)):
+                    medians = {key: statistics.median(one[key] for one in rounds[name]) for key in rounds[name][0]}
+                    of_ray = memory if name == "ray" else (None, None)
+                    about = {"backend": name, "replicas": engines, "arrivals": arrivals}
+                    rows.append(about | medians | dict(zip(("replica_mib", "ray_mib"), of_ray, strict=True)))
     return rows
 
 
-def row_of(
-    name: str, replicas: int, arrivals: str, outcome: Outcome, expected: Outcome, cpu_s: tuple, memory: tuple
-) -> dict[str, Any]:
+def figures_of(outcome: Outcome, expected: Outcome, engine_s: float, page_s: float) -> dict[str, float]:
+    pictures = len(outcome.waits_s)
     return {
-        "backend": name,
-        "replicas": replicas,
-        "arrivals": arrivals,
         "pictures_per_s": outcome.pictures_per_s,
         "simulated_pictures_per_s": expected.pictures_per_s,
         "throughput_off_percent": 100 * (expected.pictures_per_s / outcome.pictures_per_s - 1),
         "mean_wait_s": outcome.mean_wait_s,
         "simulated_mean_wait_s": expected.mean_wait_s,
         "wait_off_percent": 100 * (expected.mean_wait_s / outcome.mean_wait_s - 1),
-        "engine_cpu_ms": 1e3 * cpu_s[name == "ray"] / len(outcome.waits_s),
-        "page_cpu_ms": None if name == "local" else 1e3 * cpu_s[0] / len(outcome.waits_s),
-        "replica_mib": memory[0],
-        "ray_mib": memory[1],
+        "engine_cpu_ms": 1e3 * engine_s / pictures,
+        "page_cpu_ms": 1e3 * page_s / pictures,
     }
 
 

@@ -1,6 +1,7 @@
 """Plays a day at the counter: arrivals, replicas and their batchers, with measured times in place of tensors."""
 
 import heapq
+import math
 import random
 import statistics
 from collections import deque
@@ -93,6 +94,7 @@ def simulate(
     crowd = [_Replica(StepBatcher(width), work) for _ in range(replicas)]
     done_s: dict[int, float] = {}
     line: deque[int] = deque()
+    woken: set[int] = set()
     order = count()
     events: list[tuple[float, int, int, Trajectory | None]] = []  # (when, tie, request or ~replica, finished picture)
     for number, when_s in enumerate(arrivals_s):
@@ -108,8 +110,11 @@ def simulate(
     def route(now_s: float) -> None:
         while line and (free := _free(crowd, limit, draw)) is not None:
             crowd[free].take(line.popleft())
-            if not crowd[free].is_stepping:
-                begin(free, now_s)
+            woken.add(free)
+        for index in woken:
+            if not crowd[index].is_stepping:
+                begin(index, now_s)
+        woken.clear()
 
     while events:
         now_s, _, subject, finished = heapq.heappop(events)
@@ -120,7 +125,8 @@ def simulate(
                 done_s[finished.trajectory_id] = now_s
                 crowd[~subject].ongoing -= 1
             begin(~subject, now_s)
-        route(now_s)
+        if not events or events[0][0] > now_s:  # whoever comes at the same moment starts together
+            route(now_s)
     waits_s = tuple(done_s[number] - when_s for number, when_s in enumerate(arrivals_s))
     return Outcome(waits_s, max(done_s.values()) - arrivals_s[0])
 
@@ -134,8 +140,11 @@ def _free(crowd: list[_Replica], limit: int, draw: random.Random) -> int | None:
     return next((index for index, replica in enumerate(crowd) if replica.ongoing < limit), None)
 
 
+MOST_BUSY = 0.9  # room for a replica that is lost, and for a minute that is not average
+
+
 def replicas_needed(rate_per_s: float, wait_s: float, width: int, work: Work, pictures: int = 5000) -> int:
-    """The fewest replicas with which nineteen of twenty visitors have their picture within `wait_s`.
+    """The fewest replicas, at most 90 % busy, with which 19 of 20 visitors have their picture within `wait_s`.
 
     Raises ValueError when not even an idle replica is so fast.
     """
@@ -144,8 +153,8 @@ def replicas_needed(rate_per_s: float, wait_s: float, width: int, work: Work, pi
         raise ValueError(f"one picture takes {alone_s:.1f} s on an idle replica, more than the {wait_s:g} s asked for")
     busy_s = work.num_timesteps * work.times.step_s(work.key, width) / width
     busy_s += work.start_s + work.times.finish_s(work.key.height, work.key.width)
-    fewest = max(1, int(rate_per_s * busy_s))
-    arrivals_s = poisson(rate_per_s, max(pictures, 20 * fewest * width))
+    fewest = max(1, math.ceil(rate_per_s * busy_s / MOST_BUSY))
+    arrivals_s = poisson(rate_per_s, max(pictures, 4 * fewest * width))
     return next(n for n in _from(fewest) if simulate(arrivals_s, n, width, work).p95_wait_s <= wait_s)
 
 
