@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("--auth must be USER:PASSWORD, with neither part empty.", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)  # they log whole addresses
     logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every call
 
     # Behind a share link every caller comes from this machine, and could write itself any address (see front.py).

@@ -11,6 +11,8 @@ D features.
 import copy
 import functools
 import inspect
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +32,8 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 from sd_space.schema import GenerationRequest
+
+logger = logging.getLogger(__name__)
 
 # name on the page -> class and what its config changes of the model's own scheduler config
 SCHEDULER_TABLE: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
@@ -88,13 +92,20 @@ class Denoiser:
     """Runs the components of one stock pipeline; holds no picture's state itself.
 
     `fixed_rows` pads every UNet call to that many rows: kernels depend on the batch's size, so pixels are
-    bit-identical whatever the company only if the size never changes.
+    bit-identical whatever the company only if the size never changes. `make_room` frees device memory for good by
+    going a rung down (`placement.Placement.lower`), and says whether it could.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, fixed_rows: int | None = None):
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        fixed_rows: int | None = None,
+        make_room: Callable[[], bool] = lambda: False,
+    ):
         self.device: torch.device = pipeline._execution_device  # asking takes milliseconds
         self._pipeline = pipeline
         self._fixed_rows = fixed_rows
+        self._make_room = make_room
         self._scheduler_config = dict(pipeline.scheduler.config)
         self._step_parameters = {
             scheduler_class: frozenset(inspect.signature(scheduler_class.step).parameters)
@@ -186,18 +197,26 @@ class Denoiser:
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, C, H/f, W/f) latents to (B, 3, H, W) pictures, about -1 to 1, not clamped, not screened.
 
-        Where that runs out of memory, the pictures are decoded one by one and large ones in tiles from then on.
+        Where that runs out of memory, the pictures are decoded one by one from then on, and then in less and less
+        room. A picture that comes out as no number (float16 ends at 65504) is decoded once more in float32.
         """
         vae = self._pipeline.vae
         latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
-        try:
-            return vae.decode(latents, return_dict=False)[0]
-        except torch.OutOfMemoryError:
-            pass  # leaving this block lets go of what the failed call held
-        self.free_memory()
-        vae.enable_slicing()
-        vae.enable_tiling()
-        return vae.decode(latents, return_dict=False)[0]
+        images = self._in_room(lambda: vae.decode(latents, return_dict=False)[0], vae.enable_slicing)
+        broken = ~torch.isfinite(images).flatten(1).all(dim=1)  # (B,)
+        if bool(broken.any()) and vae.dtype != torch.float32:
+            dtype = vae.dtype
+            logger.warning(
+                "%d pictures were no numbers in %s and are decoded again in float32", int(broken.sum()), dtype
+            )
+            vae.to(torch.float32)
+            try:
+                again = latents[broken].float()
+                images = images.float()
+                images[broken] = self._in_room(lambda: vae.decode(again, return_dict=False)[0], vae.enable_slicing)
+            finally:
+                vae.to(dtype)
+        return images
 
     @torch.inference_mode()
     def predicted_latents(self, state: DenoisingState) -> torch.Tensor:
@@ -219,6 +238,25 @@ class Denoiser:
         """Waits until the device has done what it was given, so that a measured time is a true one."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def make_room(self) -> bool:
+        """Goes a rung down the memory ladder after an out-of-memory error; False where there is none."""
+        self.free_memory()
+        return self._make_room()
+
+    def _in_room(self, call: Callable[[], torch.Tensor], first: Callable[[], None] | None = None) -> torch.Tensor:
+        """The result of `call`, which is run again after `first`, and then on each rung, while memory runs out."""
+        while True:
+            try:
+                return call()
+            except torch.OutOfMemoryError as error:
+                failure = error.with_traceback(None)  # which holds what the failed call held
+            if first is not None:
+                first()
+                first = None
+                self.free_memory()
+            elif not self.make_room():
+                raise failure
 
     def free_memory(self) -> None:
         """Gives cached device memory back after an out-of-memory error."""
@@ -243,7 +281,7 @@ class Denoiser:
         tokenizer, text_encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
         max_length = tokenizer.model_max_length
         ids = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
-        embeds = text_encoder(ids.input_ids.to(self.device), attention_mask=None)[0]
+        embeds = self._in_room(lambda: text_encoder(ids.input_ids.to(self.device), attention_mask=None)[0])
         all_ids = tokenizer(text).input_ids
         truncated = tokenizer.decode(all_ids[max_length - 1 : -1]).strip() if len(all_ids) > max_length else ""
         return embeds.to(dtype=text_encoder.dtype, device=self.device), truncated

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -190,12 +190,18 @@ class Engine:
                 if error is not None:
                     self._fail(trajectory.request_id, error)
             self._denoised.extend(self._batcher.advance([t for t in batch if t.request_id in self._runs]))
+            return
+        is_full = isinstance(failure, torch.OutOfMemoryError)
+        if is_full:
+            failure = failure.with_traceback(None)  # it keeps the failed call's tensors
+        if len(batch) == 1 and is_full and self._denoiser.make_room():
+            self._denoise(batch)
         elif len(batch) == 1 or isinstance(failure, torch.AcceleratorError):
             self._fail(batch[0].request_id, failure)
         else:
-            if isinstance(failure, torch.OutOfMemoryError):
+            if is_full:
                 self._fitting[key] = (len(batch) + 1) // 2
-            failure = None  # its traceback keeps the failed call's tensors
+            failure = None
             self._denoiser.free_memory()
             self._halve(batch)
 
@@ -338,21 +344,26 @@ def calibrate(
     Joining pays where a step is bound by launches and idle units; where it is bound by arithmetic it would only
     delay everyone. Stops at the first width that does not pay or does not fit; not even tried where one step is long.
     """
+    request = replace(request, num_inference_steps=ROUNDS * (len(widths) + 1))  # each batch steps on in every round
     times = StepTimes()
     encoded = denoiser.encode_prompt(request)
     key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
     best, narrow = widths[0], [denoiser.prepare_latents(request, seed, encoded) for seed in range(widths[0])]
-    (narrow_s,) = _fastest(denoiser, [narrow], now_s)
+    least = _fastest(denoiser, [narrow], now_s)
+    if least is None:
+        if not denoiser.make_room():
+            raise torch.OutOfMemoryError("not even one picture fits")
+        return calibrate(denoiser, request, widths, now_s)
+    (narrow_s,) = least
     times.record_step(key, best, narrow_s)
     for width in widths[1:]:
         if narrow_s > CALIBRATION_BUDGET_S / 2:
             break
         wide = [denoiser.prepare_latents(request, seed, encoded) for seed in range(width)]
-        try:
-            narrow_s, wide_s = _fastest(denoiser, [narrow, wide], now_s)
-        except torch.OutOfMemoryError:
-            denoiser.free_memory()
+        least = _fastest(denoiser, [narrow, wide], now_s)
+        if least is None:
             break
+        narrow_s, wide_s = least
         times.record_step(key, width, wide_s)
         if wide_s / width > WORTHWHILE * narrow_s / best:
             break
@@ -360,16 +371,24 @@ def calibrate(
     return best, times
 
 
-def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Callable[[], float]) -> list[float]:
-    """Seconds of one step of each batch, the least of a few rounds; in turns, so that company slows all alike."""
+def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Callable[[], float]) -> list[float] | None:
+    """Seconds of one step of each batch, the least of a few rounds; `None` if they do not fit into memory.
+
+    The batches take turns, so that company on the machine slows all alike.
+    """
     least = [float("inf")] * len(batches)
     began_s = now_s()
-    for _ in range(ROUNDS):
-        for k, states in enumerate(batches):
-            step_began_s = now_s()
-            denoiser.denoise_step(states)
-            denoiser.synchronize()
-            least[k] = min(least[k], now_s() - step_began_s)
-        if now_s() - began_s > CALIBRATION_BUDGET_S / len(WIDTHS):
-            break
-    return least
+    try:
+        for _ in range(ROUNDS):
+            for k, states in enumerate(batches):
+                step_began_s = now_s()
+                denoiser.denoise_step(states)
+                denoiser.synchronize()
+                least[k] = min(least[k], now_s() - step_began_s)
+            if now_s() - began_s > CALIBRATION_BUDGET_S / len(WIDTHS):
+                break
+        return least
+    except torch.OutOfMemoryError:
+        pass  # leaving this block lets go of what the failed call held
+    denoiser.free_memory()
+    return None

@@ -107,7 +107,8 @@ class Front:
 
     def _readiness(self) -> Response:
         status = self._status()
-        reason = "" if status.is_ready else status.reason or f"Getting ready: {status.stage}."
+        detail = f" ({status.detail})" if status.detail else ""
+        reason = "" if status.is_ready else status.reason or f"Getting ready: {status.stage}{detail}."
         if not reason and not self._is_queue_alive():
             reason = "The queue of the page has stopped; restart the Space."
         answer = {"status": "unready" if reason else "ready", "stage": str(status.stage), "reason": reason}

@@ -1,50 +1,54 @@
-"""The model: what to load for these settings on this machine, loading it once, and fitting it into memory.
+"""The model: what to load for these settings on this machine, and loading it once.
 
-What is decided is decided by pure functions (`PipelineSpec.from_settings`, `choose_memory_profile`); `load_pipeline`
-carries it out and tells failures in two sentences, one for visitors and one for whoever runs the Space.
+What is decided is decided by pure functions (`PipelineSpec.from_settings`, `memory_ladder`); `load_pipeline` carries it
+out and tells failures in two sentences, one for visitors and one for whoever runs the Space.
 """
 
-import errno
-import functools
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import huggingface_hub
 import torch
 import transformers
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from huggingface_hub import errors as hub_errors
+from transformers import CLIPImageProcessor, CLIPTextModel
 
-from sd_space.schema import Defaults, Limits, ModelInfo, ModelUnavailable, SafetyCheckFailed
+from sd_space.hub import Snapshot, fetch, files_in, needed_files, operator_hint, variant_of
+from sd_space.memory import GIB, memory_ladder
+from sd_space.placement import Placement, footprint_of
+from sd_space.schema import Defaults, Limits, ModelInfo, ModelUnavailable, SafetyCheckFailed, SpaceError
 from sd_space.settings import TINY, V1_4, V1_4_REVISION, Settings
 
 logger = logging.getLogger(__name__)
 
-GIB = 2**30
 TINY_FOLDER = Path(__file__).parent / "tiny"
-# Beside the weights: one 512 x 512 step with guidance in float16, its decode, and the CUDA context.
-WORKSPACE_BYTES = 3 * GIB // 4
 VISITORS_SENTENCE = "The model cannot be loaded at the moment, so no pictures can be made; the operator has been told."
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What `detect_hardware` found: `cuda`, `mps` or `cpu`, and the device's memory where it has its own."""
+    """What `detect_hardware` found: `cuda`, `mps` or `cpu`, and the device's memory where it has its own.
+
+    `free_vram_bytes` is what others and PyTorch's own context leave of it; all of it when it was not asked.
+    """
 
     device: str
     total_vram_bytes: int | None = None
+    free_vram_bytes: int | None = None
 
 
 def detect_hardware() -> Hardware:
     """The best device of this machine. Touches CUDA, so it is called only where the model is loaded."""
     if torch.cuda.is_available():
-        return Hardware("cuda", torch.cuda.get_device_properties(0).total_memory)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(0)
+        return Hardware("cuda", total_bytes, free_bytes)
     return Hardware("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -61,6 +65,9 @@ class PipelineSpec:
     low_vram_gb: float = 4.0
     max_vram_gb: float | None = None
     total_vram_bytes: int | None = None
+    free_vram_bytes: int | None = None
+    max_batch_size: int | None = None
+    hub_timeout_s: float = 60.0
     may_fall_back: bool = False  # to the picture book, when the Hub does not give the model
 
     @classmethod
@@ -82,7 +89,7 @@ class PipelineSpec:
             revision, variant = None, "fp16"
         if model == V1_4:
             revision = revision or V1_4_REVISION
-            variant = variant or ("fp16" if dtype == "float16" else None)
+        variant = variant or ("fp16" if dtype == "float16" else None)
         if model == TINY:
             model = str(TINY_FOLDER)
         return cls(
@@ -95,128 +102,155 @@ class PipelineSpec:
             low_vram_gb=settings.low_vram_gb,
             max_vram_gb=settings.max_vram_gb,
             total_vram_bytes=hardware.total_vram_bytes if device == hardware.device else None,
+            free_vram_bytes=hardware.free_vram_bytes if device == hardware.device else None,
+            max_batch_size=settings.max_batch_size,
+            hub_timeout_s=settings.hub_timeout_s,
             may_fall_back=is_auto and model == V1_4,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryProfile:
-    """How the pipeline is fitted into the device's memory. `offload` is `none`, `model` or `sequential`."""
-
-    attention_slicing: bool = False
-    vae_slicing: bool = False
-    vae_tiling: bool = False
-    offload: str = "none"
-
-    @property
-    def name(self) -> str:
-        """As the page and every result show it."""
-        parts = ["attention slicing"] * self.attention_slicing
-        parts += ["tiled decode" if self.vae_tiling else "sliced decode"] * (self.vae_slicing or self.vae_tiling)
-        parts += [f"{self.offload} offload"] * (self.offload != "none")
-        return ", ".join(parts) or "everything in memory"
-
-
-def choose_memory_profile(
-    device: str,
-    total_vram_bytes: int | None,
-    weights_bytes: int,
-    *,
-    attention_slicing: str = "auto",
-    low_vram_gb: float = 4.0,
-    max_vram_gb: float | None = None,
-) -> MemoryProfile:
-    """What to give up for a device of this size, least painful first. Pure.
-
-    The model card asks for attention slicing when the GPU has less than 4 GB, and that line is kept. Slicing replaces
-    PyTorch's fused attention, which needs less memory than slices do, so above the line it would only cost time.
-    """
-    if device != "cuda" or total_vram_bytes is None:
-        return MemoryProfile(attention_slicing=attention_slicing == "on")
-    vram_bytes = min(total_vram_bytes, max_vram_gb * GIB) if max_vram_gb else total_vram_bytes
-    is_low = vram_bytes < low_vram_gb * GIB
-    offload = "none"
-    if weights_bytes + WORKSPACE_BYTES > vram_bytes:
-        # The UNet is about half of the weights; where not even that fits, layers travel one by one.
-        offload = "model" if weights_bytes // 2 + WORKSPACE_BYTES <= vram_bytes else "sequential"
-    return MemoryProfile(
-        attention_slicing=attention_slicing == "on" or (attention_slicing == "auto" and is_low),
-        vae_slicing=vram_bytes < 2 * low_vram_gb * GIB,
-        vae_tiling=is_low,
-        offload=offload,
-    )
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedPipeline:
-    """The stock pipeline with its weights in place. `missing_checker_tensors` is what `SafetyScreen` must know."""
+    """The stock pipeline with its weights in place. `missing_checker_tensors` is what `SafetyScreen` must know.
+
+    `info` says how it was placed first; `placement` knows better after it has run out of memory.
+    """
 
     pipeline: StableDiffusionPipeline
     info: ModelInfo
-    memory_profile: MemoryProfile
+    placement: Placement
     missing_checker_tensors: tuple[str, ...] = ()
 
 
 _loading = threading.Lock()
+_loaded: dict[PipelineSpec, LoadedPipeline] = {}
 
 
-def load_pipeline(spec: PipelineSpec) -> LoadedPipeline:
-    """Loads the model of `spec`, once for equal specs, from any thread.
+def load_pipeline(spec: PipelineSpec, on_progress: Callable[[str], None] = lambda text: None) -> LoadedPipeline:
+    """Loads the model of `spec`, once for equal specs, from any thread; `on_progress` is told how far it is.
 
     Raises ModelUnavailable whose hint names the fix, and SafetyCheckFailed for a model without a safety checker.
     """
     with _loading:
-        return _load_cached(spec)
+        if spec not in _loaded:
+            _loaded[spec] = _load_or_fall_back(spec, on_progress)
+        return _loaded[spec]
 
 
-@functools.cache
-def _load_cached(spec: PipelineSpec) -> LoadedPipeline:
+def _load_or_fall_back(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipeline:
     # The libraries' warnings quote prompts (diffusers) or draw bars; failures reach the log as our own sentences.
-    diffusers.utils.logging.set_verbosity_error()
+    for library in (diffusers, transformers, huggingface_hub):
+        library.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        return _load(spec)
+        return _load(spec, on_progress)
     except ModelUnavailable as error:
         if not spec.may_fall_back:
             raise
         logger.warning("serving the picture book instead of %s: %s", spec.model, error.operator_hint)
-        loaded = _load(replace(spec, model=str(TINY_FOLDER), revision=None, variant=None, may_fall_back=False))
+        tiny = replace(spec, model=str(TINY_FOLDER), revision=None, variant=None, may_fall_back=False)
+        loaded = _load(tiny, on_progress)
         reason = f"{spec.model} could not be loaded, so a small model stands in for it."
         return replace(loaded, info=replace(loaded.info, fallback_reason=reason))
 
 
-def _load(spec: PipelineSpec) -> LoadedPipeline:
-    dtype = getattr(torch, spec.dtype)
-    is_file = spec.model.endswith(".safetensors")
-    folder = Path(spec.model)
-    variant = spec.variant
-    if is_file or folder.is_absolute() or spec.model.startswith(("./", "../", "~")) or folder.exists():
-        folder = folder.expanduser()
-        if not folder.exists():
-            raise _unavailable(f"SD_SPACE_MODEL names {spec.model}, which does not exist.")
-        if not is_file and not (folder / "model_index.json").is_file():
-            raise _unavailable(f"{spec.model} holds no model_index.json, so it is no diffusers folder.")
-        variant = variant or _stored_variant(folder)
+def _load(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipeline:
+    path = Path(spec.model).expanduser()
+    is_local = path.is_absolute() or spec.model.startswith(("./", "../", "~")) or path.exists()
+    if is_local and not path.exists():
+        raise _unavailable(f"SD_SPACE_MODEL names {spec.model}, which does not exist.")
+    checkpoint = path if path.is_file() or path.suffix == ".safetensors" else None
+    if checkpoint is not None and path.suffix != ".safetensors":
+        raise _unavailable(f"{spec.model} is no .safetensors file, and nothing else is loaded; convert it first.")
     try:
-        safety_checker, missing = _load_safety_checker(spec, V1_4 if is_file else str(folder), variant)
-        if is_file:  # such a file holds no safety checker: it gets v1-4's
-            pipeline = StableDiffusionPipeline.from_single_file(
-                str(folder), config=V1_4, safety_checker=safety_checker, torch_dtype=dtype
-            )
+        if checkpoint is not None:
+            snapshot = _surroundings(checkpoint, spec, on_progress)
+        elif is_local:
+            snapshot = Snapshot(path)
         else:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                str(folder),
-                revision=spec.revision,
-                variant=variant,
-                dtype=dtype,
-                use_safetensors=True,
-                safety_checker=safety_checker,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise _unavailable(_hint(error, spec)) from error
-    return fit_pipeline(pipeline, spec, missing)
+            snapshot = fetch(spec.model, spec.revision, spec.variant, on_progress, spec.hub_timeout_s)
+        return _load_snapshot(snapshot, checkpoint, spec, on_progress)
+    except SpaceError:
+        raise
+    except Exception as error:  # whatever four libraries raise: here it becomes a sentence
+        raise _unavailable(operator_hint(error, spec.model, spec.revision, spec.variant)) from error
+
+
+def _surroundings(checkpoint: Path, spec: PipelineSpec, on_progress: Callable[[str], None]) -> Snapshot:
+    """The folder with what a single file lacks: configuration, tokenizer and safety checker.
+
+    The one it lies in, where that is a model folder, and else v1-4's, of which only these files are fetched.
+    """
+    if (checkpoint.parent / "model_index.json").is_file():
+        return Snapshot(checkpoint.parent)
+    logger.info(
+        "%s holds no safety checker and no tokenizer: those of %s are used; without the Hub, put it into a folder "
+        "in diffusers' layout that has them.",
+        checkpoint.name,
+        V1_4,
+    )
+    try:
+        return fetch(V1_4, V1_4_REVISION, None, on_progress, spec.hub_timeout_s, weights_of=("safety_checker",))
+    except Exception as error:
+        hint = operator_hint(error, V1_4, V1_4_REVISION)
+        raise _unavailable(f"{checkpoint.name} needs the safety checker of {V1_4}. {hint}") from error
+
+
+def _load_snapshot(
+    snapshot: Snapshot, checkpoint: Path | None, spec: PipelineSpec, on_progress: Callable[[str], None]
+) -> LoadedPipeline:
+    """The pipeline from files that are all there. One by one: the libraries patch torch while they load."""
+    folder, dtype = snapshot.folder, getattr(torch, spec.dtype)
+    names = files_in(folder)
+    if "model_index.json" in names and not any(name.startswith("safety_checker/") for name in names):
+        logger.error("%s holds no safety_checker folder; a model without one is not served.", folder)
+        raise SafetyCheckFailed("This model has no safety checker, so no pictures are made with it.")
+    weights_of = ("safety_checker",) if checkpoint else ("text_encoder", "unet", "vae", "safety_checker")
+    needed_files(names, spec.variant, weights_of)
+    kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    if kind != "StableDiffusionPipeline":
+        raise _unavailable(f"{spec.model} is a {kind}; only StableDiffusionPipeline is served.")
+
+    def part(name: str, model_class: type, as_dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+        """The network, and the tensors its files lack: the libraries leave those as they are found in memory."""
+        on_progress(f"loading the {name.replace('_', ' ')}")
+        variant = variant_of(names, name, spec.variant)
+        model, report = model_class.from_pretrained(
+            folder, subfolder=name, variant=variant, use_safetensors=True, dtype=as_dtype, output_loading_info=True
+        )
+        lacking = [*report["missing_keys"], *(str(entry) for entry in report["mismatched_keys"])]
+        return model, tuple(sorted(lacking))
+
+    # In float32 whatever the pipeline's dtype, so that its verdicts do not depend on that.
+    safety_checker, missing = part("safety_checker", StableDiffusionSafetyChecker, torch.float32)
+    if checkpoint is not None:
+        on_progress(f"loading {checkpoint.name}")
+        # Handed in, because v1-4's index names a class of 2022 that only the other way of loading still knows.
+        feature_extractor = CLIPImageProcessor.from_pretrained(folder, subfolder="feature_extractor")
+        pipeline = StableDiffusionPipeline.from_single_file(
+            str(checkpoint),
+            config=str(folder),
+            safety_checker=safety_checker,
+            feature_extractor=feature_extractor,
+            dtype=dtype,
+            local_files_only=True,
+        )
+    else:
+        parts = {}
+        for name, model_class in (
+            ("text_encoder", CLIPTextModel),
+            ("vae", AutoencoderKL),
+            ("unet", UNet2DConditionModel),
+        ):
+            parts[name], lacking = part(name, model_class, dtype)
+            if lacking:
+                what = f"lacks {len(lacking)} tensors, {lacking[0]} among them"
+                raise _unavailable(f"The {name} of {spec.model} {what}; fetch or copy its files again.")
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=safety_checker, dtype=dtype, **parts)
+    on_progress(f"moving it to the {spec.device}" if spec.device != "cpu" else "")
+    commit = snapshot.commit if checkpoint is None else None
+    return fit_pipeline(pipeline, replace(spec, revision=commit), missing)
 
 
 def fit_pipeline(
@@ -228,74 +262,29 @@ def fit_pipeline(
     wrong = [name for name in ("unet", "vae", "text_encoder") if getattr(pipeline, name).dtype != dtype]
     if wrong:
         raise _unavailable(f"{', '.join(wrong)} of {spec.model} did not load as {spec.dtype}.")
-    profile = choose_memory_profile(
+    pipeline.set_progress_bar_config(disable=True)
+    ladder = memory_ladder(
         spec.device,
-        spec.total_vram_bytes,
-        _weights_bytes(pipeline),
+        spec.free_vram_bytes or spec.total_vram_bytes,
+        footprint_of(pipeline),
+        total_bytes=spec.total_vram_bytes,
         attention_slicing=spec.attention_slicing,
         low_vram_gb=spec.low_vram_gb,
         max_vram_gb=spec.max_vram_gb,
+        most_pictures=spec.max_batch_size or 8,
     )
-    try:
-        _place(pipeline, profile, spec)
-    except torch.OutOfMemoryError as error:
-        hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
-        raise _unavailable(hint) from error
-    return LoadedPipeline(pipeline, _model_info(pipeline, profile, spec), profile, missing_checker_tensors)
-
-
-def _load_safety_checker(spec: PipelineSpec, source: str, variant: str | None) -> tuple[Any, tuple[str, ...]]:
-    """The checker in float32, and the tensors its file lacks: transformers leaves those as they are found in memory."""
-    if Path(source).is_dir() and not (Path(source) / "safety_checker").is_dir():
-        logger.error("%s holds no safety_checker folder; a model without one is not served.", source)
-        raise SafetyCheckFailed("This model has no safety checker, so no pictures are made with it.")
-    checker, report = StableDiffusionSafetyChecker.from_pretrained(
-        source,
-        subfolder="safety_checker",
-        revision=spec.revision if source == spec.model else V1_4_REVISION if source == V1_4 else None,
-        variant=variant,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    lacking = [*report["missing_keys"], *(str(entry) for entry in report["mismatched_keys"])]
-    return checker, tuple(sorted(lacking))
-
-
-def _stored_variant(folder: Path) -> str | None:
-    """`fp16` where a folder holds its UNet only in that variant, as the picture book does."""
-    unet = folder / "unet"
-    has_plain = (unet / "diffusion_pytorch_model.safetensors").is_file() or any(unet.glob("*.index.json"))
-    return "fp16" if not has_plain and any(unet.glob("*.fp16*.safetensors")) else None
-
-
-def _weights_bytes(pipeline: StableDiffusionPipeline) -> int:
-    modules = (part for part in pipeline.components.values() if isinstance(part, torch.nn.Module))
-    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
-
-
-def _place(pipeline: StableDiffusionPipeline, profile: MemoryProfile, spec: PipelineSpec) -> None:
     if spec.device == "cuda" and spec.max_vram_gb and spec.total_vram_bytes:
         fraction = min(1.0, spec.max_vram_gb * GIB / spec.total_vram_bytes)
         torch.cuda.set_per_process_memory_fraction(fraction)
-    if profile.attention_slicing:
-        pipeline.enable_attention_slicing()
-    if profile.vae_slicing:
-        pipeline.vae.enable_slicing()
-    if profile.vae_tiling:
-        pipeline.vae.enable_tiling()
-    if profile.offload == "none":
-        pipeline.to(spec.device)
-    elif profile.offload == "model":
-        pipeline.enable_model_cpu_offload(device=spec.device)
-    else:
-        pipeline.enable_sequential_cpu_offload(device=spec.device)
-    if profile.offload != "none":
-        pipeline.safety_checker.to("cpu")
-    pipeline.set_progress_bar_config(disable=True)
+    try:
+        placement = Placement(pipeline, spec.device, ladder)
+    except torch.OutOfMemoryError as error:
+        hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
+        raise _unavailable(hint) from error
+    return LoadedPipeline(pipeline, _model_info(pipeline, placement, spec), placement, missing_checker_tensors)
 
 
-def _model_info(pipeline: StableDiffusionPipeline, profile: MemoryProfile, spec: PipelineSpec) -> ModelInfo:
+def _model_info(pipeline: StableDiffusionPipeline, placement: Placement, spec: PipelineSpec) -> ModelInfo:
     said = _self_description(Path(spec.model))
     is_local = Path(spec.model).exists()
     name = said.get("name") or (Path(spec.model).name if is_local else spec.model)
@@ -306,7 +295,7 @@ def _model_info(pipeline: StableDiffusionPipeline, profile: MemoryProfile, spec:
         revision=spec.revision,
         device=spec.device,
         dtype=spec.dtype,
-        memory_profile=profile.name,
+        memory_profile=placement.profile.name,
         limits=Limits(min_size=max(64, _down(default_size // 2)), max_size=_down(default_size * 3 // 2)),
         defaults=replace(Defaults(width=default_size, height=default_size), **said.get("defaults", {})),
         description=said.get("description", ""),
@@ -332,53 +321,3 @@ def _self_description(folder: Path) -> dict[str, Any]:
 
 def _unavailable(operator_hint: str) -> ModelUnavailable:
     return ModelUnavailable(VISITORS_SENTENCE, operator_hint)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it: diffusers wraps every fault of the Hub in a bare OSError."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def _hint(error: BaseException, spec: PipelineSpec) -> str:
-    """One sentence that names the fix. Most telling causes first; subclasses before their bases."""
-    causes = list(_chain(error))
-    model, revision = spec.model, spec.revision or "main"
-
-    def find(*types: type[BaseException]) -> Any:
-        return next((cause for cause in causes if isinstance(cause, types)), None)
-
-    status = next((s for s in (_http_status(cause) for cause in causes) if s), None)
-    if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
-        return "The disk is full; free some space or set HF_HOME to a larger disk."
-    if find(hub_errors.GatedRepoError) or status == 403:
-        return f"{model} is gated: accept its licence at https://huggingface.co/{model} with the account of HF_TOKEN."
-    if find(hub_errors.RevisionNotFoundError):
-        return f"{model} has no revision {revision}; set SD_SPACE_REVISION to one that exists."
-    if find(hub_errors.LocalTokenNotFoundError) or status == 401:
-        return (
-            f"{model} asks for a token, and none or a wrong one is set; set HF_TOKEN to that of an account with access."
-        )
-    if find(hub_errors.RepositoryNotFoundError):
-        return f"{model} is not on the Hub, or the token's account cannot see it; check SD_SPACE_MODEL and HF_TOKEN."
-    if status == 429:
-        return "The Hub limits this address; set HF_TOKEN or try again later."
-    if status and status >= 500:
-        return f"The Hub answered with error {status}; try again later."
-    if find(hub_errors.OfflineModeIsEnabled, hub_errors.LocalEntryNotFoundError):
-        return f"{model} is not cached completely and the Hub cannot be reached; check the network or HF_HUB_OFFLINE."
-    if find(hub_errors.EntryNotFoundError):
-        return f"{model} lacks a file that is needed; only safetensors are loaded, in variant {spec.variant or 'none'}."
-    if find(ConnectionError, TimeoutError) or any("Connect" in type(cause).__name__ for cause in causes):
-        return "The Hub cannot be reached; check the network."
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{model} could not be loaded ({type(error).__name__}: {first_line}); only safetensors are accepted."
-
-
-def _http_status(error: BaseException) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None

@@ -105,7 +105,7 @@ class SafetyScreen:
         grey = Image.new("RGB", (64, 64), (128, 128, 128))
         try:
             flags = self._concepts_flagging_themselves()
-            is_grey_flagged = self._worker.run(lambda: self._is_flagged(grey), self._timeout_s)
+            is_grey_flagged = self._worker.run(lambda: self._is_flagged_in_room(grey), self._timeout_s)
         except Exception as error:
             raise _refuse(f"its self-test ended with {type(error).__name__}") from error
         if flags != [True] * len(checker.concept_embeds):
@@ -131,7 +131,7 @@ class SafetyScreen:
         outcome = Outcome.WITHHELD
         try:
             picture = Image.fromarray(pixels)
-            if self._worker.run(lambda: self._is_flagged(picture), self._timeout_s) is False:
+            if self._worker.run(lambda: self._is_flagged_in_room(picture), self._timeout_s) is False:
                 outcome = Outcome.OK
         except Exception as error:  # whatever it is, nobody has checked this picture
             logger.error("the safety checker failed and the picture was withheld: %s", type(error).__name__)
@@ -142,6 +142,16 @@ class SafetyScreen:
             height=height,
             pixels=pixels.tobytes() if outcome is Outcome.OK else None,
         )
+
+    def _is_flagged_in_room(self, picture: Image.Image) -> bool:
+        """The verdict, from the CPU from now on if the device has no memory left for the checker."""
+        try:
+            return self._is_flagged(picture)
+        except torch.OutOfMemoryError:
+            pass  # leaving this block lets go of what the failed call held
+        logger.warning("the safety checker ran out of memory and runs on the CPU from now on")
+        self._safety_checker.to("cpu")
+        return self._is_flagged(picture)
 
     @torch.inference_mode()
     def _is_flagged(self, picture: Image.Image) -> bool:

@@ -337,6 +337,7 @@ class Stage(StrEnum):
 class BackendStatus:
     """What `/readyz`, the page's banner and `/model` read. `reason` is for visitors, empty when all is well.
 
+    `detail` says how far a stage of loading is, such as "1.20 GB of 2.74 GB fetched".
     Where pictures are made in other processes, `replicas` counts those by state, and `reruns` how often a request
     was run again because its replica was lost.
     """
@@ -346,6 +347,7 @@ class BackendStatus:
     reason: str = ""
     waiting: int = 0
     running: int = 0
+    detail: str = ""
     replicas: Mapping[str, int] = field(default_factory=dict)
     reruns: int = 0
 

@@ -98,7 +98,12 @@ class Settings:
         "auto", _one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
     )
     low_vram_gb: float = _setting(4.0, _positive, "GiB of device memory below which attention is sliced (the card's 4)")
-    max_vram_gb: float | None = _setting(None, _positive, "GiB of device memory to plan with; all of it when empty")
+    max_vram_gb: float | None = _setting(
+        None, _positive, "GiB of device memory that may be used, as on a smaller card; all that is free when empty"
+    )
+    hub_timeout_s: float = _setting(
+        60.0, _positive, "seconds without a byte from the Hub after which fetching the model is given up"
+    )
     result_ttl_s: int = _setting(3600, _whole(10, 7 * 86_400), "seconds after which result files are deleted")
     result_dir: str | None = _setting(None, str, "folder of the result files; one in the temporary folder when empty")
     reconnect_s: float = _setting(

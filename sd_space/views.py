@@ -42,9 +42,11 @@ def banner(status: BackendStatus) -> str:
     if status.stage is Stage.STOPPED:
         return '<div class="banner error" role="alert">The Space is restarting; please reload in a minute.</div>'
     if status.info is None or not status.is_ready:
+        detail = f" ({status.detail})" if status.detail else ""
         return (
             '<div class="banner loading" role="status"><span class="spinner" aria-hidden="true"></span>'
-            f"Getting ready: {escape(status.stage)}… You can read the licence and write your prompt meanwhile.</div>"
+            f"Getting ready: {escape(status.stage)}{escape(detail)}… You can read the licence and write your prompt "
+            "meanwhile.</div>"
         )
     info = status.info
     if info.is_picture_book:
@@ -58,7 +60,8 @@ def banner(status: BackendStatus) -> str:
         )
     return (
         f'<div class="banner" role="status"><strong>{escape(info.title)}</strong> on {escape(info.device)}, '
-        f"{escape(info.dtype)}, {info.defaults.width} × {info.defaults.height} pixels.</div>"
+        f"{escape(info.dtype)}, {info.defaults.width} × {info.defaults.height} pixels, "
+        f"{escape(info.memory_profile)}.</div>"
     )
 
 

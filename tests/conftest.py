@@ -24,6 +24,27 @@ def model_folder(tmp_path_factory, one_torch_thread) -> Path:
 
 
 @pytest.fixture(scope="session")
+def repository(tmp_path_factory, one_torch_thread) -> Path:
+    """The noise painter as v1-4's repository on the Hub has it."""
+    from .hub import save_2022_repository
+
+    return save_2022_repository(tmp_path_factory.mktemp("hub") / "v1-4")
+
+
+@pytest.fixture
+def standin(repository, tmp_path, monkeypatch):
+    """A stand-in that this process takes for the Hub, and an empty cache."""
+    from sd_space import hub
+
+    from .hub import point_here, serving
+
+    monkeypatch.setattr(hub, "SHORTEST_DELAY_S", 0.01)
+    with serving(repository) as server:
+        point_here(monkeypatch, server.url, tmp_path / "cache")
+        yield server
+
+
+@pytest.fixture(scope="session")
 def noise_painter(model_folder):
     """That folder, loaded."""
     from .tiny_models import load

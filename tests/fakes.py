@@ -1,8 +1,9 @@
-"""A backend without a model, for tests of what happens around one."""
+"""A backend without a model, for tests of what happens around one, and what v1-4 weighs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from sd_space.memory import Footprint, decode_bytes, step_bytes
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -19,6 +20,15 @@ from sd_space.schema import (
 )
 
 from .test_schema import INFO
+
+V1_4 = Footprint(  # float16; the checker in float32
+    unet=2 * 859_520_964,
+    vae=2 * 83_653_863,
+    text_encoder=2 * 123_060_480,
+    safety_checker=4 * 303_981_588,
+    step=step_bytes(320, 64, 64, 2),
+    decode=decode_bytes(128, 512, 512, 2),
+)
 
 
 def picture(seed: int, outcome: Outcome = Outcome.OK, size: int = 64) -> ScreenedImage:

@@ -8,10 +8,12 @@ from pathlib import Path
 import yaml
 
 from sd_space.card import load_card
+from sd_space.memory import GIB, RUNGS, needed_bytes
 from sd_space.recorded import load_recorded
 from sd_space.schema import GenerationRequest
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
+from .fakes import V1_4 as V1_4_FOOTPRINT
 from .test_schema import INFO
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +39,16 @@ def file_map() -> str:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         lines.append(f"| `{path.relative_to(ROOT)}` | {docstring.splitlines()[0]} |")
     return "\n".join(["| file | what it is |", "| --- | --- |", *lines])
+
+
+def ladder_table() -> str:
+    """Each rung with what v1-4 needs on it; more than that rung is in force above the next one's."""
+    rows = [f"| {needed_bytes(V1_4_FOOTPRINT, rung) / GIB:.1f} GiB | {rung.name} |" for rung in RUNGS]
+    return "\n".join(["| free memory from | how v1-4 in float16 is held, 512 × 512 |", "| --- | --- |", *rows])
+
+
+def test_the_memory_ladders_table_is_the_codes():
+    assert between("ladder") == ladder_table(), "paste tests.test_docs.ladder_table() into README"
 
 
 def test_the_settings_table_is_the_codes():

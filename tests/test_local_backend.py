@@ -198,6 +198,50 @@ def test_a_model_that_cannot_be_loaded_is_told_without_its_path(start, tmp_path,
     assert caplog.text.count("does not exist") == 1, "the operator's sentence is logged once"
 
 
+def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
+    told, status = [], LocalBackend.status
+
+    def noted(self, detail):
+        stock(self, detail)
+        told.append((status(self).stage, status(self).detail))
+
+    stock = LocalBackend._set_detail
+    monkeypatch.setattr(LocalBackend, "_set_detail", noted)
+    monkeypatch.setattr("sd_space.pipeline._loaded", {})
+
+    async def main():
+        backend = start()
+        await ready(backend)
+        return backend.status()
+
+    assert asyncio.run(main()).detail == ""
+    assert (Stage.LOADING, "loading the unet") in told
+
+
+def test_a_rung_taken_while_serving_is_told_with_the_model(start, monkeypatch):
+    """What the page and every result say of the memory profile is what is in force."""
+    monkeypatch.setattr("sd_space.pipeline._loaded", {})
+    stock, calls = Denoiser.denoise_step, []
+
+    def too_little_at_first(denoiser, states):
+        calls.append(len(states))
+        if backend.status().is_ready and len(calls) < first + 2:
+            raise torch.OutOfMemoryError("no memory")
+        return stock(denoiser, states)
+
+    async def main():
+        await ready(backend)
+        return len(calls), backend.status().info.memory_profile
+
+    backend = start()
+    first, before = asyncio.run(main())
+    monkeypatch.setattr(Denoiser, "denoise_step", too_little_at_first)
+    calls[:] = [0] * first
+    updates = asyncio.run(updates_of(backend, admitted("a")))
+    assert isinstance(updates[-1], GenerationResult)
+    assert (before, backend.status().info.memory_profile) == ("everything in memory", "sliced decode")
+
+
 def test_missing_checker_refuses_to_serve(start, tmp_path):
     folder = save_model_folder(tmp_path / "unsafe")
     (folder / "safety_checker").rename(tmp_path / "elsewhere")

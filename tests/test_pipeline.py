@@ -1,21 +1,11 @@
-import errno
 import json
 
-import httpx
 import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from huggingface_hub import errors as hub_errors
 
-from sd_space.pipeline import (
-    GIB,
-    TINY_FOLDER,
-    Hardware,
-    MemoryProfile,
-    PipelineSpec,
-    choose_memory_profile,
-    load_pipeline,
-)
+from sd_space.memory import GIB
+from sd_space.pipeline import TINY_FOLDER, Hardware, PipelineSpec, load_pipeline
 from sd_space.schema import ModelUnavailable, SafetyCheckFailed
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
@@ -23,7 +13,6 @@ from .tiny_models import load, save_model_folder
 
 CPU = Hardware("cpu")
 CUDA = Hardware("cuda", 24 * GIB)
-V1_4_WEIGHTS = 3_350_000_000  # bytes: float16 pipeline, float32 checker
 
 
 def spec(hardware: Hardware = CPU, **settings) -> PipelineSpec:
@@ -69,60 +58,9 @@ def test_what_a_cpu_cannot_serve_is_refused(settings, names):
     assert names in refusal.value.operator_hint
 
 
-# --- how it fits into memory
-
-
-@pytest.mark.parametrize(
-    ("vram_gb", "expected"),
-    [
-        (80, MemoryProfile()),
-        (8, MemoryProfile()),
-        (6, MemoryProfile(vae_slicing=True)),
-        (4, MemoryProfile(vae_slicing=True)),
-        (3.9, MemoryProfile(attention_slicing=True, vae_slicing=True, vae_tiling=True)),
-        (3, MemoryProfile(attention_slicing=True, vae_slicing=True, vae_tiling=True, offload="model")),
-        (2, MemoryProfile(attention_slicing=True, vae_slicing=True, vae_tiling=True, offload="sequential")),
-    ],
-)
-def test_the_memory_ladder(vram_gb, expected):
-    assert choose_memory_profile("cuda", int(vram_gb * GIB), V1_4_WEIGHTS) == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "is_sliced"),
-    [
-        ({}, False),
-        ({"attention_slicing": "on"}, True),
-        ({"low_vram_gb": 12.0}, True),
-        ({"low_vram_gb": 12.0, "attention_slicing": "off"}, False),
-        ({"max_vram_gb": 3.5}, True),
-    ],
-)
-def test_attention_is_sliced_below_the_cards_line_or_when_asked(changes, is_sliced):
-    assert choose_memory_profile("cuda", 8 * GIB, V1_4_WEIGHTS, **changes).attention_slicing is is_sliced
-
-
-@pytest.mark.parametrize("device", ["cpu", "mps"])
-def test_a_device_without_memory_of_its_own_slices_only_when_asked(device):
-    assert choose_memory_profile(device, None, V1_4_WEIGHTS) == MemoryProfile()
-    assert choose_memory_profile(device, None, V1_4_WEIGHTS, attention_slicing="on").attention_slicing
-
-
-def test_a_small_model_needs_no_offload_on_a_small_device():
-    assert choose_memory_profile("cuda", 2 * GIB, 30_000_000).offload == "none"
-
-
-def test_profiles_are_named_for_people():
-    assert MemoryProfile().name == "everything in memory"
-    profile = MemoryProfile(attention_slicing=True, vae_slicing=True, vae_tiling=True, offload="model")
-    assert profile.name == "attention slicing, tiled decode, model offload"
-
-
-def test_attention_slicing_reaches_the_unet(model_folder):
-    loaded = load_pipeline(spec(model=str(model_folder), attention_slicing="on"))
-    processors = {type(p).__name__ for p in loaded.pipeline.unet.attn_processors.values()}
-    assert processors == {"SlicedAttnProcessor"}
-    assert loaded.info.memory_profile == "attention slicing"
+def test_half_precision_files_are_preferred_where_the_pipeline_runs_in_it():
+    assert spec(CUDA, model="CompVis/stable-diffusion-v1-2").variant == "fp16"
+    assert spec(CUDA, model="CompVis/stable-diffusion-v1-2", dtype="float32").variant is None
 
 
 # --- loading
@@ -206,50 +144,9 @@ def test_a_damaged_folder_is_told_in_a_sentence(tmp_path, one_torch_thread, dama
         weights.rename(weights.with_suffix(".bin"))
     else:
         (folder / "vae" / "config.json").write_text("{")
-    assert "could not be loaded" in hint_of(str(folder))
-
-
-def from_the_hub(error_class: type[Exception], status: int) -> Exception:
-    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
-    return error_class("for the log", response=response)
-
-
-@pytest.mark.parametrize(
-    ("cause", "fix"),
-    [
-        (from_the_hub(hub_errors.GatedRepoError, 403), "accept its licence at https://huggingface.co/CompVis"),
-        (from_the_hub(hub_errors.RepositoryNotFoundError, 404), "SD_SPACE_MODEL"),
-        (from_the_hub(hub_errors.RepositoryNotFoundError, 401), "HF_TOKEN"),
-        (from_the_hub(hub_errors.RevisionNotFoundError, 404), "SD_SPACE_REVISION"),
-        (from_the_hub(hub_errors.HfHubHTTPError, 429), "limits"),
-        (from_the_hub(hub_errors.HfHubHTTPError, 503), "error 503"),
-        (hub_errors.LocalEntryNotFoundError("offline"), "cannot be reached"),
-        (hub_errors.OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE"),
-        (httpx.ConnectError("refused"), "check the network"),
-        (OSError(errno.ENOSPC, "No space left on device"), "disk is full"),
-    ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
-)
-def test_each_fault_of_the_hub_names_its_fix(monkeypatch, cause, fix):
-    """diffusers and transformers wrap them all in a bare OSError; the truth is in its causes."""
-
-    def fails(*_, **__):
-        raise OSError("model is not fully cached locally") from cause
-
-    monkeypatch.setattr(StableDiffusionSafetyChecker, "from_pretrained", fails)
-    assert fix in hint_of(V1_4)
-
-
-def test_auto_falls_back_to_the_picture_book_and_says_why(monkeypatch, one_torch_thread):
-    stock = StableDiffusionSafetyChecker.from_pretrained
-
-    def fails_for_the_hub(source, **kwargs):
-        if source == V1_4:
-            raise OSError("no") from from_the_hub(hub_errors.GatedRepoError, 403)
-        return stock(source, **kwargs)
-
-    monkeypatch.setattr(StableDiffusionSafetyChecker, "from_pretrained", fails_for_the_hub)
-    chosen = PipelineSpec(V1_4, V1_4_REVISION, None, "cpu", "float32", may_fall_back=True)
-    info = load_pipeline(chosen).info
-    assert info.is_picture_book
-    assert V1_4 in info.fallback_reason
+    told = {
+        "truncated": "damaged or cut short",
+        "pickle only": "no safetensors in unet",
+        "garbled config": "not a valid JSON",
+    }
+    assert told[damage] in hint_of(str(folder))

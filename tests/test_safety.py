@@ -120,12 +120,36 @@ def test_a_checker_that_raises_at_the_second_of_three_withholds_that_one(screen,
     def fails_at_the_second(**inputs):
         calls.append(inputs)
         if len(calls) == 2:
-            raise torch.OutOfMemoryError("no memory")
+            raise RuntimeError("broken")
         return forward(**inputs)
 
     monkeypatch.setattr(checker, "forward", fails_at_the_second)
     assert outcomes(screen.screen(pictures(3), SEEDS)) == [Outcome.OK, Outcome.WITHHELD, Outcome.OK]
-    assert "OutOfMemoryError" in caplog.text
+    assert "RuntimeError" in caplog.text
+
+
+def test_a_checker_without_memory_moves_to_the_cpu_and_judges_the_picture_there(screen, monkeypatch, caplog):
+    checker = checker_of(screen)
+    forward, moves = checker.forward, []
+
+    def fits_only_on_the_cpu(**inputs):
+        if not moves:
+            raise torch.OutOfMemoryError("no memory")
+        return forward(**inputs)
+
+    monkeypatch.setattr(checker, "forward", fits_only_on_the_cpu)
+    monkeypatch.setattr(checker, "to", lambda device: moves.append(device))
+    assert outcomes(screen.screen(pictures(3), SEEDS)) == [Outcome.OK] * 3
+    assert moves == ["cpu"]
+    assert "runs on the CPU from now on" in caplog.text
+
+
+def test_a_checker_that_finds_no_memory_anywhere_withholds(screen, monkeypatch):
+    def never_fits(**_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(checker_of(screen), "forward", never_fits)
+    assert outcomes(screen.screen(pictures(), [0])) == [Outcome.WITHHELD]
 
 
 def test_a_feature_extractor_that_raises_withholds(noise_painter):

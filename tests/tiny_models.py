@@ -140,9 +140,11 @@ def make_screen(loaded: LoadedPipeline, **changes) -> SafetyScreen:
     )
 
 
-def make_engine(loaded: LoadedPipeline, width: int = 8, fixed_rows: int | None = None, **changes) -> Engine:
-    """An engine that reports at every step."""
-    denoiser = Denoiser(loaded.pipeline, fixed_rows)
+def make_engine(
+    loaded: LoadedPipeline, width: int = 8, fixed_rows: int | None = None, can_go_lower: bool = False, **changes
+) -> Engine:
+    """An engine that reports at every step. `can_go_lower` lets it change how the pipeline is placed."""
+    denoiser = Denoiser(loaded.pipeline, fixed_rows, *[loaded.placement.lower] * can_go_lower)
     return Engine(denoiser, **{"screen": make_screen(loaded), "width": width, "report_every_s": 0.0} | changes)
 
 

@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sd_space.faults import described
@@ -44,7 +44,11 @@ BROKEN = "The model stopped working, so no pictures can be made; the operator ha
 STOPPED = "The Space is restarting; please try again in a minute."
 
 
-def load(settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None) -> "LoadedPipeline":
+def load(
+    settings: Settings,
+    on_stage: Callable[[Stage], None] = lambda stage: None,
+    on_progress: Callable[[str], None] = lambda detail: None,
+) -> "LoadedPipeline":
     """Imports the libraries and loads the model, in the calling thread. Raises ModelUnavailable."""
     on_stage(Stage.IMPORTING)
     import transformers
@@ -53,21 +57,27 @@ def load(settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: N
     from sd_space.pipeline import PipelineSpec, detect_hardware, load_pipeline
 
     on_stage(Stage.LOADING)
-    return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()))
+    return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()), on_progress=on_progress)
 
 
 def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
     """The engine over a loaded model: safety screen tested, width measured. Raises SafetyCheckFailed."""
+    import torch
+
     from sd_space.denoiser import Denoiser
     from sd_space.engine import WIDTHS, Engine, calibrate
+    from sd_space.pipeline import VISITORS_SENTENCE
     from sd_space.safety import SafetyScreen, fit_latent_rgb
 
     on_stage(Stage.CHECKING)
     pipeline, defaults = loaded.pipeline, loaded.info.defaults
     width = settings.max_batch_size or (REPRODUCIBLE_WIDTH if settings.reproducible else None)
-    denoiser = Denoiser(pipeline, fixed_rows=2 * width if settings.reproducible and width else None)
+    most = loaded.placement.profile.max_pictures
+    width = min(width, most) if width and most else width
+    fixed_rows = 2 * width if settings.reproducible and width else None
+    denoiser = Denoiser(pipeline, fixed_rows, make_room=loaded.placement.lower)
     screen = SafetyScreen(
         pipeline.safety_checker,
         pipeline.feature_extractor,
@@ -86,7 +96,12 @@ def build_engine(
         height=defaults.height,
         scheduler=defaults.scheduler,
     )
-    measured_width, times = calibrate(denoiser, request, widths=tuple(sorted({1, width})) if width else WIDTHS)
+    widths = tuple(sorted({1, width})) if width else tuple(w for w in WIDTHS if w <= (most or w))
+    try:
+        measured_width, times = calibrate(denoiser, request, widths=widths)
+    except torch.OutOfMemoryError as error:
+        hint = "Not even one picture fits into the device's memory; set SD_SPACE_MODEL to a smaller model."
+        raise ModelUnavailable(VISITORS_SENTENCE, hint) from error
     return Engine(denoiser, screen, width or measured_width, times)
 
 
@@ -112,7 +127,7 @@ class LocalBackend:
         self._inbox: queue.SimpleQueue[_Waiter | str | _Close] = queue.SimpleQueue()  # a str cancels that request
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # guards what follows; held for moments only
-        self._stage = Stage.STARTING
+        self._stage, self._detail = Stage.STARTING, ""
         self._info: ModelInfo | None = None
         self._error: SpaceError | None = None
         self._waiters: dict[str, _Waiter] = {}
@@ -140,7 +155,7 @@ class LocalBackend:
     def status(self) -> BackendStatus:
         """Cheap and callable from anywhere. Ready only while the thread lives and beats."""
         with self._lock:
-            stage, error = self._stage, self._error
+            stage, detail, error = self._stage, self._detail, self._error
             waiting, running, free = self._counts
             waiting += max(0, self._unseen - free)
             running += min(self._unseen, free)
@@ -151,7 +166,7 @@ class LocalBackend:
                 stage, reason = Stage.FAILED, BROKEN
             elif not self._is_screen_healthy:
                 stage, reason = Stage.FAILED, "The safety checker does not answer, so no pictures are shown."
-        return BackendStatus(stage, self._info, reason, waiting, running)
+        return BackendStatus(stage, self._info, reason, waiting, running, detail)
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
         """See `Backend.generate`. Closing the iterator cancels the request."""
@@ -213,14 +228,20 @@ class LocalBackend:
             self._end(Stage.FAILED, ModelUnavailable(BROKEN))
 
     def _load(self) -> "Engine":
-        loaded = load(self._settings, self._set_stage)
+        loaded = load(self._settings, self._set_stage, self._set_detail)
         engine = build_engine(loaded, self._settings, self._set_stage)
         logger.info("%s is ready on %s, %d pictures a call", loaded.info.model, loaded.info.device, engine.width)
         with self._lock:
-            self._info, self._stage = loaded.info, Stage.READY
+            self._info, self._stage, self._detail = self._placed(loaded), Stage.READY, ""
             self._counts = engine.counts()
             self._slowest_step_s = engine.times.slowest_s
+        self._loaded = loaded
         return engine
+
+    @staticmethod
+    def _placed(loaded: "LoadedPipeline") -> ModelInfo:
+        """What is known of the model, with the memory profile that is in force now."""
+        return replace(loaded.info, memory_profile=loaded.placement.profile.name)
 
     def _take_messages(self, engine: "Engine") -> bool:
         """Hands the inbox to the engine, waiting a beat if there is nothing else to do. False: the thread is to end."""
@@ -256,6 +277,8 @@ class LocalBackend:
         with self._lock:
             self._counts = engine.counts()
             self._is_screen_healthy = engine.is_healthy
+            if self._info.memory_profile != self._loaded.placement.profile.name:
+                self._info = self._placed(self._loaded)
         for update in updates:
             self._deliver(update.request_id, update, isinstance(update, GenerationResult | RequestFailed))
 
@@ -271,7 +294,7 @@ class LocalBackend:
 
     def _set_stage(self, stage: Stage) -> None:
         with self._lock:
-            self._stage = stage
+            self._stage, self._detail = stage, ""
             waiters = list(self._waiters.values())
         self._beat_s = time.monotonic()
         for place, waiter in enumerate(waiters, start=1):
@@ -279,6 +302,11 @@ class LocalBackend:
             steps, pictures = request.num_inference_steps, request.num_images_per_prompt
             progress = Progress(waiter.admitted.request_id, place, 0, steps, 0, pictures)
             self._deliver(waiter.admitted.request_id, progress, is_last=False)
+
+    def _set_detail(self, detail: str) -> None:
+        with self._lock:
+            self._detail = detail
+        self._beat_s = time.monotonic()
 
     def _end(self, stage: Stage, error: SpaceError) -> None:
         """Nobody is left waiting for a thread that is gone."""

@@ -179,7 +179,9 @@ class RayServeBackend:
             running = sum(call.is_drawn for call in self._calls.values())
             waiting = len(self._calls) - running
             replicas, reruns = dict(self._replicas), self._reruns
-            return BackendStatus(self._stage, self._info, self._reason, waiting, running, replicas, reruns)
+            return BackendStatus(
+                self._stage, self._info, self._reason, waiting, running, replicas=replicas, reruns=reruns
+            )
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
         """See `Backend.generate`. A picture that is out already is not sent again when its request runs again."""

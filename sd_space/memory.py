@@ -1,0 +1,131 @@
+"""Fitting a pipeline into a device's memory: the rungs of the ladder, and which of them will do. Pure Python.
+
+What a rung needs is predicted from the architecture; where the prediction was too hopeful, whoever runs out of memory
+goes a rung down (`placement.py`).
+"""
+
+from dataclasses import dataclass, replace
+
+GIB = 2**30
+# cuDNN's and cuBLAS's workspaces, and what the allocator cannot use of its blocks.
+RESERVE_BYTES = GIB // 4
+LARGEST_AREA = 2.25  # of the default one: pages offer sides of up to 1.5 times the model's own
+TILE_AREA = 0.25  # of the default one: a tile has half of its sides
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryProfile:
+    """How the pipeline is fitted into the device's memory. `offload` is `none`, `model` or `sequential`.
+
+    `max_pictures` caps how many pictures share a UNet call; `None` leaves that to what pays.
+    """
+
+    attention_slicing: bool = False
+    vae_slicing: bool = False
+    max_pictures: int | None = None
+    checker_on_cpu: bool = False
+    vae_tiling: bool = False
+    offload: str = "none"
+
+    @property
+    def name(self) -> str:
+        """As the page and every result show it."""
+        parts = ["attention slicing"] * self.attention_slicing
+        parts += ["tiled decode" if self.vae_tiling else "sliced decode"] * (self.vae_slicing or self.vae_tiling)
+        if self.max_pictures:
+            parts.append(f"{self.max_pictures} picture{'s' * (self.max_pictures > 1)} a step")
+        parts += ["checker on the CPU"] * (self.checker_on_cpu and self.offload == "none")
+        parts += [f"{self.offload} offload"] * (self.offload != "none")
+        return ", ".join(parts) or "everything in memory"
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes that a pipeline's parts take on the device, in the dtype they are loaded in, and their work at the
+    model's own size."""
+
+    unet: int
+    vae: int
+    text_encoder: int
+    safety_checker: int
+    step: int  # one picture's rows in a UNet call, beside the weights
+    decode: int  # one picture's decode, beside the weights
+
+    @property
+    def weights(self) -> int:
+        return self.unet + self.vae + self.text_encoder + self.safety_checker
+
+
+def step_bytes(channels: int, height: int, width: int, item_bytes: int) -> int:
+    """A UNet call's peak beside the weights for one picture with guidance, at `height` x `width` latents.
+
+    26 tensors of the first level's width for each of two rows, most of them in its feed-forward layers.
+    """
+    return 2 * 26 * channels * height * width * item_bytes
+
+
+def decode_bytes(channels: int, height: int, width: int, item_bytes: int) -> int:
+    """A decode's peak beside the weights for one picture of `height` x `width` pixels: three tensors of the last but
+    one level, which has twice the channels of the last."""
+    return 6 * channels * height * width * item_bytes
+
+
+def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: int = 8) -> float:
+    """The peak of device memory under `profile`, with calls of up to `most_pictures`. Pure."""
+    pictures = min(profile.max_pictures or most_pictures, most_pictures)
+    # Slices hold one head's whole matrix of scores, which grows with the square of the area.
+    largest = LARGEST_AREA * (1.6 if profile.attention_slicing else 1)
+    step = footprint.step * max(pictures, largest)
+    decode = footprint.decode * (TILE_AREA if profile.vae_tiling else LARGEST_AREA if profile.vae_slicing else 4)
+    if profile.offload == "sequential":  # layers come one by one; the VAE stays
+        return footprint.vae + max(step, decode) + RESERVE_BYTES
+    if profile.offload == "model":  # the UNet goes while a picture is decoded
+        text = footprint.text_encoder
+        return footprint.vae + max(footprint.unet + max(step, text), text + decode) + RESERVE_BYTES
+    resident = footprint.weights - (footprint.safety_checker if profile.checker_on_cpu else 0)
+    return resident + max(step, decode) + RESERVE_BYTES
+
+
+# From the least to the most painful. Sharing a step pays little on cards this small, a checker on the CPU costs a
+# second or two a picture, tiles cost half of a decode and may show seams, offloading multiplies the time of a step.
+RUNGS = (
+    MemoryProfile(),
+    MemoryProfile(vae_slicing=True),
+    MemoryProfile(vae_slicing=True, max_pictures=4),
+    MemoryProfile(vae_slicing=True, max_pictures=4, checker_on_cpu=True),
+    MemoryProfile(vae_slicing=True, max_pictures=4, checker_on_cpu=True, vae_tiling=True),
+    MemoryProfile(vae_slicing=True, max_pictures=1, checker_on_cpu=True, vae_tiling=True),
+    MemoryProfile(vae_slicing=True, max_pictures=1, checker_on_cpu=True, vae_tiling=True, offload="model"),
+    MemoryProfile(vae_slicing=True, max_pictures=1, checker_on_cpu=True, vae_tiling=True, offload="sequential"),
+)
+
+
+def memory_ladder(
+    device: str,
+    free_bytes: float | None,
+    footprint: Footprint,
+    *,
+    total_bytes: float | None = None,
+    attention_slicing: str = "auto",
+    low_vram_gb: float = 4.0,
+    max_vram_gb: float | None = None,
+    most_pictures: int = 8,
+) -> tuple[MemoryProfile, ...]:
+    """The profiles to try on this device in turn, the one that should fit first. Pure.
+
+    The model card asks for attention slicing when the GPU has less than 4 GB, and that line is kept. Slicing replaces
+    PyTorch's fused attention, which needs no more memory and less time, so above the line it would only cost.
+    Without a memory of its own (`free_bytes` is `None`) a device begins at the top, and has nowhere to offload to.
+    """
+    is_sliced = attention_slicing == "on"
+    if device != "cuda" or free_bytes is None:
+        rungs = [rung for rung in RUNGS if rung.offload == "none" and not rung.checker_on_cpu]
+        rungs += [replace(RUNGS[1], vae_tiling=True, max_pictures=1)]
+        return tuple(replace(rung, attention_slicing=is_sliced) for rung in rungs)
+    limit_bytes = max_vram_gb * GIB if max_vram_gb else float("inf")
+    has_little = min(total_bytes or free_bytes, limit_bytes) < low_vram_gb * GIB
+    is_sliced = is_sliced or (attention_slicing == "auto" and has_little)
+    rungs = tuple(replace(rung, attention_slicing=is_sliced) for rung in RUNGS)
+    budget = min(free_bytes, limit_bytes)
+    fitting = [k for k, rung in enumerate(rungs) if needed_bytes(footprint, rung, most_pictures) <= budget]
+    return rungs[fitting[0] if fitting else len(rungs) - 1 :]

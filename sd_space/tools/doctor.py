@@ -1,0 +1,222 @@
+"""Checks a deployment: one line for each thing that a Space needs, from its settings to a picture.
+
+    python -m sd_space.tools.doctor            loads the model (fetching it first) and draws a picture
+    python -m sd_space.tools.doctor --quick    neither fetches nor loads anything
+
+Exit status 0 when all is well, else 1. A check that another one's failure makes impossible is told as not done.
+"""
+
+import argparse
+import dataclasses
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sd_space.backends.local import build_engine
+from sd_space.card import load_card
+from sd_space.gallery import ResultStore
+from sd_space.gate import Gate
+from sd_space.hub import ask, cached, files_in, is_complete, needed_files, operator_hint, size
+from sd_space.memory import GIB
+from sd_space.schema import Outcome, SpaceError
+from sd_space.settings import InvalidSetting, Settings
+
+if TYPE_CHECKING:
+    from sd_space.engine import Engine
+    from sd_space.pipeline import LoadedPipeline, PipelineSpec
+
+PORTS = range(7860, 7960)  # those that Gradio tries in turn
+LEAST_FREE_BYTES = GIB // 2
+STEPS = 2  # of the picture: enough to run every part once, and bearable with v1-4 on a CPU
+
+
+class Failed(Exception):
+    """A check has failed; the sentence names the fix."""
+
+
+class Doctor:
+    """Runs the checks in order and prints a line for each; what one finds out is there for those after it."""
+
+    def __init__(self, environ: dict[str, str], is_quick: bool):
+        self._environ = environ
+        self._is_quick = is_quick
+        self._is_well = True
+        self.settings: Settings | None = None
+        self.spec: PipelineSpec | None = None
+        self.is_there = False  # the model can be loaded, or fetched
+        self.loaded: LoadedPipeline | None = None
+        self.engine: Engine | None = None
+
+    def run(self) -> bool:
+        checks: list[tuple[str, Callable[[], str], Callable[[], bool]]] = [
+            ("settings", self.check_settings, lambda: True),
+            ("page's port", self.check_port, lambda: True),
+            ("result folder", self.check_results, lambda: self.settings is not None),
+            ("device", self.check_device, lambda: self.settings is not None),
+            ("model's files", self.check_files, lambda: self.spec is not None),
+            ("model", self.check_model, lambda: self.is_there and not self._is_quick),
+            ("safety checker", self.check_safety, lambda: self.loaded is not None),
+            ("picture", self.check_picture, lambda: self.engine is not None),
+        ]
+        for name, check, is_possible in checks:
+            if not is_possible():
+                self._tell(
+                    "not done", name, "--quick" if self._is_quick and self.is_there else "because of what failed above"
+                )
+                continue
+            try:
+                self._tell("ok", name, check())
+            except (Failed, SpaceError) as error:
+                self._is_well = False
+                self._tell("FAILED", name, getattr(error, "operator_hint", str(error)))
+            except Exception as error:  # so that the checks after it are made all the same
+                self._is_well = False
+                self._tell("FAILED", name, f"The check itself broke off with {type(error).__name__}: {error}.")
+        return self._is_well
+
+    @staticmethod
+    def _tell(verdict: str, name: str, detail: str) -> None:
+        print(f"{verdict:<9} {name:<15} {detail}", flush=True)
+
+    def check_settings(self) -> str:
+        try:
+            settings = Settings.from_env(self._environ)
+        except InvalidSetting as error:
+            raise Failed(str(error)) from None
+        self.settings = settings
+        changed = [
+            field.name.upper()
+            for field in dataclasses.fields(settings)
+            if getattr(settings, field.name) != field.default
+        ]
+        told = f"changed from the defaults: {', '.join(changed)}" if changed else "all of them the defaults"
+        if settings.secret is None:
+            told += "; SECRET is not set, so visitors accept the licence anew after each restart"
+        return told
+
+    def check_port(self) -> str:
+        host = self._environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+        asked = self._environ.get("GRADIO_SERVER_PORT", "")
+        if asked and not asked.isdigit():
+            raise Failed(f"GRADIO_SERVER_PORT must be a number, not {asked!r}.")
+        for port in [int(asked)] if asked else PORTS:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, port))
+                except OSError:
+                    continue
+                return f"{host}:{port} is free"
+        taken = f"Port {asked}" if asked else f"Every port from {PORTS[0]} to {PORTS[-1]}"
+        raise Failed(f"{taken} of {host} is taken; end what holds it, or set GRADIO_SERVER_PORT to another.")
+
+    def check_results(self) -> str:
+        folder = ResultStore(self.settings.result_dir, self.settings.result_ttl_s).root
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(b"x" * 4096)
+            free_bytes = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise Failed(f"{folder} cannot be written ({error.strerror}); set SD_SPACE_RESULT_DIR.") from None
+        if free_bytes < LEAST_FREE_BYTES:
+            raise Failed(f"Only {size(free_bytes)} are free in {folder}; free some, or set SD_SPACE_RESULT_DIR.")
+        return f"{folder}, {size(free_bytes)} free"
+
+    def check_device(self) -> str:
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
+        import diffusers
+        import torch
+
+        from sd_space.pipeline import PipelineSpec, detect_hardware
+
+        hardware = detect_hardware()
+        # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
+        self.spec = dataclasses.replace(PipelineSpec.from_settings(self.settings, hardware), may_fall_back=False)
+        told = [self.spec.device, self.spec.dtype]
+        if self.spec.device == "cuda":
+            free, total = size(hardware.free_vram_bytes), size(hardware.total_vram_bytes)
+            told[:1] = [torch.cuda.get_device_name(0), f"{free} of {total} free"]
+        return ", ".join([*told, f"torch {torch.__version__}", f"diffusers {diffusers.__version__}"])
+
+    def check_files(self) -> str:
+        spec = self.spec
+        path = Path(spec.model).expanduser()
+        if path.is_dir():
+            try:
+                needed_files(files_in(path), spec.variant)
+            except Exception as error:
+                raise Failed(operator_hint(error, spec.model)) from error
+            self.is_there = True
+            return f"{path}, complete"
+        if path.suffix == ".safetensors" or path.is_absolute():
+            if not path.is_file():
+                raise Failed(f"SD_SPACE_MODEL names {spec.model}, which does not exist.")
+            self.is_there = True
+            return f"{path}, {size(path.stat().st_size)}"
+        known = cached(spec.model, spec.revision)
+        if known is not None and is_complete(known, spec.variant):
+            self.is_there = True
+            return f"{spec.model} at {known.commit} is cached"
+        return self._ask_the_hub(spec)
+
+    def _ask_the_hub(self, spec: "PipelineSpec") -> str:
+        try:
+            listing = ask(spec.model, spec.revision, spec.hub_timeout_s)
+            total = sum(listing.sizes[name] for name in needed_files(listing.sizes, spec.variant))
+        except Exception as error:
+            raise Failed(operator_hint(error, spec.model, spec.revision, spec.variant)) from error
+        self.is_there = True
+        token = "with the token" if os.environ.get("HF_TOKEN") else "without a token"
+        return f"{spec.model} at {listing.commit} is open to us {token}; {size(total)} have to be fetched"
+
+    def check_model(self) -> str:
+        from sd_space.pipeline import load_pipeline
+
+        began_s = time.monotonic()
+        self.loaded = load_pipeline(self.spec)
+        info = self.loaded.info
+        return f"{info.title}, {info.dtype}, {info.memory_profile}, loaded in {time.monotonic() - began_s:.1f} s"
+
+    def check_safety(self) -> str:
+        self.engine = build_engine(self.loaded, self.settings)
+        return f"each concept flags itself, a grey picture passes; {self.engine.width} pictures share a step"
+
+    def check_picture(self) -> str:
+        from sd_space.engine import run_to_completion
+
+        info, gate = self.loaded.info, Gate(load_card(), None, self.settings.token_ttl_s)
+        values = {"prompt": "a small cabin", "num_images_per_prompt": 1, "num_inference_steps": STEPS, "seed": 1}
+        admitted = gate.admit(gate.issue_token(True), values, info)
+        (image,) = (result := run_to_completion(self.engine, admitted)).images
+        if image.outcome is Outcome.BROKEN:
+            raise Failed("The picture was no number; set SD_SPACE_DTYPE to float32, or fetch the model's files again.")
+        store = ResultStore(self.settings.result_dir, self.settings.result_ttl_s)
+        store.start()
+        try:
+            store.save(admitted.request_id, 0, image, admitted.request, info, embed_recipe=True)
+        finally:
+            store.close()
+        seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in result.elapsed_s.items() if stage != "queue")
+        return f"{image.width} x {image.height}, {STEPS} steps, {image.outcome}: {seconds}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="neither fetch nor load the model")
+    options = parser.parse_args(argv)
+    logging.basicConfig(level=logging.CRITICAL)  # what matters is in the lines
+    return 0 if Doctor(dict(os.environ), options.quick).run() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""The doctor and the app, each in a process of its own, with the stand-in as their Hub."""
+
+import os
+import re
+import resource
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sd_space import pipeline
+from sd_space.settings import V1_4, V1_4_REVISION
+from sd_space.tools.doctor import Doctor, main
+
+from .hub import TOKEN, StandInHub, serving
+from .server import ROOT, serve
+from .test_hub import FIXES
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(monkeypatch):
+    monkeypatch.setattr(pipeline, "_loaded", {})
+
+
+@pytest.fixture
+def environ(tmp_path) -> dict[str, str]:
+    return {"SD_SPACE_RESULT_DIR": str(tmp_path / "results"), "SD_SPACE_HUB_TIMEOUT_S": "2"}
+
+
+def examine(capsys, environ: dict[str, str], is_quick: bool = False) -> tuple[bool, dict[str, tuple[str, str]]]:
+    """Whether all is well, and of each check the verdict and what is said."""
+    is_well = Doctor(environ, is_quick).run()
+    lines = capsys.readouterr().out.splitlines()
+    told = {line[10:26].strip(): (line[:9].strip(), line[26:]) for line in lines}
+    assert len(told) == len(lines) == 8, "one line a check"
+    return is_well, told
+
+
+def test_a_healthy_deployment_is_told_line_by_line(capsys, environ, one_torch_thread):
+    is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": "tiny", "SD_SPACE_SECRET": "s3cret"})
+    assert is_well
+    assert {verdict for verdict, _ in told.values()} == {"ok"}
+    assert told["settings"][1] == "changed from the defaults: MODEL, SECRET, HUB_TIMEOUT_S, RESULT_DIR"
+    assert "cpu, float32" in told["device"][1]
+    assert "Picture book" in told["model"][1]
+    assert "128 x 128, 2 steps, ok: encode_prompt" in told["picture"][1]
+    assert not any("s3cret" in said for _, said in told.values())
+    results = Path(environ["SD_SPACE_RESULT_DIR"])
+    assert not any(path.is_file() for path in results.rglob("*")), "its picture does not stay"
+
+
+def test_the_quick_way_loads_nothing_and_says_so(capsys, environ, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_pipeline", lambda *_, **__: pytest.fail("loaded"))
+    is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": "tiny"}, is_quick=True)
+    assert is_well
+    assert {told[name] for name in ("model", "safety checker", "picture")} == {("not done", "--quick")}
+
+
+def test_a_wrong_setting_is_told_and_ends_what_needs_it(capsys):
+    is_well, told = examine(capsys, {"SD_SPACE_MAX_QUEUE": "many"})
+    assert not is_well
+    assert told["settings"] == ("FAILED", "SD_SPACE_MAX_QUEUE must be a whole number from 1 to 10000, not 'many'.")
+    assert told["page's port"][0] == "ok"
+    assert told["picture"] == ("not done", "because of what failed above")
+
+
+def test_a_port_that_is_taken_is_told(capsys, environ):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        _, told = examine(capsys, environ | {"GRADIO_SERVER_PORT": port}, is_quick=True)
+    assert told["page's port"][0] == "FAILED"
+    assert f"Port {port} of 127.0.0.1 is taken" in told["page's port"][1]
+
+
+def test_a_result_folder_that_cannot_be_is_told(capsys, environ, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    folder = str(tmp_path / "file" / "results")
+    _, told = examine(capsys, environ | {"SD_SPACE_RESULT_DIR": folder}, is_quick=True)
+    assert told["result folder"] == (
+        "FAILED",
+        f"{folder} cannot be written (Not a directory); set SD_SPACE_RESULT_DIR.",
+    )
+
+
+def test_a_device_that_is_not_there_is_told(capsys, environ):
+    if torch.cuda.is_available():
+        environ["SD_SPACE_DEVICE"] = "mps"
+    _, told = examine(capsys, {"SD_SPACE_DEVICE": "cuda"} | environ, is_quick=True)
+    assert told["device"][0] == "FAILED"
+    assert "but PyTorch finds none" in told["device"][1]
+
+
+@pytest.mark.parametrize("fault", [fault for fault in StandInHub.FAULTS if fault not in ("truncated", "short")])
+def test_each_fault_of_the_hub_is_told_before_anything_is_fetched(capsys, environ, standin, fault, monkeypatch):
+    if "account" in fault:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    standin.fault = fault
+    _, told = examine(capsys, environ | {"SD_SPACE_MODEL": V1_4}, is_quick=True)
+    verdict, said = told["model's files"]
+    assert verdict == "FAILED"
+    assert FIXES[fault].replace("check the network", "HF_ENDPOINT") in said
+    assert TOKEN not in said
+    assert not standin.fetched
+
+
+@pytest.mark.parametrize("fault", ["truncated", "short"])
+def test_files_that_come_incomplete_are_told_when_they_are_loaded(capsys, environ, standin, fault):
+    standin.fault = fault
+    is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": V1_4})
+    assert not is_well
+    assert (
+        f"{V1_4} at {V1_4_REVISION} is open to us without a token; 4 MB have to be fetched" in told["model's files"][1]
+    )
+    assert told["model"][0] == "FAILED"
+    assert FIXES[fault] in told["model"][1]
+
+
+def test_a_check_that_breaks_off_does_not_end_the_others(capsys, environ, monkeypatch):
+    monkeypatch.setattr(Doctor, "check_results", lambda self: [][0])
+    is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": "tiny"}, is_quick=True)
+    assert not is_well
+    assert "IndexError" in told["result folder"][1]
+    assert told["device"][0] == "ok"
+
+
+def test_a_picture_that_is_no_number_fails(capsys, environ, monkeypatch, one_torch_thread):
+    stock = Doctor.check_safety
+
+    def spoilt(self):
+        said = stock(self)
+        with torch.no_grad():
+            self.loaded.pipeline.vae.decoder.conv_out.bias.fill_(float("nan"))
+        return said
+
+    monkeypatch.setattr(Doctor, "check_safety", spoilt)
+    is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": "tiny"})
+    assert not is_well
+    assert "no number" in told["picture"][1]
+
+
+def test_the_exit_status_is_the_verdict(monkeypatch, capsys):
+    monkeypatch.setattr(Doctor, "run", lambda self: not self._is_quick)
+    assert (main([]), main(["--quick"])) == (0, 1)
+
+
+# --- in a process of its own
+
+
+def run_doctor(
+    hub: StandInHub, home: Path, limit_bytes: int | None = None, **environ: str
+) -> subprocess.CompletedProcess:
+    def limit() -> None:
+        if limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+
+    settings = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        "SD_SPACE_MODEL": V1_4,
+        "SD_SPACE_RESULT_DIR": str(home / "results"),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "sd_space.tools.doctor"],
+        cwd=ROOT,
+        env=os.environ | settings | environ,
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+def test_v1_4_is_fetched_once_and_then_drawn_with_while_offline(repository, tmp_path):
+    with serving(repository) as hub:
+        first = run_doctor(hub, tmp_path)
+        assert first.returncode == 0, first.stdout + first.stderr
+        assert "Stable Diffusion v1-4, float32" in first.stdout
+        asked = len(hub.asked)
+        second = run_doctor(hub, tmp_path, HF_HUB_OFFLINE="1")
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert f"{V1_4} at {V1_4_REVISION} is cached" in second.stdout
+        assert len(hub.asked) == asked
+    assert first.stderr == second.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_half_way_is_told(repository, tmp_path):
+    """The kernel refuses to write on, as a full disk does."""
+    with serving(repository) as hub:
+        run = run_doctor(hub, tmp_path, limit_bytes=500_000)
+    assert run.returncode == 1
+    assert "FAILED    model           The disk is full (" in run.stdout
+    assert "set HF_HOME" in run.stdout
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_the_app_tells_how_much_is_fetched_and_then_serves(repository, tmp_path):
+    with serving(repository) as hub:
+        hub.go_on.clear()
+        environ = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "SD_SPACE_MODEL": V1_4}
+        with serve(**environ) as server:
+            server.wait_for("/healthz", timeout_s=60)
+            end_s = time.monotonic() + 60
+            while "4 MB fetched" not in (reason := server.get("/readyz").json()["reason"]):
+                assert time.monotonic() < end_s, reason + "".join(server.log)
+                time.sleep(0.05)
+            assert re.fullmatch(r"Getting ready: loading the model \(\d.* of 4 MB fetched\)\.", reason)
+            hub.go_on.set()
+            server.wait_for("/readyz", timeout_s=60)
+        log = "".join(server.log)
+        assert f"fetching 15 files of {V1_4}, 4 MB" in log
+        assert hub.url not in log, "no addresses"
+
+
+@pytest.mark.slow
+def test_the_app_tells_a_fault_of_the_hub_to_its_operator_and_stays_up(repository, tmp_path):
+    with serving(repository) as hub:
+        hub.fault = "silent"
+        environ = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "SD_SPACE_MODEL": V1_4}
+        with serve(**environ, SD_SPACE_HUB_TIMEOUT_S="3") as server:
+            server.wait_for("/healthz", timeout_s=60)
+            end_s = time.monotonic() + 60
+            while (answer := server.get("/readyz").json())["stage"] != "failed":
+                assert time.monotonic() < end_s, answer
+                time.sleep(0.05)
+            assert "cannot be loaded at the moment" in answer["reason"]
+            assert V1_4 not in answer["reason"] and hub.url not in answer["reason"]
+            assert server.get("/").status_code == 200
+        log = "".join(server.log)
+        assert log.count(FIXES["silent"]) == 1
+        assert "Traceback" not in log
