@@ -303,9 +303,8 @@ class RayServeBackend:
         except Exception:
             logger.exception("the cluster could not be started or joined")
             self._set(Stage.FAILED, UNAVAILABLE)
+            self._left.wait()
         while not self._left.wait(POLL_S if self._handle else POLL_S / 4):
-            if self._stage is Stage.FAILED:
-                continue
             try:
                 self._watch()
             except Exception:  # the cluster's head may be back at the next look
@@ -342,7 +341,7 @@ class RayServeBackend:
             self._replicas = states
         if not states.get("running"):
             is_failed = application.status == "DEPLOY_FAILED"
-            if is_failed:
+            if is_failed and self._stage is not Stage.FAILED:
                 logger.error("no replica could be started: %s", deployment.message)
             self._set(*(Stage.FAILED, UNAVAILABLE) if is_failed else (Stage.LOADING, NO_REPLICA if self._info else ""))
             return

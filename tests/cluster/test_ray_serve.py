@@ -147,6 +147,32 @@ def test_a_request_is_not_run_again_without_end(whole, monkeypatch):
     asyncio.run(main())
 
 
+def test_while_replicas_are_killed_pictures_are_right_or_refused_and_none_hangs(whole):
+    requests = [admitted(f"r{k}", seed=k, num_inference_steps=40) for k in range(24)]
+
+    async def draw(request):
+        try:
+            return (await updates_of(whole, request))[-1].images[0].pixels
+        except EngineFailed:
+            return None
+
+    async def main():
+        expected = await asyncio.gather(*(draw(request) for request in requests))
+        drawn = []
+        for group in (requests[:8], requests[8:16], requests[16:]):
+            tasks = [asyncio.create_task(draw(request)) for request in group]
+            await until(lambda: whole.status().running)
+            await asyncio.to_thread(lambda: replica_processes()[0].kill())
+            drawn += await asyncio.gather(*tasks)
+        return expected, drawn
+
+    expected, drawn = asyncio.run(main())
+    assert drawn.count(None) <= 2
+    for pixels, undisturbed in zip(drawn, expected, strict=True):
+        if pixels is not None:
+            assert max(abs(a - b) for a, b in zip(pixels, undisturbed, strict=True)) <= 1
+
+
 def test_a_rolling_redeploy_loses_nothing(whole, cluster_settings):
     before = {process.pid for process in replica_processes()}
     target = ray_serve.RunTarget(replicas(replace(cluster_settings, low_vram_gb=5.0)), name=APP, route_prefix=None)
