@@ -1,6 +1,6 @@
 """Records the example prompts: draws each with the model at hand, and writes pictures, recipes and a contact sheet.
 
-python -m sd_space.tools.record --seed 1
+python -m sd_space.tools.record
 """
 
 import argparse
@@ -77,7 +77,7 @@ def contact_sheet(paths: Sequence[Path]) -> Image.Image:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=1, help="of the first picture tried for each prompt")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture tried for each prompt")
     seed = parser.parse_args(argv).seed
     folder = FOLDER / "recorded"
     folder.mkdir(exist_ok=True)
