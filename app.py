@@ -34,16 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Behind a share link every caller comes from this machine, and could write itself any address (see front.py).
     os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 
+    from sd_space.backends import make_backend
     from sd_space.settings import PREFIX, InvalidSetting, Settings
 
     given = {PREFIX + name.upper(): getattr(arguments, name) for name in ("model", "backend")}
     try:
         settings = Settings.from_env(os.environ | {name: value for name, value in given.items() if value})
+        backend = make_backend(settings)  # before gradio: ZeroGPU's package wants to be imported first
     except InvalidSetting as error:
         print(error, file=sys.stderr)
         return 2
 
-    from sd_space.backends import make_backend
     from sd_space.card import load_card
     from sd_space.gallery import ResultStore
     from sd_space.gate import Gate
@@ -52,7 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sd_space.ui import build_demo, launch
 
     card = load_card()
-    backend = make_backend(settings)
     gate = Gate(card, settings.secret, settings.token_ttl_s)
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     metrics = Metrics(backend.status)
@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
+    backend.prepare()
     url = launch(demo, settings, backend, metrics, share=arguments.share, auth=auth)
     print(f"Serving on {url}", flush=True)
     backend.start()  # only now: importing torch takes seconds, and the page is up already

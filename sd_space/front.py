@@ -112,6 +112,8 @@ class Front:
         if not reason and not self._is_queue_alive():
             reason = "The queue of the page has stopped; restart the Space."
         answer = {"status": "unready" if reason else "ready", "stage": str(status.stage), "reason": reason}
+        if status.replicas:
+            answer["replicas"] = dict(status.replicas)
         return JSONResponse(answer, 503 if reason else 200)
 
     def _refusal(self, scope: Scope) -> Response | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sd_space.schema import BackendStatus, GenerationResult, Outcome, SpaceError
@@ -47,8 +47,13 @@ class _Queue(Collector):
     def __init__(self, status: Callable[[], BackendStatus]):
         self._status = status
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         status = self._status()
         yield GaugeMetricFamily("sd_space_requests_running", "Requests that are being drawn", status.running)
         yield GaugeMetricFamily("sd_space_requests_waiting", "Requests in the queue", status.waiting)
+        replicas = GaugeMetricFamily("sd_space_replicas", "Replicas of the engine by state", labels=["state"])
+        for state, count in status.replicas.items():
+            replicas.add_metric([state], count)
+        yield replicas
+        yield CounterMetricFamily("sd_space_reruns", "Requests run again because their replica was lost", status.reruns)
         yield GaugeMetricFamily("sd_space_ready", "1 while a picture could be made", float(status.is_ready))

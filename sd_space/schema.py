@@ -273,6 +273,7 @@ class Progress:
 
     Steps are UNet calls: PNDM takes n + 1 of them for n inference steps. They are those of the picture that is
     furthest behind among the running ones. `seconds_left` is `None` until a step was measured on this machine.
+    `note` is a sentence for the visitor, about a delay.
     """
 
     request_id: str
@@ -283,6 +284,7 @@ class Progress:
     num_pictures: int
     seconds_left: float | None = None
     previews: tuple[Preview | None, ...] = ()
+    note: str = ""  # a sentence for the visitor, about a delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +338,8 @@ class BackendStatus:
     """What `/readyz`, the page's banner and `/model` read. `reason` is for visitors, empty when all is well.
 
     `detail` says how far a stage of loading is, such as "1.20 GB of 2.74 GB fetched".
+    Where pictures are made in other processes, `replicas` counts those by state, and `reruns` how often a request
+    was run again because its replica was lost.
     """
 
     stage: Stage
@@ -344,6 +348,8 @@ class BackendStatus:
     waiting: int = 0
     running: int = 0
     detail: str = ""
+    replicas: Mapping[str, int] = field(default_factory=dict)
+    reruns: int = 0
 
     @property
     def is_ready(self) -> bool:

@@ -32,6 +32,12 @@ def _positive(text: str) -> float:
     return float(text)
 
 
+def _amount(text: str) -> float:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        raise ValueError("a number of 0 or more")
+    return float(text)
+
+
 def _switch(text: str) -> bool:
     if text.lower() not in ("0", "1", "off", "on", "false", "true"):
         raise ValueError("0 or 1")
@@ -69,7 +75,10 @@ class Settings:
         "`auto` (float16 on CUDA, else float32), `float32`, `float16` or `bfloat16`",
     )
     backend: str = _setting(
-        "auto", _one_of("auto", "local"), "where pictures are made: `local`, one thread of this process"
+        "auto",
+        _one_of("auto", "local", "zerogpu", "ray"),
+        "where pictures are made: `local` (one thread of this process), `zerogpu` (GPUs that the Hub lends by the "
+        "call), `ray` (replicas on a Ray cluster); `auto` is `zerogpu` on a ZeroGPU Space, else `local`",
     )
     secret: str | None = _setting(
         None,
@@ -107,6 +116,19 @@ class Settings:
     )
     rate_per_minute: int = _setting(60, _whole(1, 100_000), "most calls of an endpoint per address and minute")
 
+    zerogpu_step_s: float = _setting(
+        0.06, _positive, "seconds per step of a 512 × 512 picture that the first ZeroGPU call plans with; then measured"
+    )
+
+    ray_replicas: int = _setting(1, _whole(1, 10_000), "replicas of the engine on the Ray cluster; the fewest of them")
+    ray_max_replicas: int | None = _setting(
+        None, _whole(1, 10_000), "most replicas; more than RAY_REPLICAS lets their number follow the load"
+    )
+    ray_gpus_per_replica: float | None = _setting(
+        None, _amount, "GPUs of each replica, such as 0.5 for two on a GPU; 1 when empty and the cluster has any"
+    )
+    ray_cpus_per_replica: int = _setting(1, _whole(1, 256), "CPUs of each replica, and its threads")
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """Reads `environ`; an empty value means the default.
@@ -120,9 +142,11 @@ class Settings:
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space
+        if environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
+            values["backend"] = "zerogpu"
         for name, f in known.items():
             text = environ.get(name, "").strip()
-            if not text:
+            if not text or (f.name == "backend" and text.lower() == "auto"):
                 continue
             try:
                 values[f.name] = f.metadata["read"](text)

@@ -655,7 +655,7 @@ def _progress_json(run: Run) -> dict:
         "steps": progress.num_timesteps,
         "pictures_done": progress.pictures_done,
         "seconds_left": progress.seconds_left,
-    }
+    } | ({"note": progress.note} if progress.note else {})
 
 
 @contextmanager

@@ -100,6 +100,8 @@ def waiting(run: Run) -> str:
             text = f"{progress.pictures_done} of {num_pictures} pictures done · {text}"
     if progress is not None and progress.seconds_left is not None:
         text += f" · about {duration(progress.seconds_left)} left"
+    if progress is not None and progress.note:
+        text += f". {progress.note}"
     previews = progress.previews if progress else ()
     tiles = "".join(
         _tile(run, k, picture, previews[k] if k < len(previews) else None) for k, picture in enumerate(run.pictures)

@@ -7,6 +7,21 @@ import pytest
 PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
+def pytest_collection_modifyitems(config, items):
+    """Where there is no CUDA, the tests that need it say so once, loudly, and are left out."""
+    mine = [item for item in items if item.get_closest_marker("gpu")]
+    if not mine:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    sentence = f"NO CUDA: {len(mine)} GPU tests do not run; test_placement.py runs their paths on a pretended device."
+    config.get_terminal_writer().line(f"\n{sentence}", red=True, bold=True)
+    items[:] = [item for item in items if item not in mine]
+    config.hook.pytest_deselected(items=mine)
+
+
 @pytest.fixture(scope="session")
 def one_torch_thread():
     """Small models lose time to a second thread, and results do not hang on the machine's cores."""

@@ -51,7 +51,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve(*arguments: str, **environ: str) -> Iterator[Server]:
+def serve(*arguments: str, module: str = "app", **environ: str) -> Iterator[Server]:
     """The app on a free port, with its own folder for results; stopped by SIGTERM at the end."""
     with tempfile.TemporaryDirectory() as results:
         port = free_port()
@@ -65,7 +65,7 @@ def serve(*arguments: str, **environ: str) -> Iterator[Server]:
             "HF_HUB_OFFLINE": "1",
         }
         process = subprocess.Popen(
-            [sys.executable, "app.py", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=os.environ | settings | environ,
             stdout=subprocess.PIPE,

@@ -32,6 +32,8 @@ ALLOWED = {
     "engine": DATA | {"batcher", "denoiser", "safety", "step_times"},
     "backends": DATA,
     "backends.local": DATA | {"backends", "engine", "pipeline", "denoiser", "safety"},
+    "backends.zerogpu": DATA | {"backends.local", "batcher", "engine", "pipeline", "step_times"},
+    "backends.ray_serve": DATA | {"backends", "backends.local"},
     "runs": DATA | {"backends", "gallery"},
     "views": DATA | {"card", "gallery", "gate", "recorded", "runs"},
     "ui": DATA | {"backends", "card", "front", "gallery", "gate", "metrics", "recorded", "runs", "views"},
@@ -65,7 +67,11 @@ def test_modules_import_only_in_the_direction_of_the_arrows(path):
     ours = {name.removeprefix("sd_space.") for name in imports_of(path) if name.startswith("sd_space.")}
     allowed = ALLOWED.get(name_of(path), set())
     if name_of(path) == "backends":
-        allowed = allowed | {"backends.local"}  # make_backend imports the one it is asked for
+        allowed = allowed | {
+            "backends.local",
+            "backends.zerogpu",
+            "backends.ray_serve",
+        }  # make_backend imports the one it is asked for
     assert ours <= allowed
 
 
@@ -75,6 +81,13 @@ def test_only_the_page_knows_gradio_and_only_the_engine_side_knows_torch(path):
     name = name_of(path)
     assert "gradio" not in roots or name == "ui"
     assert not roots & HEAVY or name in {"placement", "pipeline", "denoiser", "safety", "engine", "backends.local"}
+
+
+@pytest.mark.parametrize(("package", "owner"), [("spaces", "backends/zerogpu.py"), ("ray", "backends/ray_serve.py")])
+def test_one_backend_alone_knows_the_package_that_it_stands_on(package, owner):
+    for path in [*MODULES, ROOT / "app.py"]:
+        roots = {name.split(".")[0] for name in imports_of(path)}
+        assert package not in roots or path == PACKAGE / owner
 
 
 def test_nothing_imports_the_tools():

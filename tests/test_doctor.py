@@ -16,7 +16,7 @@ from sd_space import pipeline
 from sd_space.settings import V1_4, V1_4_REVISION
 from sd_space.tools.doctor import Doctor, main
 
-from .hub import TOKEN, StandInHub, serving
+from .hub import TOKEN, StandInHub, patience_s, serving
 from .server import ROOT, serve
 from .test_hub import FIXES
 
@@ -28,7 +28,7 @@ def nothing_is_loaded(monkeypatch):
 
 @pytest.fixture
 def environ(tmp_path) -> dict[str, str]:
-    return {"SD_SPACE_RESULT_DIR": str(tmp_path / "results"), "SD_SPACE_HUB_TIMEOUT_S": "2"}
+    return {"SD_SPACE_RESULT_DIR": str(tmp_path / "results"), "SD_SPACE_HUB_TIMEOUT_S": "40"}
 
 
 def examine(capsys, environ: dict[str, str], is_quick: bool = False) -> tuple[bool, dict[str, tuple[str, str]]]:
@@ -101,7 +101,8 @@ def test_each_fault_of_the_hub_is_told_before_anything_is_fetched(capsys, enviro
     if "account" in fault:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
     standin.fault = fault
-    _, told = examine(capsys, environ | {"SD_SPACE_MODEL": V1_4}, is_quick=True)
+    environ |= {"SD_SPACE_MODEL": V1_4, "SD_SPACE_HUB_TIMEOUT_S": str(patience_s(fault))}
+    _, told = examine(capsys, environ, is_quick=True)
     verdict, said = told["model's files"]
     assert verdict == "FAILED"
     assert FIXES[fault].replace("check the network", "HF_ENDPOINT") in said
@@ -112,7 +113,8 @@ def test_each_fault_of_the_hub_is_told_before_anything_is_fetched(capsys, enviro
 @pytest.mark.parametrize("fault", ["truncated", "short"])
 def test_files_that_come_incomplete_are_told_when_they_are_loaded(capsys, environ, standin, fault):
     standin.fault = fault
-    is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": V1_4})
+    environ |= {"SD_SPACE_MODEL": V1_4, "SD_SPACE_HUB_TIMEOUT_S": str(patience_s(fault))}
+    is_well, told = examine(capsys, environ)
     assert not is_well
     assert (
         f"{V1_4} at {V1_4_REVISION} is open to us without a token; 4 MB have to be fetched" in told["model's files"][1]

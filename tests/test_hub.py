@@ -15,7 +15,7 @@ from sd_space.pipeline import Hardware, PipelineSpec, load_pipeline
 from sd_space.schema import ModelUnavailable
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
-from .hub import TOKEN, StandInHub, point_here, serving
+from .hub import TOKEN, StandInHub, patience_s, point_here, serving
 from .tiny_models import make_pipeline
 
 CONFIGS = {
@@ -210,16 +210,18 @@ def test_each_fault_of_the_hub_ends_soon_and_names_its_fix(standin, tmp_path, mo
         monkeypatch.setenv("HF_TOKEN", TOKEN)
     standin.fault = fault
     began_s = time.monotonic()
-    hint = hint_of(spec(hub_timeout_s=2.0))
+    hint = hint_of(spec(hub_timeout_s=patience_s(fault)))
     assert FIXES[fault] in hint
-    assert time.monotonic() - began_s < 6.0
+    assert time.monotonic() - began_s < 20.0
     assert TOKEN not in hint
 
 
 @pytest.mark.parametrize("fault", ["silent", "busy", "truncated"])
 def test_auto_falls_back_to_the_picture_book_and_says_why(standin, tmp_path, fault, caplog):
     standin.fault = fault
-    asked = PipelineSpec(V1_4, V1_4_REVISION, None, "cpu", "float32", hub_timeout_s=2.0, may_fall_back=True)
+    asked = PipelineSpec(
+        V1_4, V1_4_REVISION, None, "cpu", "float32", hub_timeout_s=patience_s(fault), may_fall_back=True
+    )
     info = load_pipeline(asked).info
     assert info.is_picture_book
     assert V1_4 in info.fallback_reason

@@ -35,6 +35,13 @@ def test_the_queue_is_read_at_the_moment_of_asking(stage, ready):
     assert read[("sd_space_ready",)] == ready
 
 
+def test_replicas_are_counted_by_state():
+    status = BackendStatus(Stage.READY, replicas={"running": 2, "starting": 1}, reruns=3)
+    read = samples(Metrics(lambda: status))
+    assert read["sd_space_replicas", "running"] == 2 and read["sd_space_replicas", "starting"] == 1
+    assert read[("sd_space_reruns_total",)] == 3
+
+
 def test_two_servers_in_one_process_count_apart():
     first, second = (Metrics(lambda: BackendStatus(Stage.READY)) for _ in range(2))
     first.count([Outcome.OK], None, None)

@@ -82,6 +82,7 @@ def test_the_recordings_say_when_by_what_and_on_what_they_were_made():
         (Progress("r", 3, 0, 51, 0, 4, seconds_left=70.0), "Place 3 in the queue · about 1 min 10 s left"),
         (Progress("r", 0, 12, 51, 0, 4, seconds_left=9.0), "Step 12 of 51 · about 9 s left"),
         (Progress("r", 0, 12, 51, 1, 4), "1 of 4 pictures done · Step 12 of 51<"),
+        (Progress("r", 0, 1, 51, 0, 4, note="It takes longer."), "Step 1 of 51. It takes longer."),
     ],
 )
 def test_waiting_says_place_step_and_seconds_left(progress, says):

@@ -5,11 +5,16 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from sd_space.schema import AdmittedRequest, BackendStatus, ModelUnavailable, Stage, Update
-from sd_space.settings import Settings
+from sd_space.settings import InvalidSetting, Settings
+
+EXTRAS = {"spaces": "spaces", "ray": "ray[serve]"}  # module -> the package to install for it
 
 
 class Backend(Protocol):
     """Owns the device, or the way to it. Only `generate` hands out pictures, and only screened ones."""
+
+    def prepare(self) -> None:
+        """Does what must be done before the page is served, in the main thread: ZeroGPU places its weights here."""
 
     def start(self) -> None:
         """Begins loading in the background and returns at once."""
@@ -32,10 +37,30 @@ class Backend(Protocol):
 
 
 def make_backend(settings: Settings) -> Backend:
-    """The backend that `settings.backend` names. Imports neither torch nor diffusers before `start`."""
-    from sd_space.backends.local import LocalBackend
+    """The backend that `settings.backend` names. A local one imports neither torch nor diffusers before `start`.
 
-    return LocalBackend(settings)
+    Raises InvalidSetting when the package that the backend stands on is not installed.
+    """
+    try:
+        match settings.backend:
+            case "zerogpu":
+                from sd_space.backends.zerogpu import ZeroGpuBackend
+
+                return ZeroGpuBackend(settings)
+            case "ray":
+                from sd_space.backends.ray_serve import RayServeBackend
+
+                return RayServeBackend(settings)
+            case _:
+                from sd_space.backends.local import LocalBackend
+
+                return LocalBackend(settings)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        raise InvalidSetting(
+            f"SD_SPACE_BACKEND is {settings.backend}, which needs {EXTRAS[error.name]}: pip install it, or use local."
+        ) from None
 
 
 async def until_ready(backend: Backend) -> AsyncIterator[Stage]:

@@ -44,6 +44,22 @@ BROKEN = "The model stopped working, so no pictures can be made; the operator ha
 STOPPED = "The Space is restarting; please try again in a minute."
 
 
+def load(
+    settings: Settings,
+    on_stage: Callable[[Stage], None] = lambda stage: None,
+    on_progress: Callable[[str], None] = lambda detail: None,
+) -> "LoadedPipeline":
+    """Imports the libraries and loads the model, in the calling thread. Raises ModelUnavailable."""
+    on_stage(Stage.IMPORTING)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
+    from sd_space.pipeline import PipelineSpec, detect_hardware, load_pipeline
+
+    on_stage(Stage.LOADING)
+    return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()), on_progress=on_progress)
+
+
 def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
@@ -73,7 +89,7 @@ def build_engine(
         prompt="",
         negative_prompt="",
         num_images_per_prompt=1,
-        num_inference_steps=defaults.num_inference_steps,
+        num_inference_steps=50,  # more than calibration takes, whatever the model's own number
         guidance_scale=defaults.guidance_scale,
         seed=0,
         width=defaults.width,
@@ -121,6 +137,9 @@ class LocalBackend:
         self._is_screen_healthy = True
         self._beat_s = time.monotonic()
         self._slowest_step_s = 0.0
+
+    def prepare(self) -> None:
+        """Nothing: importing torch takes seconds, and the page can be up before."""
 
     def start(self) -> None:
         """Starts the thread that loads the model; returns at once."""
@@ -209,15 +228,7 @@ class LocalBackend:
             self._end(Stage.FAILED, ModelUnavailable(BROKEN))
 
     def _load(self) -> "Engine":
-        self._set_stage(Stage.IMPORTING)
-        import transformers
-
-        transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
-        from sd_space.pipeline import PipelineSpec, detect_hardware, load_pipeline
-
-        self._set_stage(Stage.LOADING)
-        spec = PipelineSpec.from_settings(self._settings, detect_hardware())
-        loaded = load_pipeline(spec, on_progress=self._set_detail)
+        loaded = load(self._settings, self._set_stage, self._set_detail)
         engine = build_engine(loaded, self._settings, self._set_stage)
         logger.info("%s is ready on %s, %d pictures a call", loaded.info.model, loaded.info.device, engine.width)
         with self._lock:

@@ -1,0 +1,245 @@
+"""Draws on GPUs that the Hub lends by the call: one `@spaces.GPU` call runs the engine for one request.
+
+`spaces` must be imported before torch, which it teaches to hold weights on a GPU that is not there yet. A call forks
+this process; the child finds the weights on a real GPU, and what it yields is pickled: screened pictures and
+mosaics, never raw pixels. Elsewhere `spaces` leaves the function as it is, and it runs in this process.
+"""
+
+import asyncio
+import contextvars
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import spaces
+
+from sd_space.backends.local import STOPPED, build_engine, load
+from sd_space.batcher import BatchKey
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    Cancelled,
+    EngineFailed,
+    GenerationRequest,
+    GenerationResult,
+    InvalidRequest,
+    ModelInfo,
+    QueueFull,
+    RequestFailed,
+    SafetyCheckFailed,
+    SpaceError,
+    Stage,
+    Update,
+)
+from sd_space.settings import Settings
+from sd_space.step_times import StepTimes
+
+if TYPE_CHECKING:
+    from sd_space.engine import Engine
+    from sd_space.pipeline import LoadedPipeline
+
+logger = logging.getLogger(__name__)
+
+START_S = 8.0  # stated, not measured: a fresh child moves 3 GB of weights to the GPU and tests the safety checker
+MARGIN = 1.5  # on what a call is expected to take: one that overruns may be ended, and its quota is gone all the same
+WIDTH = 4  # a call draws one request, so its pictures share every UNet call
+
+# A child inherits these by the fork. `_device` is never held in the parent of one, only where nothing forks.
+_served: "tuple[LoadedPipeline, Settings] | None" = None
+_engine: "Engine | None" = None
+_device = threading.Lock()
+
+
+@spaces.GPU(duration=lambda admitted, duration_s: duration_s)
+def _draw(admitted: AdmittedRequest, duration_s: int) -> Iterator[tuple[list[Update], StepTimes | None]]:
+    """Yields the updates of each step, also where there are none: between two yields `spaces` looks for a cancel.
+
+    The last one brings the measured times. However it ends, the engine is idle after it.
+    """
+    global _engine
+    with _device:
+        try:
+            _engine = _engine or build_engine(*_served)
+        except SpaceError as error:
+            yield [RequestFailed(admitted.request_id, error)], None
+            return
+        _engine.add_request(admitted)
+        try:
+            while not _engine.is_idle:
+                updates = _engine.step()
+                yield updates, _engine.times if _engine.is_idle else None
+        finally:
+            _engine.cancel(admitted.request_id)
+            while not _engine.is_idle:
+                _engine.step()
+
+
+def seconds_to_ask_for(request: GenerationRequest, times: StepTimes | None, stated_step_s: float) -> int:
+    """Whole seconds of GPU time that `request` is sure to fit in; the visitor's quota is charged for them. Pure.
+
+    `times` are those of earlier calls; before any, `stated_step_s` is that of one step of one 512 x 512 picture.
+    """
+    pictures = request.num_images_per_prompt
+    calls = 2 * request.num_inference_steps if request.scheduler == "Heun" else request.num_inference_steps + 1
+    key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
+    step_s, finish_s = None, 0.0
+    if times is not None:
+        step_s, finish_s = times.step_s(key, pictures), times.finish_s(request.height, request.width)
+    if step_s is None:
+        finish_s = 2 * stated_step_s * request.height * request.width / 512**2
+        step_s = pictures * finish_s / 2
+    return math.ceil(START_S + MARGIN * (calls * step_s + pictures * finish_s))
+
+
+def as_refusal(error: Exception, asked_s: int) -> SpaceError:
+    """What `spaces` raised, as a visitor may read it. It raises Gradio errors, told apart by their titles."""
+    title, message = getattr(error, "title", ""), str(getattr(error, "message", error))
+    fewer = "ask for fewer pictures or steps"
+    if isinstance(error, SpaceError):
+        return error
+    if title == "ZeroGPU quota exceeded":
+        again = re.search(r"Try again in ((?:\d+ days?, )?\d+:\d\d:\d\d)", message)
+        when = f"try again in {again[1]}" if again else "try again later"
+        return QueueFull(
+            f"Your ZeroGPU quota does not cover the {asked_s} s of GPU time asked for; {when}, or {fewer}."
+        )
+    if title == "ZeroGPU pending credits exceeded":
+        return QueueFull("Your ZeroGPU quota is taken up by calls that still run; try again when they are done.")
+    if title == "ZeroGPU illegal duration":
+        sentence = f"This would take {asked_s} s of GPU time, more than the Hub lends for one call; {fewer}."
+        return InvalidRequest("num_inference_steps", sentence)
+    if "proxy token" in message:
+        return QueueFull("The Hub no longer knows your visit to this page; please reload it.")
+    if title in ("ZeroGPU queue timeout", "ZeroGPU client error"):
+        return QueueFull("No shared GPU became free in time; please try again in a minute.")
+    if message.startswith("Connection closed by visitor"):
+        return Cancelled("Cancelled; no GPU was used.")
+    logger.error("a ZeroGPU call failed with %s: %s", type(error).__name__, title)
+    return EngineFailed("The shared GPU was taken away before your pictures were finished; please try again.")
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One request on its way: a thread of its own feeds `updates` on the caller's event loop."""
+
+    admitted: AdmittedRequest
+    loop: asyncio.AbstractEventLoop
+    updates: asyncio.Queue[Update] = field(default_factory=asyncio.Queue)
+    is_cancelled: threading.Event = field(default_factory=threading.Event)
+    has_gpu: bool = False
+    thread: threading.Thread | None = None
+
+    def deliver(self, update: Update) -> None:
+        try:
+            self.loop.call_soon_threadsafe(self.updates.put_nowait, update)
+        except RuntimeError:  # the caller's event loop is closed: nobody will ever read this
+            self.is_cancelled.set()
+
+    def cancel(self) -> None:
+        """Answers at once; the GPU is given back at the next step, or right after it was lent."""
+        self.is_cancelled.set()
+        self.deliver(RequestFailed(self.admitted.request_id, Cancelled("Cancelled; the device is free.")))
+
+
+class ZeroGpuBackend:
+    """Implements `backends.Backend`; the Hub decides whose call gets a GPU when."""
+
+    def __init__(self, settings: Settings):
+        self._settings = replace(settings, max_batch_size=settings.max_batch_size or WIDTH)
+        self._stage = Stage.STARTING
+        self._info: ModelInfo | None = None
+        self._error: SpaceError | None = None
+        self._times: StepTimes | None = None
+        self._lock = threading.Lock()  # guards `_calls`; held for moments only
+        self._calls: dict[str, _Call] = {}
+
+    def prepare(self) -> None:
+        """Loads the weights in this, the main thread: `spaces` packs them for its children when the page launches."""
+        global _served
+        try:
+            loaded = load(self._settings)
+            _served, self._info, self._stage = (loaded, self._settings), loaded.info, Stage.READY
+        except SpaceError as error:
+            logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
+            self._stage, self._error = Stage.FAILED, error
+
+    def start(self) -> None:
+        """Nothing is left to do: `prepare` has loaded the model."""
+
+    def status(self) -> BackendStatus:
+        """Whether the weights are loaded; whether a GPU is free is known only to the Hub."""
+        with self._lock:
+            running = sum(call.has_gpu for call in self._calls.values())
+            waiting = len(self._calls) - running
+        return BackendStatus(self._stage, self._info, str(self._error or ""), waiting, running)
+
+    async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
+        """See `Backend.generate`. Closing the iterator cancels the request."""
+        call = _Call(admitted, asyncio.get_running_loop())
+        self._enlist(call)
+        try:
+            while True:
+                update = await call.updates.get()
+                yield update
+                if isinstance(update, GenerationResult | RequestFailed):
+                    return
+        finally:
+            call.is_cancelled.set()
+
+    def cancel(self, request_id: str) -> None:
+        """Ends the iterator; the GPU is given back at the next step. Unknown and finished ones are left alone."""
+        with self._lock:
+            call = self._calls.get(request_id)
+        if call is not None:
+            call.cancel()
+
+    def close(self, timeout_s: float) -> None:
+        """Refuses new requests, lets running ones finish for `timeout_s` and cancels the rest."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            self._stage, self._error = Stage.STOPPED, EngineFailed(STOPPED)
+            calls = list(self._calls.values())
+        for call in calls:
+            call.thread.join(max(0.0, deadline_s - time.monotonic()))
+        for call in calls:
+            call.deliver(RequestFailed(call.admitted.request_id, EngineFailed(STOPPED)))
+            call.is_cancelled.set()
+
+    def _enlist(self, call: _Call) -> None:
+        # The thread gets the caller's context: in it `spaces` finds the visitor whose quota is charged.
+        run = contextvars.copy_context().run
+        call.thread = threading.Thread(target=run, args=(self._follow, call), name="zerogpu-call", daemon=True)
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            waiting = sum(not other.has_gpu for other in self._calls.values())
+            if waiting >= self._settings.max_queue:
+                raise QueueFull(f"{waiting} requests are waiting already; please come back in a few minutes.")
+            self._calls[call.admitted.request_id] = call
+        call.thread.start()
+
+    def _follow(self, call: _Call) -> None:
+        """Runs in a thread of its own: waits for a GPU, then for each step."""
+        request_id = call.admitted.request_id
+        asked_s = seconds_to_ask_for(call.admitted.request, self._times, self._settings.zerogpu_step_s)
+        steps = _draw(call.admitted, asked_s)
+        try:
+            for updates, times in steps:
+                call.has_gpu, self._times = True, times or self._times
+                for update in updates:
+                    if isinstance(update, RequestFailed) and isinstance(update.error, SafetyCheckFailed):
+                        self._stage, self._error = Stage.FAILED, update.error
+                    call.deliver(update)
+                if call.is_cancelled.is_set():
+                    break
+        except Exception as error:
+            call.deliver(RequestFailed(request_id, as_refusal(error, asked_s)))
+        finally:
+            steps.close()
+            with self._lock:
+                del self._calls[request_id]

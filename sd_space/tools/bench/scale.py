@@ -1,0 +1,287 @@
+"""Several replicas behind Ray Serve: throughput, wait, overhead and memory, beside a simulation of the same arrivals.
+
+With `--plan`, how many replicas it takes for so many pictures a minute, from the times measured here or given.
+"""
+
+import argparse
+import asyncio
+import dataclasses
+import os
+import random
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+
+from sd_space.backends import Backend, make_backend, until_ready
+from sd_space.backends.local import build_engine
+from sd_space.batcher import BatchKey
+from sd_space.pipeline import LoadedPipeline
+from sd_space.schema import AdmittedRequest, GenerationResult, SpaceError
+from sd_space.settings import Settings
+from sd_space.step_times import StepTimes
+from sd_space.tools.bench import harness
+from sd_space.tools.bench.simulator import Outcome, Work, poisson, replicas_needed, simulate
+
+MIB = 2**20
+COLUMNS = (
+    "backend", "replicas", "arrivals", "pictures/s", "simulated", "off %", "mean wait s", "simulated s", "wait off %",
+    "engine CPU ms/picture", "page CPU ms/picture", "replica MiB", "Ray MiB",
+)  # fmt: skip
+PLAN_COLUMNS = ("pictures a minute", "within s", "replicas", "GPUs busy %", "cost an hour", "per 1,000 pictures")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    harness.add_model_arguments(parser)
+    harness.add_request_arguments(parser)
+    parser.add_argument("--width", type=int, default=4, help="pictures that share a UNet call (default: %(default)s)")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2], help="of each cluster that is compared")
+    parser.add_argument("--pictures", type=int, default=24, help="a replica, one a request (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
+    parser.add_argument("--load", type=float, default=0.7, help="of what the step times allow, for arrivals at random")
+    parser.add_argument("--kills", type=int, default=0, help="replicas to kill while --pictures are drawn on two")
+    parser.add_argument("--plan", type=float, nargs="*", default=[], help="pictures a minute to plan for")
+    parser.add_argument(
+        "--within", type=float, default=30.0, help="seconds for 19 of 20 visitors (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--step-ms", type=float, nargs="*", default=[], help="of a call with 1, 2, … pictures, else measured"
+    )
+    parser.add_argument("--finish-ms", type=float, default=0.0, help="decode and check of a picture, with --step-ms")
+    parser.add_argument("--price", type=float, default=1.0, help="of a replica for an hour (default: %(default)s)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    options.threads = options.threads or 1
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as the local backend that they are compared with
+    loaded = harness.load(options)
+    work = measured_work(loaded, options)
+    circumstances = harness.circumstances(loaded, options) | {"width": options.width, "pictures": options.pictures}
+    figures: dict[str, Any] = circumstances
+    print(harness.told(circumstances), flush=True)
+    if options.kills:
+        return figures | asyncio.run(faults(loaded, options))
+    if not options.plan:
+        rows = asyncio.run(compare(loaded, work, options))
+        harness.print_table(COLUMNS, [list(row.values()) for row in rows])
+        figures["rows"] = rows
+    if options.plan:
+        planned = given_work(work, options) if options.step_ms else work
+        figures["plan"] = [plan(rate, planned, options) for rate in options.plan]
+        harness.print_table(PLAN_COLUMNS, [list(row.values()) for row in figures["plan"]])
+    return figures
+
+
+def measured_work(loaded: LoadedPipeline, options: argparse.Namespace) -> Work:
+    """What a request costs, from an engine in this process: calls of each width, decode and check, and the start."""
+    engine = build_engine(loaded, Settings(max_batch_size=options.width))
+    starts_s = []
+    for pictures in range(1, options.width + 1):
+        for number in range(pictures):
+            engine.add_request(harness.request_of(loaded, options, number))
+        while not engine.is_idle:
+            for update in engine.step():
+                if isinstance(update, GenerationResult):
+                    starts_s.append(update.elapsed_s["encode_prompt"])
+    request = harness.request_of(loaded, options).request
+    key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
+    return Work(key, engine._denoiser.num_timesteps(request), engine.times, statistics.median(starts_s))
+
+
+def given_work(work: Work, options: argparse.Namespace) -> Work:
+    """The same request on a device whose times are given."""
+    times = StepTimes()
+    for pictures, milliseconds in enumerate(options.step_ms, start=1):
+        times.record_step(work.key, pictures, milliseconds / 1e3)
+    times.record_finish(work.key.height, work.key.width, options.finish_ms / 1e3)
+    return dataclasses.replace(work, times=times, start_s=0.0)
+
+
+def plan(per_minute: float, work: Work, options: argparse.Namespace) -> dict[str, Any]:
+    replicas = replicas_needed(per_minute / 60, options.within, options.width, work)
+    busy_s = work.num_timesteps * work.times.step_s(work.key, options.width) / options.width
+    busy_s += work.start_s + work.times.finish_s(work.key.height, work.key.width)
+    return {
+        "per_minute": per_minute,
+        "within_s": options.within,
+        "replicas": replicas,
+        "busy_percent": 100 * per_minute / 60 * busy_s / replicas,
+        "cost_per_hour": replicas * options.price,
+        "cost_per_1000": replicas * options.price / (per_minute * 60) * 1000,
+    }
+
+
+@contextmanager
+def started(settings: Settings) -> Iterator[Backend]:
+    backend = make_backend(settings)
+    backend.start()
+    try:
+        yield backend
+    finally:
+        backend.close(0)
+
+
+async def compare(loaded: LoadedPipeline, work: Work, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """A crowd at once, and arrivals at random, on each number of replicas and on the local backend.
+
+    They take turns, so that other work on this machine slows all alike; each figure is the median of the rounds.
+    """
+    rows = []
+    for replicas in options.replicas:
+        settings = dataclasses.replace(
+            harness.settings_of(options), max_batch_size=options.width, max_queue=10 * options.pictures
+        )
+        rate_per_s = options.load * options.width
+        rate_per_s /= work.num_timesteps * work.times.step_s(work.key, options.width)
+        with (
+            started(settings) as local,
+            started(dataclasses.replace(settings, backend="ray", ray_replicas=replicas)) as ray,
+        ):
+            await whole(local, 0)
+            await whole(ray, replicas)
+            memory = memory_of_ray()
+            for arrivals in ("at once", "at random"):
+                for backend, engines in ((local, 1), (ray, replicas)):
+                    await attend(backend, requests(loaded, options, 2 * engines, "warm"), [0.0] * 2 * engines)
+                arrivals_s = {
+                    engines: [0.0] * options.pictures * engines
+                    if arrivals == "at once"
+                    else poisson(rate_per_s * engines, options.pictures * engines, options.seed)
+                    for engines in {1, replicas}
+                }
+                rounds: dict[str, list[dict[str, Any]]] = {"local": [], "ray": []}
+                for number in range(options.rounds):
+                    for name, backend, engines in (("local", local, 1), ("ray", ray, replicas)):
+                        moments_s = arrivals_s[engines]
+                        admitted = requests(loaded, options, len(moments_s), f"{arrivals} {number}")
+                        before_s = cpu_seconds()
+                        outcome = await attend(backend, admitted, moments_s)
+                        used_s = [after - before for after, before in zip(cpu_seconds(), before_s, strict=True)]
+                        expected = simulate(moments_s, engines, options.width, work, settings.max_queue)
+                        rounds[name].append(figures_of(outcome, expected, used_s[name == "ray"], used_s[0]))
+                for name, engines in (("local", 1), ("ray", replicas)):
+                    medians = {key: statistics.median(one[key] for one in rounds[name]) for key in rounds[name][0]}
+                    of_ray = memory if name == "ray" else (None, None)
+                    about = {"backend": name, "replicas": engines, "arrivals": arrivals}
+                    rows.append(about | medians | dict(zip(("replica_mib", "ray_mib"), of_ray, strict=True)))
+    return rows
+
+
+def figures_of(outcome: Outcome, expected: Outcome, engine_s: float, page_s: float) -> dict[str, float]:
+    pictures = len(outcome.waits_s)
+    return {
+        "pictures_per_s": outcome.pictures_per_s,
+        "simulated_pictures_per_s": expected.pictures_per_s,
+        "throughput_off_percent": 100 * (expected.pictures_per_s / outcome.pictures_per_s - 1),
+        "mean_wait_s": outcome.mean_wait_s,
+        "simulated_mean_wait_s": expected.mean_wait_s,
+        "wait_off_percent": 100 * (expected.mean_wait_s / outcome.mean_wait_s - 1),
+        "engine_cpu_ms": 1e3 * engine_s / pictures,
+        "page_cpu_ms": 1e3 * page_s / pictures,
+    }
+
+
+def requests(loaded: LoadedPipeline, options: argparse.Namespace, pictures: int, name: str) -> list[AdmittedRequest]:
+    made = (harness.request_of(loaded, options, number) for number in range(pictures))
+    return [dataclasses.replace(one, request_id=f"{name} {one.request_id}") for one in made]
+
+
+async def whole(backend: Backend, replicas: int) -> None:
+    """Until the model is loaded everywhere."""
+    async for _ in until_ready(backend):
+        pass
+    while replicas and backend.status().replicas.get("running", 0) < replicas:
+        await asyncio.sleep(0.2)
+
+
+async def attend(backend: Backend, admitted: list[AdmittedRequest], arrivals_s: list[float]) -> Outcome:
+    """Sends each request at its moment and waits for all of their pictures."""
+    began_s = time.perf_counter()
+
+    async def visit(one: AdmittedRequest, at_s: float) -> tuple[float, float]:
+        await asyncio.sleep(max(0.0, began_s + at_s - time.perf_counter()))
+        asked_s = time.perf_counter()
+        last = [update async for update in backend.generate(one)][-1]
+        assert isinstance(last, GenerationResult), last
+        return time.perf_counter() - asked_s, time.perf_counter()
+
+    visits = await asyncio.gather(*(visit(*pair) for pair in zip(admitted, arrivals_s, strict=True)))
+    waits_s, ends_s = zip(*visits, strict=True)
+    return Outcome(waits_s, max(ends_s) - began_s - arrivals_s[0])
+
+
+def replica_processes() -> list[psutil.Process]:
+    """The replicas of a cluster that this process started."""
+    family = psutil.Process().children(recursive=True)
+    return [process for process in family if "EngineReplica" in " ".join(process.cmdline())]
+
+
+def cpu_seconds() -> tuple[float, float]:
+    """What this process has used of the CPU, and what the replicas have."""
+    theirs = [process.cpu_times() for process in replica_processes()]
+    return time.process_time(), sum(times.user + times.system for times in theirs)
+
+
+def memory_of_ray() -> tuple[float, float]:
+    """MiB of one replica, and of everything else of Ray's; each process's own pages."""
+    mine = {process.pid: process.memory_full_info().uss / MIB for process in replica_processes()}
+    family = psutil.Process().children(recursive=True)
+    others = [process.memory_full_info().uss / MIB for process in family if process.pid not in mine]
+    return statistics.mean(mine.values()), sum(others)
+
+
+async def faults(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[str, Any]:
+    """Kills replicas at random while `--pictures` requests are drawn on two, and compares every picture."""
+    engine = build_engine(loaded, Settings(max_batch_size=options.width))
+    admitted = requests(loaded, options, options.pictures, "fault")
+    expected: dict[str, bytes | None] = {}
+    for one in admitted:
+        engine.add_request(one)
+    while not engine.is_idle:
+        for update in engine.step():
+            if isinstance(update, GenerationResult):
+                expected[update.request_id] = update.images[0].pixels
+    settings = dataclasses.replace(
+        harness.settings_of(options), backend="ray", ray_replicas=2, max_batch_size=options.width
+    )
+    draw = random.Random(options.seed)
+    waiting, kills = iter(admitted), 0
+    counted = {"right": 0, "wrong": 0, "refused": 0}
+
+    with started(settings) as backend:
+        await whole(backend, 2)
+
+        async def visitor() -> None:
+            for one in waiting:
+                try:
+                    last = [update async for update in backend.generate(one)][-1]
+                except SpaceError:
+                    last = None
+                if not isinstance(last, GenerationResult):
+                    counted["refused"] += 1
+                else:
+                    counted["right" if like(last.images[0].pixels, expected[one.request_id]) else "wrong"] += 1
+
+        visitors = [asyncio.ensure_future(visitor()) for _ in range(2 * options.width)]
+        while kills < options.kills and not all(task.done() for task in visitors):
+            done = sum(counted.values())
+            if done >= (kills + 0.5) * options.pictures / (options.kills + 1) and (alive := replica_processes()):
+                draw.choice(alive).kill()
+                kills += 1
+            await asyncio.sleep(0.05)
+        await asyncio.gather(*visitors)
+        figures = {"kills": kills, **counted, "reruns": backend.status().reruns}
+    harness.print_table(list(figures), [list(figures.values())])
+    return figures
+
+
+def like(pixels: bytes | None, expected: bytes | None) -> bool:
+    """Equal but for what company does to a picture: 1 in 255."""
+    if pixels is None or expected is None:
+        return pixels is expected
+    both = (torch.frombuffer(bytearray(part), dtype=torch.uint8).int() for part in (pixels, expected))
+    return int((next(both) - next(both)).abs().max()) <= 1

@@ -1,0 +1,254 @@
+"""Ray Serve: requests spread over replicas, survive the loss of one, and never wait for nothing."""
+
+import asyncio
+import importlib
+from dataclasses import replace
+
+import httpx
+import pytest
+import ray
+import yaml
+from ray import serve as ray_serve
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve.schema import ServeDeploySchema
+
+from sd_space.backends import make_backend, zerogpu
+from sd_space.backends.ray_serve import APP, replicas
+from sd_space.backends.zerogpu import ZeroGpuBackend
+from sd_space.card import load_card
+from sd_space.gate import Gate
+from sd_space.schema import (
+    Cancelled,
+    EngineFailed,
+    GenerationResult,
+    Outcome,
+    PictureFinished,
+    Progress,
+    QueueFull,
+    RequestFailed,
+)
+from sd_space.settings import Settings
+
+from ..server import ROOT, serve
+from ..test_api import QUICK, call
+from ..test_local_backend import TIMEOUT_S, ready, updates_of
+from ..tiny_models import admitted
+from .conftest import busiest, replica_processes
+
+LONG = {"num_inference_steps": 150, "num_images_per_prompt": 4}
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not await asyncio.to_thread(condition):  # Serve's own calls must not be made on an event loop
+            await asyncio.sleep(0.01)
+
+
+def counts(backend) -> list[tuple[int, int]]:
+    """What each replica has waiting and running."""
+    return sorted((s.waiting, s.running) for s in backend._handle.broadcast("status").results(timeout_s=TIMEOUT_S))
+
+
+def test_a_request_runs_from_progress_to_result(whole):
+    updates = asyncio.run(updates_of(whole, admitted("a", num_images_per_prompt=2)))
+    assert isinstance(updates[0], Progress) and not updates[0].note
+    assert [update.index for update in updates if isinstance(update, PictureFinished)] == [0, 1]
+    assert isinstance(updates[-1], GenerationResult)
+    assert whole.status().info.model == "noise-painter"
+
+
+def test_two_requests_run_on_two_replicas(whole):
+    async def main():
+        tasks = [asyncio.create_task(updates_of(whole, admitted(f"r{k}", **LONG))) for k in range(2)]
+        await until(lambda: whole.status().running == 2)
+        spread = await asyncio.to_thread(counts, whole)
+        await asyncio.gather(*tasks)
+        return spread
+
+    assert asyncio.run(main()) == [(0, 1), (0, 1)]
+
+
+def test_cancel_reaches_the_replica(whole):
+    async def main():
+        running = asyncio.create_task(updates_of(whole, admitted("a", **LONG)))
+        await until(lambda: whole.status().running == 1)
+        whole.cancel("a")
+        whole.cancel("nobody")
+        updates = await running
+        await until(lambda: counts(whole) == [(0, 0), (0, 0)])
+        return updates
+
+    updates = asyncio.run(main())
+    assert isinstance(updates[-1], RequestFailed) and isinstance(updates[-1].error, Cancelled)
+    assert not any(isinstance(update, PictureFinished) for update in updates)
+
+
+def test_closing_the_iterator_reaches_the_replica(whole):
+    async def main():
+        async with asyncio.timeout(TIMEOUT_S):
+            updates = whole.generate(admitted("a", **LONG))
+            await anext(updates)
+            await updates.aclose()
+        await until(lambda: counts(whole) == [(0, 0), (0, 0)])
+
+    asyncio.run(main())
+
+
+def test_more_than_may_wait_are_refused(whole):
+    async def main():
+        requests = [admitted(f"r{k}", num_inference_steps=60) for k in range(100)]
+        tasks = [asyncio.create_task(updates_of(whole, request)) for request in requests]
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        refused = [outcome for outcome in done if isinstance(outcome, QueueFull)]
+        drawn = [outcome for outcome in done if not isinstance(outcome, Exception)]
+        assert all(isinstance(updates[-1], GenerationResult) for updates in drawn)
+        assert len(refused) + len(drawn) == len(done)
+        return refused
+
+    refused = asyncio.run(main())
+    # Two replicas take 24 requests each, and 20 may wait for one of them.
+    assert 25 <= len(refused) <= 35
+    assert "come back in a few minutes" in str(refused[0])
+
+
+def test_a_replica_killed_in_the_middle_costs_time_and_nothing_else(whole):
+    request = admitted("a", **LONG)
+
+    async def main():
+        undisturbed = await updates_of(whole, admitted("b", **LONG))
+        reruns = whole.status().reruns
+        running = asyncio.create_task(updates_of(whole, request))
+        await until(lambda: whole.status().running == 1)
+        await asyncio.to_thread(lambda: busiest(replica_processes()).kill())
+        updates = await running
+        assert whole.status().reruns == reruns + 1
+        await until(lambda: whole.status().replicas != {"running": 2})
+        assert whole.status().is_ready, "one replica is enough"
+        return undisturbed, updates
+
+    undisturbed, updates = asyncio.run(main())
+    assert [image.pixels for image in updates[-1].images] == [image.pixels for image in undisturbed[-1].images]
+    finished = [update.index for update in updates if isinstance(update, PictureFinished)]
+    assert sorted(finished) == [0, 1, 2, 3], "each picture comes out once"
+    notes = [update.note for update in updates if isinstance(update, Progress)]
+    assert notes[0] == "" and "again on another, with the same seeds" in notes[-1]
+
+
+def test_a_request_is_not_run_again_without_end(whole, monkeypatch):
+    monkeypatch.setattr("sd_space.backends.ray_serve.ATTEMPTS", 1)
+
+    async def main():
+        running = asyncio.create_task(updates_of(whole, admitted("a", **LONG)))
+        await until(lambda: whole.status().running == 1)
+        await asyncio.to_thread(lambda: busiest(replica_processes()).kill())
+        with pytest.raises(EngineFailed, match="try again later"):
+            await running
+
+    asyncio.run(main())
+
+
+def test_while_replicas_are_killed_pictures_are_right_or_refused_and_none_hangs(whole):
+    requests = [admitted(f"r{k}", seed=k, num_inference_steps=40) for k in range(24)]
+
+    async def draw(request):
+        try:
+            return (await updates_of(whole, request))[-1].images[0].pixels
+        except EngineFailed:
+            return None
+
+    async def main():
+        expected = await asyncio.gather(*(draw(request) for request in requests))
+        drawn = []
+        for group in (requests[:8], requests[8:16], requests[16:]):
+            tasks = [asyncio.create_task(draw(request)) for request in group]
+            await until(lambda: whole.status().running)
+            await asyncio.to_thread(lambda: replica_processes()[0].kill())
+            drawn += await asyncio.gather(*tasks)
+        return expected, drawn
+
+    expected, drawn = asyncio.run(main())
+    assert drawn.count(None) <= 2
+    for pixels, undisturbed in zip(drawn, expected, strict=True):
+        if pixels is not None:
+            assert max(abs(a - b) for a, b in zip(pixels, undisturbed, strict=True)) <= 1
+
+
+def test_a_rolling_redeploy_loses_nothing(whole, cluster_settings):
+    before = {process.pid for process in replica_processes()}
+    target = ray_serve.RunTarget(replicas(replace(cluster_settings, low_vram_gb=5.0)), name=APP, route_prefix=None)
+
+    async def main():
+        reruns = whole.status().reruns
+        redeploy = asyncio.create_task(asyncio.to_thread(ray_serve.run_many, [target]))
+        results = []
+        while not redeploy.done():
+            batch = [admitted(f"r{len(results) + k}", num_inference_steps=50) for k in range(4)]
+            results += await asyncio.gather(*(updates_of(whole, request) for request in batch))
+        await redeploy
+        assert whole.status().reruns == reruns
+        return results
+
+    results = asyncio.run(main())
+    assert results and all(isinstance(updates[-1], GenerationResult) for updates in results)
+    assert not before & {process.pid for process in replica_processes()}
+
+
+def test_the_page_joins_the_cluster_and_tells_the_replicas_state(whole):
+    address = ray.get_runtime_context().gcs_address
+    with serve("--backend", "ray", RAY_ADDRESS=address) as server:
+        answer = server.wait_for("/readyz", timeout_s=120)
+        assert answer.json()["replicas"] == {"running": 2}
+        _, (token,) = call(server, "accept_license", {"agree": True})
+        event, drawn = call(server, "generate", QUICK | {"acceptance_token": token, "width": 64, "height": 64})
+        assert event == "complete" and drawn[1]["model"] == "noise-painter"
+        assert 'sd_space_replicas{state="running"} 2.0' in server.get("/metrics").text
+    assert httpx.codes.is_success(answer.status_code)
+    assert len(replica_processes()) == 2, "the cluster keeps its replicas when a page leaves"
+
+
+@pytest.fixture
+def everywhere(whole, model_folder, monkeypatch):
+    """The three backends, all of one model."""
+    monkeypatch.setattr(zerogpu, "_served", None)
+    monkeypatch.setattr(zerogpu, "_engine", None)
+    settings = Settings(model=str(model_folder), max_batch_size=4)
+    local, inline = make_backend(settings), ZeroGpuBackend(settings)
+    inline.prepare()
+    local.start()
+    asyncio.run(ready(local))
+    yield {"local": local, "zerogpu": inline, "ray": whole}
+    local.close(TIMEOUT_S)
+    inline.close(TIMEOUT_S)
+
+
+def test_every_backend_draws_the_same_pictures(everywhere):
+    gate = Gate(load_card(), None, 3600)
+    token = gate.issue_token(True)
+    drawn = {}
+    for name, backend in everywhere.items():
+        values = {"prompt": "a cat", "num_images_per_prompt": 3, "seed": 11, "num_inference_steps": 8}
+        request = gate.admit(token, values, backend.status().info)
+        drawn[name] = asyncio.run(updates_of(backend, request))[-1].images
+    reference = drawn["local"]
+    assert [image.outcome for image in reference] == [Outcome.OK] * 3
+    for images in drawn.values():
+        assert [image.seed for image in images] == [11, 12, 13]
+        assert [image.outcome for image in images] == [image.outcome for image in reference]
+        for image, expected in zip(images, reference, strict=True):
+            assert max(abs(a - b) for a, b in zip(image.pixels, expected.pixels, strict=True)) <= 1
+
+
+def test_the_example_config_deploys_what_its_settings_say(whole):
+    text = (ROOT / "examples" / "serve.yaml").read_text(encoding="utf-8")
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
+    module, _, builder = application.import_path.partition(":")
+    assert application.name == APP and application.route_prefix is None
+    built = call_user_app_builder_with_args_if_necessary(
+        getattr(importlib.import_module(module), builder), application.args
+    )
+    deployment = built._bound_deployment
+    autoscaling = deployment._deployment_config.autoscaling_config
+    assert (autoscaling.min_replicas, autoscaling.max_replicas) == (2, 8)
+    assert deployment.ray_actor_options == {"num_cpus": 1, "num_gpus": 1.0}
+    (settings,) = built._bound_deployment.init_args
+    assert settings.model == "CompVis/stable-diffusion-v1-4"
