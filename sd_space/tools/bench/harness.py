@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import transformers
 from diffusers import StableDiffusionPipeline
@@ -49,6 +50,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
 def load(options: argparse.Namespace) -> LoadedPipeline:
     """The model as the Space would load it."""
     transformers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.set_verbosity_error()  # the safety screen tests itself, and the checker would report it
     if options.threads:
         torch.set_num_threads(options.threads)
     spec = PipelineSpec.from_settings(settings_of(options), detect_hardware())
