@@ -89,11 +89,17 @@ class EngineReplica:
             raise RuntimeError(status.reason)
 
 
+def _ongoing(settings: Settings) -> int:
+    """Requests of one replica. They wait there, where turns are fair, and not in Serve's router.
+
+    A full replica is asked by the router again and again whether it has room, which cost a small model 15 %.
+    """
+    return (settings.max_batch_size or WIDTH) + settings.max_queue
+
+
 def replicas(settings: Settings) -> serve.Application:
     """The deployment that `settings` ask for; Serve keeps its replicas alive and replaces them one by one."""
-    width = settings.max_batch_size or WIDTH
-    # They wait in the replica, where turns are fair: a full one costs it a question from Serve every few milliseconds.
-    ongoing = width + settings.max_queue
+    ongoing = _ongoing(settings)
     gpus = settings.ray_gpus_per_replica
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
@@ -104,14 +110,13 @@ def replicas(settings: Settings) -> serve.Application:
             "autoscaling_config": {
                 "min_replicas": settings.ray_replicas,
                 "max_replicas": most,
-                "target_ongoing_requests": width,
+                "target_ongoing_requests": settings.max_batch_size or WIDTH,
             }
         }
     return serve.deployment(
         EngineReplica,
         ray_actor_options={"num_cpus": settings.ray_cpus_per_replica, "num_gpus": gpus},  # as many threads as CPUs
         max_ongoing_requests=ongoing,
-        max_queued_requests=settings.max_queue,
         graceful_shutdown_timeout_s=DRAIN_S,
         max_constructor_retry_count=3,
         logging_config={"enable_access_log": False},
@@ -236,7 +241,7 @@ class RayServeBackend:
         with self._lock:
             if self._closing.is_set():
                 raise EngineFailed(STOPPED)
-            if self._handle is None and len(self._calls) >= self._settings.max_queue:
+            if len(self._calls) >= _ongoing(self._settings) * max(1, self._replicas.get("running", 0)):
                 raise QueueFull(FULL)
             self._calls[call.admitted.request_id] = call
 

@@ -12,6 +12,7 @@ import pytest
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.settings import Settings
+from sd_space.tools.bench.scale import replica_processes
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 collect_ignore_glob = [] if HAS_RAY else ["test_*.py"]
@@ -34,12 +35,6 @@ def pytest_collection_modifyitems(config, items):
         if os.environ.get("REQUIRE_RAY"):
             raise pytest.UsageError(sentence)
         config.get_terminal_writer().line(f"\n{sentence}", red=True, bold=True)
-
-
-def replica_processes() -> list[psutil.Process]:
-    """The processes of this cluster's replicas."""
-    family = psutil.Process().children(recursive=True)
-    return [process for process in family if "EngineReplica" in " ".join(process.cmdline())]
 
 
 def busiest(processes: list[psutil.Process]) -> psutil.Process:

@@ -5,13 +5,13 @@ With `--plan`, how many replicas it takes for so many pictures a minute, from th
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import os
 import random
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -115,7 +115,7 @@ def plan(per_minute: float, work: Work, options: argparse.Namespace) -> dict[str
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def started(settings: Settings) -> Iterator[Backend]:
     backend = make_backend(settings)
     backend.start()
@@ -216,8 +216,12 @@ async def attend(backend: Backend, admitted: list[AdmittedRequest], arrivals_s: 
 
 def replica_processes() -> list[psutil.Process]:
     """The replicas of a cluster that this process started."""
-    family = psutil.Process().children(recursive=True)
-    return [process for process in family if "EngineReplica" in " ".join(process.cmdline())]
+    replicas = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
+            if "EngineReplica" in " ".join(process.cmdline()):
+                replicas.append(process)
+    return replicas
 
 
 def cpu_seconds() -> tuple[float, float]:
