@@ -88,7 +88,8 @@ def rewritten(original: Callable, old: str, new: str) -> Callable:
     if source.count(old) != 1:
         raise LookupError(f"{old!r} occurs {source.count(old)} times in {original.__qualname__}")
     made: dict[str, Any] = {}
-    exec(compile(source.replace(old, new), inspect.getsourcefile(original) or "", "exec"), original.__globals__, made)
+    namespace = inspect.unwrap(original).__globals__
+    exec(compile(source.replace(old, new), inspect.getsourcefile(original) or "", "exec"), namespace, made)
     return made[original.__name__]
 
 
