@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(client).setLevel(logging.WARNING)  # they log whole addresses
     logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every call
 
-    # Behind a share link every caller comes from this machine, and could write itself any address (see front.py).
-    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
+    # Whose X-Forwarded-For is believed is the front door's to say (SD_SPACE_TRUSTED_PROXIES), not the server's.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
 
     from sd_space.backends import make_backend
     from sd_space.settings import PREFIX, InvalidSetting, Settings
@@ -50,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sd_space.gate import Gate
     from sd_space.metrics import Metrics
     from sd_space.recorded import load_recorded
-    from sd_space.ui import build_demo, launch
+    from sd_space.ui import build_demo, launch, served_files
 
     card = load_card()
     gate = Gate(card, settings.secret, settings.token_ttl_s)
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     metrics = Metrics(backend.status)
-    demo = build_demo(settings, card, gate, backend, store, metrics, load_recorded())
+    recorded = load_recorded()
+    demo = build_demo(settings, card, gate, backend, store, metrics, recorded)
 
     store.start()
     stop = threading.Event()
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
     backend.prepare()
-    url = launch(demo, settings, backend, metrics, share=arguments.share, auth=auth)
+    files = served_files(store, recorded)
+    url = launch(demo, settings, backend, metrics, files, share=arguments.share, auth=auth)
     print(f"Serving on {url}", flush=True)
     backend.start()  # only now: importing torch takes seconds, and the page is up already
     stop.wait()

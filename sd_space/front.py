@@ -4,15 +4,21 @@ It answers health and metrics itself, lets through only the routes that this pag
 and puts security headers on what goes out. What people accept and may ask is not its business: that is `gate.py`.
 """
 
+import asyncio
+import contextlib
+import ipaddress
 import json
+import posixpath
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +27,8 @@ from sd_space.schema import BackendStatus
 from sd_space.settings import Settings
 
 MAX_BODY_BYTES = 64 * 1024  # the longest prompts, escaped, take a fifth of it
+BODY_TIMEOUT_S = 15.0
+MAX_HEADER_BYTES = 32 * 1024
 MAX_ADDRESSES = 10_000
 GLOBAL_FACTOR = 20  # all addresses together may call this many times as often as one
 
@@ -37,6 +45,10 @@ _POST = re.compile(
 _WORK = re.compile(r"/gradio_api/(queue/join|call/.+|mcp.*)")
 _CALL = re.compile(r"/gradio_api/call/(v2/)?([^/]+)/?")
 _EVENTS = ("/gradio_api/queue/join", "/gradio_api/run/predict")  # the page's own: queued ones and immediate ones
+_CANCEL = "/gradio_api/cancel"
+_FILE = "/gradio_api/file="
+_STREAM = re.compile(r"/gradio_api/(queue/data|call/[^/]+/([^/]+))")
+_STREAM_HANDOVER_S = 1.0  # a page opens its next stream at the moment in which the server closes the last one
 _STARTUP = "/gradio_api/startup-events"
 
 # Gradio's page needs inline styles and scripts; nothing needs another host. The Hub shows Spaces in a frame.
@@ -52,10 +64,22 @@ _HEADERS = {
 }
 
 
-class Front:
-    """Wraps the app. `endpoints` are the public ones with their parameters, `fn_indices` Gradio's event numbers.
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """What Gradio's app offers, as far as its front door must know it."""
 
-    Refusals are JSON: {"error": sentence}. `now_s` is a monotonic clock.
+    endpoints: Mapping[str, Mapping[str, bool]]  # the public ones -> their parameters -> whether one must be given
+    num_inputs: Mapping[int, int]  # of each event of the page, by its number
+    files: Collection[Path]  # what may be fetched: files, and folders with all that is in them
+    session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is still to be told
+    is_expected: Callable[[str], bool]  # whether a session has something to be told
+    is_queue_alive: Callable[[], bool]
+
+
+class Front:
+    """Wraps the app. Refusals are JSON: {"error": sentence}. `now_s` is a monotonic clock.
+
+    The app sees as `client` the address that calls are counted by, or none where nobody can be told from another.
     """
 
     def __init__(
@@ -63,36 +87,64 @@ class Front:
         app: ASGIApp,
         settings: Settings,
         status: Callable[[], BackendStatus],
-        is_queue_alive: Callable[[], bool],
         metrics: Metrics,
-        endpoints: Mapping[str, Collection[str]],
-        fn_indices: Collection[int],
+        surface: Surface,
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._app = app
         self._status = status
-        self._is_queue_alive = is_queue_alive
         self._metrics = metrics
-        self._endpoints = endpoints
-        self._fn_indices = frozenset(fn_indices)
+        self._surface = surface
         self._trusted_proxies = settings.trusted_proxies
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._has_started = False
+        self._streams: dict[str, asyncio.Event] = {}  # by session; set when the stream is over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         send = _with_headers(scope["path"], send)
+        address = self._address(scope)
+        scope["client"] = (address, 0) if address else None
         answer = self._own_answer(scope["method"], scope["path"]) or self._refusal(scope)
         if answer is None and scope["method"] == "POST":
-            body = await _read(receive)
-            answer = self._body_refusal(scope["path"], body)
-            receive = _replay(body, receive)
+            try:
+                body = await asyncio.wait_for(_read(receive), BODY_TIMEOUT_S)
+            except TimeoutError:
+                answer = _refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.")
+            else:
+                answer = self._body_refusal(scope["path"], body)
+                receive = _replay(body, receive)
         if answer is not None:
             await answer(scope, receive, send)
+        elif scope["method"] == "GET" and _STREAM.fullmatch(scope["path"]):
+            await self._stream(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One listener for each session: a second one would take the first one's messages, and end its run."""
+        event_id = _STREAM.fullmatch(scope["path"])[2]
+        if event_id is None:
+            session = QueryParams(scope["query_string"]).get("session_hash", "")
+        else:  # an id that is no event's would be taken for the name of a session
+            session = self._surface.session_of(event_id)
+        if session is None or not self._surface.is_expected(session):
+            await _refuse(404, "Nothing is under way in this session.")(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        if (earlier := self._streams.get(session)) is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(earlier.wait(), _STREAM_HANDOVER_S)
+        if session in self._streams:
+            await _refuse(409, "Somebody listens to this session already.")(scope, receive, send)
+            return
+        over = self._streams[session] = asyncio.Event()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            del self._streams[session]
+            over.set()
 
     def _own_answer(self, method: str, path: str) -> Response | None:
         if method not in ("GET", "HEAD"):
@@ -109,7 +161,7 @@ class Front:
         status = self._status()
         detail = f" ({status.detail})" if status.detail else ""
         reason = "" if status.is_ready else status.reason or f"Getting ready: {status.stage}{detail}."
-        if not reason and not self._is_queue_alive():
+        if not reason and not self._surface.is_queue_alive():
             reason = "The queue of the page has stopped; restart the Space."
         answer = {"status": "unready" if reason else "ready", "stage": str(status.stage), "reason": reason}
         if status.replicas:
@@ -118,38 +170,55 @@ class Front:
 
     def _refusal(self, scope: Scope) -> Response | None:
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
+        if sum(len(name) + len(value) + 32 for name, value in headers.raw) > MAX_HEADER_BYTES:  # as HTTP/2 counts them
+            return _refuse(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")
         if path == _STARTUP and method == "GET" and not self._has_started:
             self._has_started = True  # Gradio's own call while it launches; a second one would start its queue again
             return None
         pattern = {"GET": _GET, "HEAD": _GET, "POST": _POST, "DELETE": re.compile(r"/gradio_api/mcp/?")}.get(method)
         if method != "OPTIONS" and (pattern is None or not pattern.fullmatch(path)):
             return _refuse(404, "There is nothing at this address.")
+        if path.startswith(_FILE) and not self._may_be_fetched(path.removeprefix(_FILE)):
+            return _refuse(404, "There is no such file, or not any more.")
         if method != "POST":
             return None
         if headers.get("content-encoding", "identity") != "identity":
             return _refuse(415, "A compressed body is not accepted; send plain JSON.")
         if _WORK.fullmatch(path):
-            wait_s = self._limiter.seconds_to_wait(self._address(scope, headers))
+            wait_s = self._limiter.seconds_to_wait(scope["client"][0] if scope["client"] else None)
             if wait_s:
                 answer = _refuse(429, f"Too many calls from this address; please try again in {round(wait_s + 0.5)} s.")
                 answer.headers["Retry-After"] = str(round(wait_s + 0.5))
                 return answer
         return None
 
-    def _address(self, scope: Scope, headers: Headers) -> str:
-        """The caller's address: the peer's, or what the outermost trusted proxy wrote down."""
+    def _address(self, scope: Scope) -> str | None:
+        """The caller's address: the peer's, or what the outermost trusted proxy wrote down.
+
+        `None` for this machine's own: through a share link or a proxy that is not trusted everybody comes from there.
+        """
         if self._trusted_proxies:
-            hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
+            forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+            hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
             if len(hops) >= self._trusted_proxies:
                 return hops[-self._trusted_proxies]
-        return scope["client"][0] if scope.get("client") else ""
+        peer = scope["client"][0] if scope.get("client") else ""
+        with contextlib.suppress(ValueError):
+            return None if ipaddress.ip_address(peer).is_loopback else peer
+        return None
+
+    def _may_be_fetched(self, name: str) -> bool:
+        """Whatever Gradio itself would serve: only our results and the pictures of the page, by their plain names."""
+        path = Path(name)
+        is_ours = any(path == root or root in path.parents for root in self._surface.files)
+        return is_ours and posixpath.normpath(name) == name and path.is_file()
 
     def _body_refusal(self, path: str, body: bytes | None) -> Response | None:
         """What is wrong with a call, in a sentence: Gradio would answer 500 to most of it."""
         if body is None:
             return _refuse(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
         call = _CALL.fullmatch(path)
-        if not call and path not in _EVENTS:
+        if not call and path not in (*_EVENTS, _CANCEL):
             return None
         try:
             values = json.loads(body)
@@ -157,29 +226,53 @@ class Front:
             return _refuse(400, "The body is not valid JSON.")
         if not isinstance(values, dict):
             return _refuse(400, "The body must be a JSON object.")
+        if path == _CANCEL:
+            return self._cancel_refusal(values)
         if not call:
-            if not isinstance(values.get("data"), list) or values.get("fn_index") not in self._fn_indices:
-                return _refuse(400, "The body must name a known fn_index and a list of data.")
-            return None
+            return self._event_refusal(values)
         is_named, name = call.groups()
-        if name not in self._endpoints:
-            known = ", ".join(f"/{name}" for name in self._endpoints)
+        if name not in self._surface.endpoints:
+            known = ", ".join(f"/{name}" for name in self._surface.endpoints)
             return _refuse(404, f"There is no such endpoint; there are {known}.")
-        parameters = self._endpoints[name]
+        parameters = self._surface.endpoints[name]
         takes = f"/{name} takes {', '.join(parameters) or 'no parameters'}."
         if is_named:
-            values = {key: value for key, value in values.items() if key != "session_hash"}
-            return None if set(values) <= set(parameters) else _refuse(400, f"There is an unknown parameter: {takes}")
+            given = set(values) - {"session_hash"}
+            if not given <= set(parameters):
+                return _refuse(400, f"There is an unknown parameter: {takes}")
+            missing = [name for name, is_required in parameters.items() if is_required and name not in given]
+            return _refuse(400, f"{missing[0]} is missing: {takes}") if missing else None
         data = values.get("data")
-        if not isinstance(data, list) or len(data) > len(parameters):
-            return _refuse(400, f"data must be a list of at most {len(parameters)} values: {takes}")
+        if not isinstance(data, list) or len(data) != len(parameters):
+            return _refuse(400, f"data must be a list of {len(parameters)} values: {takes}")
+        return None
+
+    def _event_refusal(self, values: dict[str, Any]) -> Response | None:
+        """An event of the page needs its number, its inputs and its session; Gradio would log what it got instead."""
+        index, data = values.get("fn_index"), values.get("data")
+        num_inputs = self._surface.num_inputs.get(index) if type(index) is int else None
+        if num_inputs is None:
+            return _refuse(400, "fn_index must be the number of one of the page's events.")
+        if not isinstance(data, list) or len(data) != num_inputs:
+            return _refuse(400, f"data must be a list of this event's {num_inputs} inputs.")
+        session = values.get("session_hash")
+        if not isinstance(session, str) or not 0 < len(session) <= 64:
+            return _refuse(400, "session_hash must be text of 1 to 64 characters.")
+        return None
+
+    def _cancel_refusal(self, values: dict[str, Any]) -> Response | None:
+        """Only who knows the event's unguessable id may cancel it: Gradio is content with the name of the session."""
+        event_id = values.get("event_id")
+        session = self._surface.session_of(event_id) if isinstance(event_id, str) else None
+        if session is None or session != values.get("session_hash"):
+            return _refuse(404, "There is no such run under way in this session.")
         return None
 
 
 class RateLimiter:
     """A token bucket for each address, and one for all together: `per_minute` calls, and as many at once.
 
-    Remembers the last 10,000 addresses, in memory only.
+    Remembers the last 10,000 addresses, in memory only. A caller without an address counts in the common one alone.
     """
 
     def __init__(self, per_minute: int, now_s: Callable[[], float]):
@@ -187,7 +280,7 @@ class RateLimiter:
         self._now_s = now_s
         self._buckets: OrderedDict[str | None, tuple[float, float]] = OrderedDict()  # address -> (tokens, when)
 
-    def seconds_to_wait(self, address: str) -> float:
+    def seconds_to_wait(self, address: str | None) -> float:
         """0 if a call may go ahead now, and counts it; else the seconds after which one may."""
         waits = [self._wait(key, rate) for key, rate in self._rates(address)]
         if not any(waits):
@@ -198,8 +291,9 @@ class RateLimiter:
                 self._buckets.popitem(last=False)
         return max(waits)
 
-    def _rates(self, address: str) -> tuple[tuple[str | None, int], ...]:
-        return ((address, self._per_minute), (None, self._per_minute * GLOBAL_FACTOR))
+    def _rates(self, address: str | None) -> list[tuple[str | None, int]]:
+        own = [] if address is None else [(address, self._per_minute)]
+        return [*own, (None, self._per_minute * GLOBAL_FACTOR)]
 
     def _tokens(self, key: str | None, rate: int) -> float:
         tokens, at_s = self._buckets.get(key, (rate, self._now_s()))
@@ -242,16 +336,16 @@ def _with_headers(path: str, send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(_HEADERS)
-            if path.startswith("/gradio_api/file="):
+            if path.startswith(_FILE):
                 headers["Cache-Control"] = "private, no-store"
         await send(message)
 
     return sending
 
 
-def endpoint_parameters(info: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Public endpoint -> its parameters, from Gradio's description of an app (`Blocks.get_api_info`)."""
+def endpoint_parameters(info: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
+    """`Surface.endpoints`, from Gradio's description of an app (`Blocks.get_api_info`)."""
     return {
-        name.removeprefix("/"): [parameter["parameter_name"] for parameter in endpoint["parameters"]]
+        name.removeprefix("/"): {p["parameter_name"]: not p["parameter_has_default"] for p in endpoint["parameters"]}
         for name, endpoint in info["named_endpoints"].items()
     }

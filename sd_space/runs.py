@@ -8,6 +8,7 @@ the server's event loop; the only thread used is the one that writes files.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ from sd_space.schema import (
     ModelInfo,
     PictureFinished,
     Progress,
+    QueueFull,
     RequestFailed,
     SpaceError,
 )
@@ -64,7 +66,8 @@ class Run:
 class Runs:
     """Starts runs on the backend, hands them to watchers and forgets them when their files expire.
 
-    `on_done` is told of each finished run, for the metrics.
+    One visitor may have `max_per_visitor` of them under way, and one address `max_per_address`: visitors cost nothing
+    to invent. `on_done` is told of each finished run, for the metrics.
     """
 
     def __init__(
@@ -72,23 +75,38 @@ class Runs:
         backend: Backend,
         store: ResultStore,
         result_ttl_s: float,
+        max_per_visitor: int,
+        max_per_address: int,
         on_done: Callable[[Run], None],
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._backend = backend
         self._store = store
         self._result_ttl_s = result_ttl_s
+        self._limits = {"visitor": max_per_visitor, "address": max_per_address}
+        self._under_way: Counter[tuple[str, str]] = Counter()
         self._on_done = on_done
         self._now_s = now_s
         self._runs: dict[str, Run] = {}
         self._pumps: set[asyncio.Task] = set()  # the loop itself holds tasks weakly
 
-    def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool) -> Run:
-        """Begins `admitted` and returns at once; `watch` tells the rest, a full queue included."""
+    def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool, address: str | None = None) -> Run:
+        """Begins `admitted` and returns at once; `watch` tells the rest, a full queue included.
+
+        `address` is `None` where nobody can be told from another. Raises QueueFull for a visitor's or an address's
+        own share.
+        """
         self._forget_expired()
+        shares = [("visitor", admitted.visitor), *([("address", address)] if address else [])]
+        for kind, who in shares:
+            if self._under_way[kind, who] >= self._limits[kind]:
+                raise QueueFull(
+                    f"{self._limits[kind]} of your requests are under way already; please wait until one is done."
+                )
+        self._under_way.update(shares)
         run = Run(admitted, info, embed_recipe, pictures=[None] * admitted.request.num_images_per_prompt)
         self._runs[admitted.request_id] = run
-        pump = asyncio.get_running_loop().create_task(self._pump(run))
+        pump = asyncio.get_running_loop().create_task(self._pump(run, shares))
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
         return run
@@ -128,7 +146,7 @@ class Runs:
         if not run._watchers:
             self.cancel(run.request_id)
 
-    async def _pump(self, run: Run) -> None:
+    async def _pump(self, run: Run, shares: list[tuple[str, str]]) -> None:
         try:
             async for update in self._backend.generate(run.admitted):
                 match update:
@@ -156,6 +174,7 @@ class Runs:
             run.error = EngineFailed("Something broke while your pictures were made; please try again.")
             self._backend.cancel(run.request_id)
         finally:
+            self._under_way -= Counter(shares)  # and forgets who has none left
             run.is_done = True
             run.done_at_s = self._now_s()
             run._notify()

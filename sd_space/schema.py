@@ -13,7 +13,6 @@ request can travel to another thread, a forked ZeroGPU worker or a Ray replica u
     |- ModelUnavailable        the model could not be loaded; `operator_hint` names the fix
 """
 
-import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -95,8 +94,8 @@ def _integer(field: str, value: object, low: int, high: int, unit: str = "") -> 
 
 
 def _number(field: str, value: object, low: float, high: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # not a number is in no range
         raise InvalidRequest(field, f"{field} must be a number from {low:g} to {high:g}, not {_shown(value)}.")
     return float(value)
 

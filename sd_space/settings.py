@@ -13,6 +13,21 @@ V1_4 = "CompVis/stable-diffusion-v1-4"
 V1_4_REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
 
 
+# Switches of Gradio that would open this Space to more than its visitors need, and what to do instead.
+_REFUSED_SWITCHES = {
+    "GRADIO_ALLOWED_PATHS": "it would let visitors fetch other files than their results",
+    "GRADIO_DEBUG": "it would keep the model from being loaded",
+    "GRADIO_EXAMPLES_CACHE": "it would let visitors fetch whatever is in that folder",
+    "GRADIO_HISTORY_BUCKET": "it would store what visitors ask for",
+    "GRADIO_LOCAL_DEV_MODE": "it would let any page on this machine call the Space",
+    "GRADIO_PROFILING": "it would keep records of visitors' calls",
+    "GRADIO_SHARE": "start with --share for a share link",
+    "GRADIO_TEMP_DIR": "it would let visitors fetch whatever is in that folder; set SD_SPACE_RESULT_DIR or TMPDIR",
+    "GRADIO_VIBE_MODE": "it would let visitors edit the code",
+    "GRADIO_WATCH_DIRS": "it would restart the Space whenever a file changes",
+}
+
+
 class InvalidSetting(ValueError):
     """A setting has a value that it cannot have; the sentence names the variable, the value and what it takes."""
 
@@ -91,6 +106,9 @@ class Settings:
         None, _whole(1, 64), "most pictures that share one UNet call; measured at start when empty"
     )
     max_queue: int = _setting(20, _whole(1, 10_000), "most requests that may wait; more are refused with a sentence")
+    max_per_visitor: int = _setting(
+        4, _whole(1, 1000), "most requests that one visitor may have under way; an address may have half the queue"
+    )
     reproducible: bool = _setting(
         False, _switch, "`1`: pixels bit-identical whatever else runs (each call padded to one batch size, slower)"
     )
@@ -133,8 +151,12 @@ class Settings:
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """Reads `environ`; an empty value means the default.
 
-        Raises InvalidSetting for a value that a setting cannot have, and for an unknown `SD_SPACE_` variable.
+        Raises InvalidSetting for a value that a setting cannot have, for an unknown `SD_SPACE_` variable, and for
+        switches of Gradio that would open the Space.
         """
+        for name, reason in _REFUSED_SWITCHES.items():
+            if environ.get(name, "").lower() not in ("", "0", "false"):
+                raise InvalidSetting(f"{name} is not allowed here: {reason}.")
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known:

@@ -6,9 +6,11 @@ enforced and pictures are made.
 """
 
 import asyncio
+import functools
+import inspect
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from sd_space import views
 from sd_space.backends import Backend, until_ready
 from sd_space.card import ModelCard, Section
 from sd_space.faults import described
-from sd_space.front import Front, endpoint_parameters
+from sd_space.front import Front, Surface, endpoint_parameters
 from sd_space.gallery import ResultStore, recipe_from_query, result_json
 from sd_space.gate import Gate
 from sd_space.metrics import Metrics
@@ -40,6 +42,7 @@ from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 CSS = Path(__file__).with_name("ui.css")
 
 # Storage is blocked in some frames (huggingface.co with third-party cookies off): then nothing is remembered.
@@ -138,11 +141,13 @@ def build_demo(
     recorded: Sequence[RecordedExample],
 ) -> gr.Blocks:
     """The page and its endpoints; `recorded` are shown with the examples. Starts nothing."""
-    gr.set_static_paths([store.root, *(example.path for example in recorded)])
+    gr.set_static_paths(served_files(store, recorded))
     runs = Runs(
         backend,
         store,
         settings.result_ttl_s,
+        settings.max_per_visitor,
+        max_per_address=max(settings.max_per_visitor, settings.max_queue // 2),
         on_done=lambda run: metrics.count([picture.outcome for picture in run.finished], run.result, run.error),
     )
     with gr.Blocks(title="Stable Diffusion v1-4", analytics_enabled=False) as demo:
@@ -150,23 +155,38 @@ def build_demo(
         _add_api(gate, backend, runs)  # first: Gradio would rename a public endpoint after a page's event
         _wire(page, Handlers(page, settings, gate, backend, store, runs), card)
     # The engine owns the order of service and the bound on who waits; Gradio's own queue must not serialise before it.
-    demo.queue(api_open=False, max_size=settings.max_queue * 4 + 40, default_concurrency_limit=None)
+    demo.queue(api_open=False, max_size=_most_events(settings), default_concurrency_limit=None)
     # Gradio keeps the messages of 2,000 sessions, first in first out: more visitors than that would stop its queue.
     demo._queue.pending_messages_per_session.max_size = 10**7
     return demo
 
 
-def launch(demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metrics, **options: Any) -> str:
+def _most_events(settings: Settings) -> int:
+    """Room in Gradio for everybody who may wait here, for several pages each, and for what answers at once."""
+    return settings.max_queue * 4 + 40
+
+
+def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:
+    """Everything that visitors may fetch as a file."""
+    return [store.root, *(example.path for example in recorded)]
+
+
+def launch(
+    demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metrics, files: Sequence[Path], **options: Any
+) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
-    front = Middleware(
-        Front,
-        settings=settings,
-        status=backend.status,
-        is_queue_alive=lambda: not demo._queue.stopped,
-        metrics=metrics,
+    queue = demo._queue
+    surface = Surface(
         endpoints=endpoint_parameters(demo.get_api_info()),
-        fn_indices=[index for index, event in demo.fns.items() if event.fn is not None],
+        num_inputs={index: len(event.inputs) for index, event in demo.fns.items() if event.fn is not None},
+        files=files,
+        session_of=lambda event_id: next(
+            (session for session, ids in queue.pending_event_ids_session.items() if event_id in ids), None
+        ),
+        is_expected=lambda session: bool(queue.pending_event_ids_session.get(session)),
+        is_queue_alive=lambda: not queue.stopped,
     )
+    front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
         quiet=True,
@@ -175,6 +195,8 @@ def launch(demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metri
         enable_monitoring=False,
         mcp_server=True,
         ssr_mode=False,
+        max_threads=_most_events(settings),
+        state_session_capacity=SESSION_CAPACITY,
         pwa=False,
         strict_cors=True,
         footer_links=["api"],
@@ -442,6 +464,7 @@ class Handlers:
         random_seed: bool,
         size: str,
         embed_recipe: bool,
+        request: gr.Request,
     ) -> AsyncIterator[dict]:
         """Admits the form's values and follows the run to its end."""
         page = self.page
@@ -462,7 +485,8 @@ class Handlers:
             async for stage in until_ready(self.backend):
                 yield {page.status: views.note(f"Getting ready: {stage}… Your pictures come next.")}
             info = self.backend.status().info
-            run = self.runs.start(self.gate.admit(token, values, info), info, embed_recipe is True)
+            admitted = self.gate.admit(token, values, info)
+            run = self.runs.start(admitted, info, embed_recipe is True, _address(request))
         except LicenceNotAccepted as error:
             yield self._doors(False) | {page.status: views.note(str(error), "error")}
         except SpaceError as error:
@@ -516,8 +540,9 @@ class Handlers:
 
 def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     """Which event calls which handler. `quiet` events answer at once and show no spinner."""
-    quiet = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
-    queued = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+    # What comes in is checked by us, not by the components: they let half of it through, and log the rest.
+    private = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+    quiet, queued = private | {"queue": False}, private | {"concurrency_limit": None}
     doors = [page.gate, page.studio, page.withdraw]
     model_defaults = [page.banner, page.clock, page.steps, page.guidance, page.scheduler, page.size]
     run_view = [
@@ -528,25 +553,25 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     blocks = gr.context.Context.root_block
 
     blocks.load(None, None, [page.token, page.run_id], js=_RECALL_JS, **quiet).then(
-        on.open_page, page.token, list(dict.fromkeys([*doors, *model_defaults, *form])), **quiet
-    ).then(on.resume, [page.token, page.run_id], [*run_view, page.prompt, page.negative_prompt], **queued)
-    page.clock.tick(on.tick, [page.steps, page.guidance, page.scheduler, page.size], model_defaults, **quiet)
+        _careful(on.open_page), page.token, list(dict.fromkeys([*doors, *model_defaults, *form])), **quiet
+    ).then(_careful(on.resume), [page.token, page.run_id], [*run_view, page.prompt, page.negative_prompt], **queued)
+    page.clock.tick(_careful(on.tick), [page.steps, page.guidance, page.scheduler, page.size], model_defaults, **quiet)
     page.token.change(None, page.token, None, js=_REMEMBER_JS.format("token"), **quiet)
     page.run_id.change(None, page.run_id, None, js=_REMEMBER_JS.format("run"), **quiet)
 
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
-    page.accept.click(on.accept, page.agree, [*doors, page.token], **quiet)
-    page.withdraw.click(on.withdraw, None, [*doors, page.token, page.agree, page.accept], **quiet)
+    page.accept.click(_careful(on.accept), page.agree, [*doors, page.token], **quiet)
+    page.withdraw.click(_careful(on.withdraw), None, [*doors, page.token, page.agree, page.accept], **quiet)
 
     gr.on(
         [page.prompt.submit, page.generate.click],
-        on.generate,
+        _careful(on.generate),
         [page.token, *form, page.embed_recipe],
         [*run_view, *doors],
         **queued,
     )
-    page.cancel.click(on.cancel, page.run_id, page.cancel, **quiet)
+    page.cancel.click(_careful(on.cancel), page.run_id, page.cancel, **quiet)
     for button, example in zip(page.examples, card.examples, strict=True):
         js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {example.text!r} }}"
         button.click(None, None, page.prompt, js=js, **quiet)
@@ -615,7 +640,7 @@ def _add_api(gate: Gate, backend: Backend, runs: Runs) -> None:
             async for stage in until_ready(backend):
                 yield [], {"progress": {"stage": stage}}
             info = backend.status().info
-            run = runs.start(gate.admit(token, values, info), info, embed_recipe=True)
+            run = runs.start(gate.admit(token, values, info), info, embed_recipe=True, address=_address(request))
             async for _ in runs.watch(run, grace_s=0):
                 if not run.is_done:
                     yield [], {"progress": _progress_json(run)}
@@ -640,9 +665,13 @@ def _add_api(gate: Gate, backend: Backend, runs: Runs) -> None:
             described["reason"] = status.reason
         return described | (status.info.as_dict() if status.info else {})
 
-    gr.api(accept_license, api_name="accept_license", queue=False)
-    gr.api(generate, api_name="generate", concurrency_limit=None)
-    gr.api(model, api_name="model", queue=False)
+    for endpoint in (accept_license, generate, model):
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
+
+
+def _address(request: gr.Request | None) -> str | None:
+    """As the front door has written it down."""
+    return request.client.host if request and request.client else None
 
 
 def _progress_json(run: Run) -> dict:
@@ -660,14 +689,34 @@ def _progress_json(run: Run) -> dict:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turns what visitors may read into Gradio's errors; anything else is logged and told without its details."""
+    """Turns what visitors may read into Gradio's errors; of anything else the log gets type and place only."""
     try:
         yield
     except SpaceError as error:
         raise gr.Error(str(error), print_exception=False) from None
     except Exception as error:
-        logger.error("an endpoint failed:\n%s", described(error))
+        logger.error("an event failed:\n%s", described(error))
         raise gr.Error("Something broke on the server; please try again.", print_exception=False) from None
+
+
+def _careful(handler: Callable) -> Callable:
+    """The handler of an event, with its failures told as `_refusals` tells them: Gradio would log what came in."""
+    if inspect.isasyncgenfunction(handler):
+
+        @functools.wraps(handler)
+        async def careful(*args, **kwargs):
+            with _refusals():
+                async with aclosing(handler(*args, **kwargs)) as updates:
+                    async for update in updates:
+                        yield update
+    else:
+
+        @functools.wraps(handler)
+        def careful(*args, **kwargs):
+            with _refusals():
+                return handler(*args, **kwargs)
+
+    return careful
 
 
 def _give_pictures_to_mcp(demo: gr.Blocks) -> None:

@@ -1,12 +1,13 @@
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from sd_space.front import GLOBAL_FACTOR, MAX_BODY_BYTES, Front, RateLimiter, endpoint_parameters
+from sd_space.front import GLOBAL_FACTOR, MAX_BODY_BYTES, Front, RateLimiter, Surface, endpoint_parameters
 from sd_space.metrics import Metrics
 from sd_space.schema import BackendStatus, Stage
 from sd_space.settings import Settings
@@ -35,32 +36,35 @@ class App:
 
 
 class Door:
-    def __init__(self, **settings):
+    """The front door before that app. `results` is the folder of files that may be fetched."""
+
+    def __init__(self, results: Path, **settings):
         self.status = BackendStatus(Stage.READY)
         self.is_queue_alive = True
         self.behind, self.clock = App(), Clock()
-        front = Front(
-            self.behind.app,
-            Settings(**settings),
-            lambda: self.status,
-            lambda: self.is_queue_alive,
-            Metrics(lambda: self.status),
-            {"generate": ["prompt", "seed"], "model": []},
-            [3],
-            now_s=self.clock,
+        surface = Surface(
+            endpoints={"generate": {"prompt": True, "seed": False}, "model": {}},
+            num_inputs={3: 1},
+            files=[results],
+            session_of={"event": "mine"}.get,
+            is_expected=lambda session: session == "mine",
+            is_queue_alive=lambda: self.is_queue_alive,
         )
-        self.client = TestClient(front)
+        metrics = Metrics(lambda: self.status)
+        front = Front(self.behind.app, Settings(**settings), lambda: self.status, metrics, surface, now_s=self.clock)
+        self.client = TestClient(front, client=("192.0.2.1", 1))
 
     def post(self, path: str = GENERATE, **options):
         return self.client.post(path, **(options or {"json": {"prompt": "a cat"}}))
 
 
 @pytest.fixture
-def door():
-    return Door()
+def door(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    return Door(tmp_path)
 
 
-@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/assets/x.js", "/gradio_api/file=/r/a.png"])
+@pytest.mark.parametrize("path", ["/", "/config", "/gradio_api/info", "/assets/x.js"])
 def test_what_the_page_needs_is_let_through(door, path):
     assert door.client.get(path).status_code == 200
     assert door.behind.reached == [f"GET {path}"]
@@ -98,11 +102,16 @@ def test_a_call_reaches_the_app_word_for_word(door):
         (GENERATE, {"content": b"[" * 5000}, 400, "not valid JSON"),
         (GENERATE, {"json": [1]}, 400, "must be a JSON object"),
         (GENERATE, {"json": {"colour": 1}}, 400, "/generate takes prompt, seed"),
-        ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3]}}, 400, "at most 2 values"),
+        (GENERATE, {"json": {"seed": 1}}, 400, "prompt is missing"),
+        (GENERATE, {"json": {}, "headers": {"x": "y" * 40_000}}, 431, "headers take more than 32 KiB"),
+        ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3]}}, 400, "list of 2 values"),
         ("/gradio_api/call/generate", {"json": {"data": "x"}}, 400, "data must be a list"),
         ("/gradio_api/call/unknown", {"json": {"data": []}}, 404, "there are /generate, /model"),
-        ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 4}}, 400, "known fn_index"),
-        ("/gradio_api/queue/join", {"json": {"data": {}, "fn_index": 3}}, 400, "list of data"),
+        ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 4}}, 400, "one of the page's events"),
+        ("/gradio_api/queue/join", {"json": {"data": {}, "fn_index": 3}}, 400, "this event's 1 inputs"),
+        ("/gradio_api/queue/join", {"json": {"data": [1], "fn_index": 3}}, 400, "session_hash must be text"),
+        ("/gradio_api/cancel", {"json": {"session_hash": "mine"}}, 404, "no such run"),
+        ("/gradio_api/cancel", {"json": {"session_hash": "other", "event_id": "event"}}, 404, "no such run"),
         (GENERATE, {"content": b"", "headers": {"content-encoding": "gzip"}}, 415, "send plain JSON"),
     ],
 )
@@ -118,9 +127,20 @@ def test_only_gradios_own_first_startup_call_gets_through(door):
     assert door.client.get(path).status_code == 404
 
 
-def test_results_are_not_stored_on_the_way_and_every_answer_is_guarded(door):
-    result = door.client.get("/gradio_api/file=/results/a.png")
-    assert result.headers["cache-control"] == "private, no-store"
+@pytest.mark.parametrize("name", ["/etc/passwd", "{results}/../a", "{results}//a.png", "{results}/b.png", "{results}"])
+def test_no_other_file_than_a_result_can_be_fetched(door, tmp_path, name):
+    assert door.client.get(f"/gradio_api/file={name.format(results=tmp_path)}").status_code == 404
+    assert door.behind.reached == []
+
+
+def test_nobody_listens_where_nothing_is_expected(door):
+    assert door.client.get("/gradio_api/queue/data", params={"session_hash": "other"}).status_code == 404
+    assert door.client.get("/gradio_api/queue/data", params={"session_hash": "mine"}).status_code == 200
+
+
+def test_results_are_not_stored_on_the_way_and_every_answer_is_guarded(door, tmp_path):
+    result = door.client.get(f"/gradio_api/file={tmp_path}/a.png")
+    assert result.status_code == 200 and result.headers["cache-control"] == "private, no-store"
     for answer in (result, door.client.get("/"), door.client.get("/docs"), door.client.get("/healthz")):
         assert "default-src 'self'" in answer.headers["content-security-policy"]
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -140,8 +160,8 @@ def test_readiness_names_what_is_missing(door):
     assert door.client.get("/healthz").status_code == 200, "the process lives all the same"
 
 
-def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not():
-    door = Door(rate_per_minute=2)
+def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not(tmp_path):
+    door = Door(tmp_path, rate_per_minute=2)
     assert [door.post().status_code for _ in range(3)] == [200, 200, 429]
     refused = door.post()
     assert refused.headers["retry-after"] == "30" and "try again in 30 s" in refused.json()["error"]
@@ -149,8 +169,8 @@ def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not():
     assert [door.post().status_code for _ in range(2)] == [200, 429]
 
 
-def test_reading_is_not_counted():
-    door = Door(rate_per_minute=1)
+def test_reading_is_not_counted(tmp_path):
+    door = Door(tmp_path, rate_per_minute=1)
     assert {door.client.get("/config").status_code for _ in range(5)} == {200}
 
 
@@ -163,9 +183,11 @@ def test_reading_is_not_counted():
         (2, ["1.1.1.1, 5.5.5.5", "2.2.2.2, 5.5.5.5"], False),
     ],
 )
-def test_an_address_is_what_the_trusted_proxies_say(trusted, headers, refused):
-    door = Door(rate_per_minute=1, trusted_proxies=trusted)
-    answers = [door.post(json={}, headers={"x-forwarded-for": header}).status_code for header in headers]
+def test_an_address_is_what_the_trusted_proxies_say(tmp_path, trusted, headers, refused):
+    door = Door(tmp_path, rate_per_minute=1, trusted_proxies=trusted)
+    answers = [
+        door.post(json={"prompt": "a cat"}, headers={"x-forwarded-for": header}).status_code for header in headers
+    ]
     assert answers == [200, 429 if refused else 200]
 
 
@@ -190,5 +212,12 @@ def test_a_caller_who_leaves_in_the_middle_of_a_body_harms_nobody(door):
 
 
 def test_endpoints_are_read_from_gradios_own_description():
-    described = {"named_endpoints": {"/generate": {"parameters": [{"parameter_name": "prompt"}]}}}
-    assert endpoint_parameters(described) == {"generate": ["prompt"]}
+    described = {
+        "named_endpoints": {"/generate": {"parameters": [{"parameter_name": "prompt", "parameter_has_default": False}]}}
+    }
+    assert endpoint_parameters(described) == {"generate": {"prompt": True}}
+
+
+def test_a_call_is_listened_to_by_its_id_and_not_by_a_sessions_name(door):
+    assert door.client.get("/gradio_api/call/generate/event").status_code == 200
+    assert door.client.get("/gradio_api/call/generate/mine").status_code == 404

@@ -18,11 +18,12 @@ class Scene:
 
     def __init__(self, folder, backend: FakeBackend):
         self.backend, self.done, self.now_s = backend, [], 0.0
-        self.runs = Runs(backend, ResultStore(str(folder), 100.0), 100.0, self.done.append, now_s=lambda: self.now_s)
+        store = ResultStore(str(folder), 100.0)
+        self.runs = Runs(backend, store, 100.0, 2, 3, self.done.append, now_s=lambda: self.now_s)
 
-    def start(self, request_id: str = "r", pictures: int = 4) -> Run:
-        request = admitted(request_id, num_images_per_prompt=pictures)
-        return self.runs.start(request, INFO, embed_recipe=True)
+    def start(self, request_id: str = "r", visitor: str = "", address: str | None = None) -> Run:
+        request = admitted(request_id, visitor, num_images_per_prompt=4)
+        return self.runs.start(request, INFO, True, address)
 
     async def watched(self, run: Run, grace_s: float = 0.0) -> Run:
         async for _ in self.runs.watch(run, grace_s, every_s=0):
@@ -166,5 +167,24 @@ def test_a_run_is_forgotten_when_its_files_expire(tmp_path):
         s.now_s = 101.0
         s.start("new")
         assert s.runs.get("old") is None and s.runs.get("new") is not None
+
+    play(tmp_path, scene)
+
+
+def test_a_visitor_and_an_address_have_shares_that_others_do_not_lose(tmp_path):
+    async def scene(s: Scene):
+        runs = [s.start("a", "one", "10.0.0.1"), s.start("b", "one", "10.0.0.1")]
+        with pytest.raises(QueueFull, match="2 of your requests are under way"):
+            s.start("c", "one", "10.0.0.2")
+        runs.append(s.start("d", "two", "10.0.0.1"))
+        with pytest.raises(QueueFull, match="3 of your requests are under way"):
+            s.start("e", "three", "10.0.0.1")
+        runs += [s.start("f", "four", "10.0.0.2"), s.start("g", "five"), s.start("h", "six"), s.start("i", "seven")]
+        s.backend.proceed.set()
+        for run in runs:
+            await s.watched(run)
+        runs = [s.start("j", "one", "10.0.0.1"), s.start("k", "one", "10.0.0.1")]  # what has ended counts no more
+        for run in runs:
+            await s.watched(run)
 
     play(tmp_path, scene)

@@ -1,6 +1,6 @@
 import pytest
 
-from sd_space.settings import InvalidSetting, Settings
+from sd_space.settings import _REFUSED_SWITCHES, InvalidSetting, Settings
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -51,3 +51,12 @@ def test_a_misspelt_variable_is_refused_rather_than_ignored():
 
 def test_the_secret_is_never_repeated(monkeypatch):
     assert "hunter2" not in repr(Settings.from_env({"SD_SPACE_SECRET": "hunter2"}))
+
+
+@pytest.mark.parametrize("name", _REFUSED_SWITCHES)
+def test_switches_of_gradio_that_would_open_the_space_stop_the_start(name):
+    for value in ("1", "True", "/srv"):
+        with pytest.raises(InvalidSetting, match=f"{name} is not allowed here: .+"):
+            Settings.from_env({name: value})
+    assert Settings.from_env({name: "", "GRADIO_SERVER_NAME": "0.0.0.0"}) == Settings()
+    assert Settings.from_env({name: "False"}) == Settings()

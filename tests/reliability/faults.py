@@ -1,0 +1,80 @@
+"""Faults that tests put into a running server: each takes what was there and returns what is there instead."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+released = threading.Event()  # lets go of what hangs
+
+
+def raising(
+    original: Callable, error: str = "RuntimeError", message: str = "a fault", first: int | None = None
+) -> Callable:
+    """Raises the error at every call, or at the `first` so many."""
+    kind = {"OutOfMemoryError": torch.OutOfMemoryError, "AcceleratorError": torch.AcceleratorError}.get(error)
+    kind = kind or getattr(__import__("builtins"), error)
+    calls = []
+
+    def raises(*args, **kwargs):
+        calls.append(1)
+        if first is not None and len(calls) > first:
+            return original(*args, **kwargs)
+        raise kind(message)
+
+    return raises
+
+
+def raising_os_error(original: Callable, number: int) -> Callable:
+    def raises(*args, **kwargs):
+        raise OSError(number, "a fault")
+
+    return raises
+
+
+def answering(original: Callable, answer: Any) -> Callable:
+    return lambda *args, **kwargs: answer
+
+
+def filled(original: Callable, value: float, share: float = 1.0) -> Callable:
+    """The same tensor with `value` in it: in all of it, or in the first `share` of its rows."""
+
+    def fills(*args, **kwargs):
+        tensor = original(*args, **kwargs)
+        tensor = tensor[0] if isinstance(tensor, tuple) else tensor
+        tensor = tensor.clone()
+        tensor[: max(1, round(len(tensor) * share))] = value
+        return tensor
+
+    return fills
+
+
+def filled_sample(original: Callable, value: float) -> Callable:
+    """A model's answer, a tuple of one tensor, filled with `value`."""
+    return lambda *args, **kwargs: (torch.full_like(original(*args, **kwargs)[0], value),)
+
+
+def hanging(original: Callable) -> Callable:
+    def hangs(*args, **kwargs):
+        released.wait(60)
+        return original(*args, **kwargs)
+
+    return hangs
+
+
+def let_go() -> None:
+    released.set()
+
+
+def slow(original: Callable, seconds: float) -> Callable:
+    def waits(*args, **kwargs):
+        time.sleep(seconds)
+        return original(*args, **kwargs)
+
+    return waits
+
+
+def value(original: Any, new: Any) -> Any:
+    return new

@@ -1,0 +1,526 @@
+"""G: nothing is drawn without an acceptance of exactly this licence, and nobody gets at another visitor's run."""
+
+import asyncio
+import contextlib
+import json
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from itsdangerous import URLSafeSerializer
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+
+from sd_space.card import load_card
+from sd_space.gate import Gate
+from sd_space.schema import LicenceNotAccepted
+
+from .rig import SECRET, Rig, holds_picture
+from .scoreboard import Attempts, Mutant
+from .visitor import QUICK, Answer, Visitor
+
+LIMIT_S = 2.0
+TTL_S = 30 * 86_400
+G = Attempts()
+
+
+def gate(secret: str = SECRET, age_s: float = 0.0, card=None) -> Gate:
+    """The server's own gate as it was `age_s` ago."""
+    return Gate(card or load_card(), secret, TTL_S, now_s=lambda: time.time() - age_s)
+
+
+def is_token(word: bytes) -> bool:
+    try:
+        gate().verify_token(word.decode())
+    except LicenceNotAccepted:
+        return False
+    return True
+
+
+def assert_refused(rig: Rig, answers: Iterable[Answer], is_about_licence: bool = False) -> None:
+    """No answer brings a picture or a token, none is an unexplained error, and nothing has begun on the device.
+
+    Except for what visitors who have accepted draw meanwhile, which the attempt counts in `rig.invited`.
+    """
+    rig.new_files()
+    before = rig.count("asked") - rig.invited
+    for answer in answers:
+        assert answer.seconds < LIMIT_S, answer
+        assert not holds_picture(answer.body) and b".png" not in answer.body, answer
+        assert not any(map(is_token, re.findall(rb"[\w-]{20,}\.[\w-]{20,}", answer.body))), answer
+        if answer.status >= 400 or answer.event == "error":
+            assert answer.status < 500, answer
+            assert len(answer.sentence) > 10 and "Traceback" not in answer.sentence, answer
+        if is_about_licence:
+            assert "/accept_license" in answer.sentence, answer
+    assert rig.count("asked") - rig.invited == before
+    assert rig.invited or not rig.new_files()
+
+
+# --- tokens that are none
+
+
+def signed(claims: object, secret: str = SECRET, salt: str = "licence") -> str:
+    return URLSafeSerializer(secret, salt=salt).dumps(claims)
+
+
+def claims_of(token: str) -> dict:
+    return URLSafeSerializer(SECRET, salt="licence").loads(token)
+
+
+def flipped(token: str) -> str:
+    return token[:5] + ("A" if token[5] != "A" else "B") + token[6:]
+
+
+def older_card():
+    return replace(load_card(), gate_prompt="An earlier text.")
+
+
+FORGED = {  # id -> (what, from a valid token to one that is not)
+    "G01": ("an empty token", lambda token: ""),
+    "G02": ("a null token", lambda token: None),
+    "G03": ("random letters", lambda token: secrets.token_urlsafe(60)),
+    "G04": ("a token cut by one letter", lambda token: token[:-1]),
+    "G05": ("a token with one bit flipped", flipped),
+    "G06": ("a token of another key", lambda token: gate("another key").issue_token(True)),
+    "G07": ("a token without signature", lambda token: token.rpartition(".")[0]),
+    "G08": ("a token with an empty signature", lambda token: token.rpartition(".")[0] + "."),
+    "G09": ("a token that says alg none", lambda token: f"eyJhbGciOiJub25lIn0.{token}"),
+    "G10": ("a token that expired a second ago", lambda token: gate(age_s=TTL_S + 1).issue_token(True)),
+    "G11": ("a token of tomorrow", lambda token: gate(age_s=-86_400).issue_token(True)),
+    "G12": ("a token for an older licence text", lambda token: gate(card=older_card()).issue_token(True)),
+    "G13": ("a token signed for another purpose", lambda token: signed(claims_of(token), salt="session")),
+    "G14": ("a token with claims left out", lambda token: signed({"at": int(time.time())})),
+    "G15": ("a token whose claims are no object", lambda token: signed(["licence", "at", "visitor"])),
+    "G16": ("a token between blanks", lambda token: f" {token} "),
+    "G17": ("a token in look-alike letters", lambda token: token.replace("e", "е").replace("a", "а")),
+    "G18": ("a list of tokens", lambda token: [token]),
+    "G19": ("a token as an object", lambda token: {"token": token}),
+    "G20": ("a token of 60 kB", lambda token: token * 300),
+}  # fmt: skip
+for _id, (_what, _forge) in FORGED.items():
+    G.add(_id, _what, lambda rig, visitor, token, forge=_forge: [visitor.generate(acceptance_token=forge(token))])
+
+
+# --- ways round the token
+
+
+@G("G21", "no token in any form of call")
+def no_token(rig: Rig, visitor: Visitor, token: str):
+    yield visitor.generate()
+    yield visitor.call("generate", {"data": list(QUICK.values())}, version="")
+    yield visitor.call("generate", {"data": ["a cat"]}, version="")
+
+
+@G("G22", "the page's own Generate without a token")
+def page_without_token(rig: Rig, visitor: Visitor, token: str):
+    yield visitor.join(visitor.fn_index("Prompt", "Steps"), visitor.page_values(""))
+
+
+@G("G23", "routes that skip the queue")
+def immediate_routes(rig: Rig, visitor: Visitor, token: str):
+    for path in ("run/generate", "api/generate", "run/predict", "api/predict", "predict", "run/0"):
+        index = visitor.fn_index("Prompt", "Steps")
+        body = {"data": visitor.page_values(""), "fn_index": index, "session_hash": "skips"}
+        yield visitor.send("POST", f"/gradio_api/{path}", json=body)
+        yield visitor.send("POST", f"/gradio_api/{path}", json={"data": list(QUICK.values())})
+
+
+@G("G24", "every event by its number, with a form's values")
+def every_event(rig: Rig, visitor: Visitor, token: str):
+    for event in visitor.config["dependencies"]:
+        width = len(event["inputs"])
+        for values in (visitor.page_values(""), list(QUICK.values()), ["x"] * 20):
+            padded = (values + [None] * 20)[:width]
+            yield visitor.join(event["id"], padded)
+            body = {"data": padded, "fn_index": event["id"], "session_hash": "every"}
+            yield visitor.send("POST", "/gradio_api/run/predict", json=body)
+
+
+@G("G25", "events by numbers that there are not")
+def unknown_numbers(rig: Rig, visitor: Visitor, token: str):
+    for index in (-1, 999, 10**9, "5", None, True, 1.0, [1], {}):
+        yield visitor.join(index, visitor.page_values(""))
+
+
+@G("G26", "a token in every place but its own")
+def misplaced_token(rig: Rig, visitor: Visitor, token: str):
+    body = {"json": QUICK}
+    for more in (
+        {"headers": {"Authorization": f"Bearer {token}"}},
+        {"headers": {"Cookie": f"acceptance_token={token}; token={token}"}},
+        {"params": {"acceptance_token": token}},
+        {"headers": {"X-License": token}},
+    ):
+        yield visitor.call("generate", None, **body | more)
+
+
+@G("G27", "a valid token overwritten by a later one")
+def duplicate_fields(rig: Rig, visitor: Visitor, token: str):
+    text = json.dumps(QUICK)[:-1] + f', "acceptance_token": "{token}", "acceptance_token": "forged"}}'
+    yield visitor.call("generate", None, content=text, headers={"Content-Type": "application/json"})
+    yield visitor.call("generate", None, json=QUICK | {"acceptance_token": "x"}, headers={"X-License-Token": token})
+
+
+@G("G28", "an agreement that is none")
+def no_agreement(rig: Rig, visitor: Visitor, token: str):
+    index = visitor.fn_index("I have read the licence and accept it")
+    accepts = [event for event in visitor.config["dependencies"] if event["inputs"] == _inputs(visitor, index)]
+    for agree in (False, None, "true", "yes", 1, 1.0, [], [True], {"agree": True}):
+        yield visitor.call("accept_license", {"agree": agree})
+        for event in accepts:
+            body = {"data": [agree], "fn_index": event["id"], "session_hash": "agrees"}
+            yield visitor.send("POST", "/gradio_api/run/predict", json=body)
+
+
+def _inputs(visitor: Visitor, index: int) -> list[int]:
+    return next(event["inputs"] for event in visitor.config["dependencies"] if event["id"] == index)
+
+
+@G("G29", "more values than there are inputs")
+def extra_values(rig: Rig, visitor: Visitor, token: str):
+    yield visitor.call("generate", {"data": [*QUICK.values(), "", token]}, version="")
+    yield visitor.join(visitor.fn_index("Prompt", "Steps"), [*visitor.page_values(""), token, {"accepted": True}])
+
+
+@G("G30", "the session of a visitor who has accepted")
+def accepted_session(rig: Rig, visitor: Visitor, token: str):
+    index = visitor.fn_index("Prompt", "Steps")
+    accept = visitor.fn_index("I have read the licence and accept it")
+    visitor.send(
+        "POST", "/gradio_api/run/predict", json={"data": [True], "fn_index": accept, "session_hash": "accepted"}
+    )
+    yield visitor.join(index, visitor.page_values(""), session="accepted")
+    for session in ("", "x" * 5000, None, 5, ["accepted"]):
+        yield visitor.join(index, visitor.page_values(""), session=session if session is not None else {})
+
+
+@G("G31", "another visitor's finished run without an acceptance")
+def another_run(rig: Rig, visitor: Visitor, token: str):
+    run_id = _finished_run(rig, visitor, token)
+    for event in visitor.config["dependencies"]:
+        if len(event["inputs"]) == 2:
+            for forged in ("", "x", flipped(token)):
+                yield visitor.join(event["id"], [forged, run_id])
+
+
+def _finished_run(rig: Rig, visitor: Visitor, token: str) -> str:
+    """The id of a run of the page, as its visitor's browser keeps it."""
+    answer = visitor.join(visitor.fn_index("Prompt", "Steps"), visitor.page_values(token))
+    assert answer.is_complete
+    rig.invited += 1
+    return re.search(rb'"output":\{"data":\["([\w-]{20,})"', answer.body)[1].decode()
+
+
+@G("G32", "flags of the body that change how it is run")
+def body_flags(rig: Rig, visitor: Visitor, token: str):
+    index = visitor.fn_index("Prompt", "Steps")
+    for more in (
+        {"batched": True},
+        {"simple_format": True},
+        {"event_data": {"token": token}, "trigger_id": 1},
+        {"event_id": "0" * 32},
+        {"oauth_token": token},
+        {"request": {"headers": {"x-license-token": token}}},
+    ):
+        yield visitor.join(index, visitor.page_values(""), **more)
+        yield visitor.call("generate", {"data": ["a cat"]} | more, version="")
+
+
+@G("G33", "an event's data replaced after it was sent")
+def swapped_data(rig: Rig, visitor: Visitor, token: str):
+    posted = visitor.send("POST", "/gradio_api/call/v2/generate", json=QUICK)
+    event_id = json.loads(posted.body)["event_id"]
+    for path in (f"stream/{event_id}", f"stream/{event_id}/close", f"stream/{'0' * 32}"):
+        yield visitor.send("POST", f"/gradio_api/{path}", json={"data": visitor.page_values(token)})
+
+
+@G("G34", "the parts of components that run on the server")
+def component_servers(rig: Rig, visitor: Visitor, token: str):
+    for component in visitor.config["components"][:8]:
+        for name in ("ls", "preprocess", "postprocess", "__init__"):
+            body = {"data": None, "component_id": component["id"], "session_hash": "parts", "fn_name": name}
+            yield visitor.send("POST", "/gradio_api/component_server", json=body)
+    for path in ("deep_link?session_hash=x", "gradio_api/deep_link?session_hash=x"):
+        yield visitor.send("GET", f"/{path}")
+
+
+@G("G35", "consoles, uploads, proxies and documentation of the framework")
+def consoles(rig: Rig, visitor: Visitor, token: str):
+    gets = [
+        "monitoring",
+        "monitoring/summary",
+        "openapi.json",
+        "docs",
+        "redoc",
+        "gradio_api/openapi.json",
+        "gradio_api/runs",
+        "gradio_api/run-history/records",
+        "gradio_api/vibe-code",
+        "gradio_api/profiling/traces",
+        "gradio_api/upload_progress",
+        "gradio_api/dev/reload",
+        "gradio_api/custom_component/x/client/component/index.js",
+        "gradio_api/startup-events",
+        "gradio_api/proxy=https://huggingface.co/",
+        "gradio_api/stream/x/0/0/playlist.m3u8",
+    ]
+    posts = [
+        "upload",
+        "vibe-code",
+        "vibe-edit",
+        "undo-vibe-edit",
+        "vibe-starter-queries",
+        "process_recording",
+        "profiling/clear",
+        "run-history/connect",
+        "component_server",
+    ]
+    for path in gets:
+        answer = visitor.send("GET", f"/{path}")
+        assert answer.status == 404, path
+        yield answer
+    for path in posts:
+        answer = visitor.send("POST", f"/gradio_api/{path}", files={"files": ("cat.png", b"no picture")})
+        assert answer.status == 404, path
+        yield answer
+
+
+@G("G36", "files that are no results")
+def other_files(rig: Rig, visitor: Visitor, token: str):
+    here = str(rig.results)
+    paths = [
+        "/etc/passwd", "app.py", f"{here}/", here, f"{here}/../x.log", f"{here}/x/../../server0.log", f"{here}//x",
+        "http://127.0.0.1/", "https://huggingface.co/", ".gradio/cached_examples/0/log.csv", str(rig.log_path),
+    ]  # fmt: skip
+    for path in [*paths, *(path.replace("/", "%2f") for path in paths), *(p.replace(".", "%2e") for p in paths)]:
+        answer = visitor.send("GET", f"/gradio_api/file={path}")
+        assert answer.status == 404, path
+        yield answer
+
+
+@G("G37", "other methods, and other spellings of the paths")
+def other_methods(rig: Rig, visitor: Visitor, token: str):
+    for method in ("PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"):
+        yield visitor.send(method, "/gradio_api/call/v2/generate", json=QUICK)
+    for header in ("X-HTTP-Method-Override", "X-Method-Override"):
+        yield visitor.send("GET", "/gradio_api/run/generate", headers={header: "POST"})
+    for path in ("//gradio_api/run/generate", "/gradio_api//run/generate", "/gradio_api/./run/generate",
+                 "/gradio_api%2frun%2fgenerate", "/gradio_api/run/generate/", "/GRADIO_API/run/generate",
+                 "/gradio_api/run/generate;x", "/x/../gradio_api/run/generate"):  # fmt: skip
+        yield raw(rig, f"POST {path} HTTP/1.1", json.dumps({"data": list(QUICK.values())}).encode())
+
+
+def raw(rig: Rig, line: str, body: bytes = b"", headers: str = "") -> Answer:
+    """What a client that follows no rules gets: the bytes go out as they are."""
+    address = urlsplit(rig.url)
+    began_s = time.monotonic()
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        head = f"{line}\r\nHost: {address.netloc}\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    return Answer(int(head.split()[1]), body, time.monotonic() - began_s)
+
+
+@G("G38", "a websocket")
+def websocket(rig: Rig, visitor: Visitor, token: str):
+    upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"
+    for path in ("/queue/join", "/gradio_api/queue/join", "/"):
+        answer = raw(rig, f"GET {path} HTTP/1.1", headers=upgrade)
+        assert answer.status in (200, 403, 404), answer
+        assert answer.status != 200 or path == "/"
+        yield replace(answer, body=b"", status=200)
+
+
+@G("G39", "MCP clients without an acceptance")
+def mcp_without_acceptance(rig: Rig, visitor: Visitor, token: str):
+    async def tools() -> list[str]:
+        async with (
+            streamable_http_client(f"{rig.url}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            names = [tool.name for tool in (await session.list_tools()).tools]
+            assert sorted(names) == ["accept_license", "generate", "model"]
+            calls = [
+                ("generate", QUICK),
+                ("generate", QUICK | {"acceptance_token": flipped(token)}),
+                ("on_generate", {}),
+            ]
+            return [str((await session.call_tool(name, arguments)).content) for name, arguments in calls]
+
+    for text in asyncio.run(tools()):
+        assert "accept" in text or "on_generate" in text
+        yield Answer(200, text.encode(), 0.0)
+
+
+@G("G40", "gradio_client without an acceptance")
+def gradio_client_without_acceptance(rig: Rig, visitor: Visitor, token: str):
+    client = Client(rig.url, verbose=False)
+    for more in ({}, {"acceptance_token": flipped(token)}):
+        with pytest.raises(AppError, match="/accept_license") as refusal:
+            client.predict(**QUICK, **more, api_name="/generate")
+        yield Answer(200, str(refusal.value).encode(), 0.0)
+
+
+@G("G41", "fifty calls at once with a forged token")
+def fifty_at_once(rig: Rig, visitor: Visitor, token: str):
+    def call(_: int) -> Answer:
+        return replace(visitor.generate(acceptance_token=flipped(token)), seconds=0.0)  # fifty share two cores
+
+    with ThreadPoolExecutor(10) as pool:
+        yield from pool.map(call, range(50))
+
+
+@G("G42", "a pickled, compressed or foreign body")
+def other_bodies(rig: Rig, visitor: Visitor, token: str):
+    text = json.dumps(QUICK).encode()
+    for headers, content in (
+        ({"Content-Type": "application/x-www-form-urlencoded"}, b"prompt=cat&acceptance_token=x"),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x--"),
+        ({"Content-Encoding": "gzip"}, text),
+        ({"Content-Type": "application/json; charset=utf-16"}, text.decode().encode("utf-16")),
+        ({}, b"\x80\x04\x95"),
+    ):
+        yield visitor.call("generate", None, content=content, headers=headers)
+
+
+# --- what belongs to another visitor
+
+
+class Victim:
+    """An accepted visitor with a long run on the page, in the session `session`."""
+
+    def __init__(self, rig: Rig, token: str, session: str):
+        rig.invited += 1
+        self._visitor = Visitor(rig.url)
+        index = self._visitor.fn_index("Prompt", "Steps")
+        values = self._visitor.page_values(token, seed=99)
+        values[3:5] = [2, 150]  # pictures, steps
+        self.fn_index, self.session, self.answer = index, session, None
+        self._is_running = threading.Event()
+        self._thread = threading.Thread(target=self._follow, args=(values,))
+
+    def _follow(self, values: list) -> None:
+        body = {"fn_index": self.fn_index, "data": values, "session_hash": self.session}
+        posted = self._visitor.send("POST", "/gradio_api/queue/join", json=body)
+        path = f"/gradio_api/queue/data?session_hash={self.session}"
+        with contextlib.suppress(httpx.TransportError):  # where a mutant lets the attempt succeed
+            self.answer = self._visitor.events(path, posted, until=self._notice)
+
+    def _notice(self, line: str) -> bool:
+        if "Step " in line:
+            self._is_running.set()
+        return False
+
+    def __enter__(self) -> "Victim":
+        self._thread.start()
+        assert self._is_running.wait(30)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._visitor.close()
+        self._thread.join(60)
+
+    def assert_served(self) -> None:
+        self._thread.join(10)
+        assert self.answer is not None and self.answer.is_complete and b"seed-99.png" in self.answer.body
+
+
+@G("G43", "cancelling another's run by the session's name")
+def cancel_by_session(rig: Rig, visitor: Visitor, token: str):
+    with Victim(rig, token, "victim43") as victim:
+        for event_id in ("", "0" * 32, None, "victim43"):
+            body = {"session_hash": victim.session, "fn_index": victim.fn_index, "event_id": event_id}
+            yield visitor.send("POST", "/gradio_api/cancel", json=body)
+        yield visitor.send("POST", "/gradio_api/reset", json={"event_id": "0" * 32})
+        for event in visitor.config["dependencies"]:
+            if len(event["inputs"]) == 1:
+                body = {"data": [victim.session], "fn_index": event["id"], "session_hash": victim.session}
+                yield visitor.send("POST", "/gradio_api/run/predict", json=body)
+        victim.assert_served()
+
+
+@G("G44", "listening in on another's run")
+def second_listener(rig: Rig, visitor: Visitor, token: str):
+    with Victim(rig, token, "victim44") as victim:
+        began_s = time.monotonic()
+        nothing = Answer(200, b"", 0.0)
+        answer = visitor.events(f"/gradio_api/queue/data?session_hash={victim.session}", nothing, lambda line: True)
+        assert answer.status == 409 and time.monotonic() - began_s < LIMIT_S
+        yield answer
+        for path in ("call/generate/" + "0" * 32, "call/generate/victim44", "call/v2/generate/victim44"):
+            yield visitor.events(f"/gradio_api/{path}", nothing, lambda line: True)
+        victim.assert_served()
+
+
+@G("G45", "ending another's session by its heartbeat")
+def anothers_heartbeat(rig: Rig, visitor: Visitor, token: str):
+    with Victim(rig, token, "victim45") as victim:
+        for _ in range(3):
+            yield visitor.events(f"/gradio_api/heartbeat/{victim.session}", Answer(200, b"", 0.0), lambda line: True)
+        victim.assert_served()
+
+
+@G("G46", "another's run through an accepted visitor's own page")
+def guessed_run_ids(rig: Rig, visitor: Visitor, token: str):
+    for event in visitor.config["dependencies"]:
+        if len(event["inputs"]) == 2:
+            for run_id in ("", "0", "../", secrets.token_urlsafe(16), None, 5, ["x"]):
+                yield visitor.join(event["id"], [token, run_id])
+
+
+@pytest.mark.parametrize("attempt", list(G), ids=str)
+def test_nothing_is_drawn(rig, visitor, token, attempt):
+    rig.invited = 0
+    assert_refused(rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED)
+
+
+VERIFY, FRONT = "sd_space.gate:Gate.verify_token", "sd_space.front:Front"
+MUTANTS = (
+    Mutant(VERIFY, "raise LicenceNotAccepted(HOW_TO_ACCEPT)", "return Acceptance('', 0.0)", "G01"),
+    Mutant(VERIFY, "self._serializer.loads(token)", "self._serializer.loads_unsafe(token)[1]", "G06"),
+    Mutant(VERIFY, "<= self._token_ttl_s", "< float('inf')", "G10"),
+    Mutant(VERIFY, "-_CLOCK_SKEW_S <=", "float('-inf') <", "G11"),
+    Mutant(VERIFY, "licence != self._digest", "False", "G12"),
+    Mutant(VERIFY, "except (BadSignature, KeyError, TypeError, ValueError)", "except BadSignature", "G14"),
+    Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28"),
+    Mutant("sd_space.ui:Handlers._is_accepted", "return False", "return True", "G31"),
+    Mutant(f"{FRONT}._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "G35"),
+    Mutant(f"{FRONT}._refusal", "and not self._has_started", "", "G35"),
+    Mutant(f"{FRONT}._refusal", "not self._may_be_fetched(path.removeprefix(_FILE))", "False", "G36"),
+    Mutant(f"{FRONT}._body_refusal", "return self._event_refusal(values)", "return None", "G25"),
+    Mutant(f"{FRONT}._body_refusal", "len(data) != len(parameters)", "False", "G21"),
+    Mutant(f"{FRONT}._body_refusal", "return self._cancel_refusal(values)", "return None", "G43"),
+    Mutant(f"{FRONT}._stream", "if session in self._streams:", "if False:", "G44"),
+    Mutant(f"{FRONT}._stream", "not self._surface.is_expected(session)", "False", "G44"),
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_without_a_guard_an_attempt_gets_through(rig, visitor, token, mutant):
+    attempt, rig.invited = G.named(mutant.caught_by), 0
+    with (
+        rig.without(mutant.target, mutant.old, mutant.new),
+        pytest.raises((AssertionError, httpx.TransportError)),
+    ):
+        assert_refused(rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED)
+    rig.wait_until_idle()
+
+
+def test_an_accepted_visitor_is_served_after_all_that(rig, visitor, token):
+    assert visitor.generate(acceptance_token=token).is_complete
+    assert visitor.generate(acceptance_token=visitor.token(), seed=1).is_complete

@@ -1,0 +1,195 @@
+"""P: prompts, tokens, addresses and paths stay where they belong, and pictures go when their time is over."""
+
+import logging
+import re
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from . import faults, inside
+from .rig import HUB_TOKEN, Rig
+from .scoreboard import Attempts
+from .visitor import Answer, Visitor
+
+MARKER, ADDRESS = "xyzzymarker", "203.0.113.77"
+TTL_S = 10
+P = Attempts()
+
+
+@dataclass
+class Traces:
+    """What a server was asked and answered with the marker in every prompt, its log at the finest level."""
+
+    rig: Rig
+    visitor: Visitor
+    token: str
+    served: Answer
+    page: Answer
+    refused: list[Answer]
+    log: str
+
+
+@pytest.fixture(scope="module")
+def traces(rigs):
+    rig = rigs.start(SD_SPACE_RESULT_TTL_S=str(TTL_S), SD_SPACE_TRUSTED_PROXIES="1")
+    rig.do(logging.root.setLevel, logging.DEBUG)
+    visitor = Visitor(rig.url, headers={"X-Forwarded-For": ADDRESS})
+    token = visitor.token()
+    ask = partial(visitor.generate, acceptance_token=token)
+    served = ask(prompt=f"{MARKER} cat " * 60)
+    values = visitor.page_values(token, prompt=MARKER)
+    values[-1] = False  # no recipe in the file
+    page = visitor.join(visitor.fn_index("Prompt", "Steps"), values)
+    index = visitor.fn_index("Prompt", "Steps")
+    refused = [
+        ask(prompt=MARKER, seed=-9),
+        ask(prompt=[MARKER]),
+        ask(prompt=f"{MARKER}\x00"),
+        ask(prompt=MARKER, scheduler=MARKER),
+        visitor.generate(prompt=MARKER, acceptance_token="x" + token),
+        visitor.call("generate", {"data": [MARKER]}, version=""),
+        visitor.call("generate", {MARKER: MARKER}),
+        visitor.join(index, [token, MARKER]),
+        visitor.join(index, [*values[:7], MARKER, *values[8:]]),
+        visitor.send("GET", f"/gradio_api/file={rig.results}/{MARKER}.png"),
+    ]
+    for target in ("encode_prompt", "denoise_step", "decode_latents"):
+        with rig.patched(f"sd_space.denoiser:Denoiser.{target}", partial(faults.raising, message=MARKER)):
+            refused.append(ask(prompt=MARKER))
+    with rig.patched("sd_space.gate:Gate.admit", partial(faults.raising, message=MARKER)):
+        refused.append(ask(prompt=MARKER))
+    with rig.patched("sd_space.gallery:ResultStore.save", partial(faults.raising, message=MARKER)):
+        refused.append(ask(prompt=MARKER))
+    yield Traces(rig, visitor, token, served, page, refused, rig.log)
+    visitor.close()
+
+
+def get(traces: Traces, path: str) -> str:
+    return traces.visitor.http.get(path).text
+
+
+def file_of(traces: Traces) -> Path:
+    return Path(traces.served.data[0][0]["path"])
+
+
+for _id, _what, _secret in (
+    ("P01", "a prompt in the log at its finest level", lambda t: MARKER),
+    ("P02", "an acceptance token in the log", lambda t: t.token[:40]),
+    ("P03", "a visitor's address in the log", lambda t: ADDRESS),
+    ("P04", "the operator's Hub token in the log", lambda t: HUB_TOKEN),
+    ("P05", "a result's name in the log", lambda t: file_of(t).parent.name),
+):
+
+    @P(_id, _what)
+    def log_holds(traces: Traces, secret=_secret):
+        assert traces.served.is_complete and traces.log
+        assert secret(traces) not in traces.log
+
+
+for _id, _path in (
+    ("P06", "/metrics"), ("P07", "/config"), ("P08", "/gradio_api/info"), ("P09", "/readyz"), ("P10", "/"),
+    ("P11", "/gradio_api/queue/status"),
+):  # fmt: skip
+
+    @P(_id, f"something of a visitor in {_path}")
+    def page_holds(traces: Traces, path=_path):
+        text = get(traces, path)
+        assert text and not any(word in text for word in (MARKER, traces.token, ADDRESS, HUB_TOKEN))
+        assert file_of(traces).parent.name not in text
+
+
+@P("P12", "a path, token or place of the code in a refusal")
+def refusals(traces: Traces):
+    for answer in traces.refused:
+        sentence = answer.sentence
+        assert not re.search(r"/tmp/|/root/|site-packages|Traceback|\.py\b", sentence), answer
+        assert traces.token not in sentence and HUB_TOKEN not in sentence
+
+
+@P("P13", "the prompt in a file's name or folder")
+def names(traces: Traces):
+    paths = [str(path) for path in traces.rig.folder.rglob("*")]
+    assert paths and not any(MARKER in path for path in paths)
+
+
+@P("P14", "the prompt in a picture whose visitor did not want it there")
+def no_recipe(traces: Traces):
+    assert traces.page.is_complete
+    path = next(Path(m) for m in re.findall(r'"path":"([^"]+\.png)"', traces.page.body.decode()))
+    data = path.read_bytes()
+    assert MARKER.encode() not in data and b"Software" in data
+
+
+@P("P15", "a path, address or user in a picture")
+def chunks(traces: Traces):
+    with Image.open(file_of(traces)) as picture:
+        text = "".join(map(str, picture.info.values()))
+    assert "/" + traces.rig.folder.name not in text and ADDRESS not in text and traces.token not in text
+
+
+@P("P16", "a result kept by a cache on its way")
+def no_store(traces: Traces):
+    again = traces.visitor.generate(acceptance_token=traces.token)
+    answer = traces.visitor.http.get(f"/gradio_api/file={again.data[0][0]['path']}")
+    assert answer.status_code == 200
+    assert "no-store" in answer.headers["cache-control"] and answer.headers["referrer-policy"] == "same-origin"
+
+
+@P("P17", "a result's address guessed")
+def unguessable(traces: Traces):
+    again = [traces.visitor.generate(acceptance_token=traces.token) for _ in range(2)]
+    folders = {Path(answer.data[0][0]["path"]).parent.name for answer in again}
+    assert len(folders) == 2 and all(len(name) >= 22 for name in folders)  # 128 bits in base64
+    assert traces.rig.results.stat().st_mode & 0o077 == 0
+
+
+@P("P18", "the server calls another host")
+def foreign_hosts(traces: Traces):
+    assert traces.rig.do(_foreign_hosts) == []
+
+
+def _foreign_hosts() -> list[str]:
+    return sorted(inside.foreign_hosts)
+
+
+@P("P19", "an upload stays on the disk")
+def uploads(traces: Traces):
+    traces.rig.new_files()
+    answer = traces.visitor.send("POST", "/gradio_api/upload", files={"files": ("gps.jpg", b"\xff\xd8\xff\xe1 GPS")})
+    assert answer.status == 404 and traces.rig.new_files() == []
+
+
+@P("P20", "an address or a prompt in the acceptance token")
+def acceptance(traces: Traces):
+    from .test_gate import claims_of
+
+    assert claims_of(traces.token).keys() == {"licence", "at", "visitor"}
+
+
+@P("P21", "a result that outlives its time")
+def expires(traces: Traces):
+    path = Path(traces.visitor.generate(acceptance_token=traces.token).data[0][0]["path"])
+    deadline_s = time.monotonic() + 2 * TTL_S
+    while path.parent.exists():
+        assert time.monotonic() < deadline_s, "the folder is still there"
+        time.sleep(0.1)
+    assert traces.visitor.http.get(f"/gradio_api/file={path}").status_code == 404
+
+
+@P("P22", "results that outlive the server")
+def gone_with_the_server(traces: Traces):
+    traces.visitor.generate(acceptance_token=traces.token)
+    assert traces.rig.stop() == 0
+    assert not list(traces.rig.results.rglob("*"))
+    with pytest.raises(httpx.TransportError):
+        httpx.get(traces.rig.url + "/healthz")
+
+
+@pytest.mark.parametrize("attempt", list(P), ids=str)
+def test_nothing_of_a_visitor_gets_out(traces, attempt):
+    attempt.make(traces)

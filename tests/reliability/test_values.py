@@ -1,0 +1,324 @@
+"""V: a malformed value is answered with a sentence that names it, and never with a crash, a path or nothing."""
+
+import json
+import math
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sd_space.front import MAX_BODY_BYTES
+
+from .rig import Rig
+from .scoreboard import Attempt, Attempts, Mutant
+from .test_gate import raw
+from .visitor import QUICK, Answer, Visitor
+
+LIMIT_S = 2.0
+V = Attempts()
+_OURS = re.compile(r"Traceback|File \"|/tmp/|/root/|site-packages|\.py\b|Error\(|<class|\bnull\b|\bNone\b$")
+NAN, INF = math.nan, math.inf
+
+REFUSED = {  # field -> values that it cannot have
+    "prompt": [None, "", "   ", "\u200b\u200d", 5, 1.5, True, ["a cat"], {"text": "a cat"}, "x" * 1001, "x" * 50_000,
+               "a\x00cat", "a\ud800cat", "a\x07cat", "a\x1b[31mcat"],
+    "negative_prompt": [5, 1.5, False, ["dogs"], {}, "x" * 1001, "a\x00", "\udfff"],
+    "num_images_per_prompt": [0, 5, 10**6, -1, "2", 1.5, True, [1], NAN],
+    "num_inference_steps": [0, -1, 151, 1.5, "20", NAN, INF, 1e308, True, [], {}, 10**400],
+    "guidance_scale": [-1, 0, 0.99, 20.5, 10**400, NAN, -INF, "7.5", True, [7.5]],
+    "seed": [-2, 2**32, 2**63, 2**64, 1.7, True, "abc", "7", NAN, 1e308, [1]],
+    "width": [0, 7, 65, 100_000, -64, 64.5, "64", NAN, True, [64]],
+    "height": [0, 7, 65, 100_000, -64, 64.5, "64", NAN, True, [64]],
+    "scheduler": ["Unknown", "pndm", "../x", "", 5, True, [], {}],
+}  # fmt: skip
+# Odd values that mean something: the answer is a picture.
+TAKEN = {
+    "prompt": [
+        "قطة \u202eacat",
+        "👩‍👩‍👧‍👦" * 60,
+        "a cat\r\nINFO forged line",
+        "a cat " * 90,
+        "<script>alert(1)</script>",
+    ],
+    "negative_prompt": [None, ""],
+    "seed": [-1, 7.0, None],
+    "num_images_per_prompt": [1.0],
+    "guidance_scale": [1, 20],
+}
+PAGE = {  # place in the page's form -> values that it cannot have, and the field that the page must name
+    "prompt": (1, [5, None, "", ["x"]]),
+    "negative_prompt": (2, [{}, 5]),
+    "num_images_per_prompt": (3, [9, "x"]),
+    "num_inference_steps": (4, ["9", NAN]),
+    "guidance_scale": (5, [0, "x"]),
+    "seed": (6, ["x", -2]),
+    "scheduler": (7, ["x", 5]),
+    "width": (9, ["x", "9999x64", [64], {}]),
+    "height": (9, ["64x", "64x64x64", "64x7"]),
+}
+
+
+def shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) < 24 else f"{text[:20]} and {len(text)} more"
+
+
+def json_body(values: dict) -> dict:
+    """As a client sends it who knows of no limits: NaN, infinities and half characters included."""
+    return {"content": json.dumps(values), "headers": {"Content-Type": "application/json"}}
+
+
+def _api(field: str, value: object) -> Callable:
+    return lambda rig, visitor, token: visitor.call(
+        "generate", None, **json_body(QUICK | {"acceptance_token": token, field: value})
+    )
+
+
+def _page(place: int, value: object) -> Callable:
+    def make(rig: Rig, visitor: Visitor, token: str) -> Answer:
+        values = visitor.page_values(token)
+        values[place] = value
+        body = {"data": values, "fn_index": visitor.fn_index("Prompt", "Steps"), "session_hash": "values"}
+        posted = visitor.send("POST", "/gradio_api/queue/join", **json_body(body))
+        answer = visitor.events("/gradio_api/queue/data?session_hash=values", posted)
+        note = re.search(rb'note error\\" role=\\"alert\\">([^<]*)<', answer.body)
+        return replace(answer, status=422, event="error", data=note[1].decode() if note else "")
+
+    return make
+
+
+_EXPECTED: dict[str, str] = {}  # id -> what the sentence must name, or "" where a picture must come
+
+
+def _fill() -> None:
+    rows = [(field, value, field, _api(field, value)) for field, values in REFUSED.items() for value in values]
+    rows += [(field, value, "", _api(field, value)) for field, values in TAKEN.items() for value in values]
+    for field, (place, values) in PAGE.items():
+        rows += [(f"page {field}", value, field, _page(place, value)) for value in values]
+    for number, (field, value, expected, make) in enumerate(rows, start=1):
+        _EXPECTED[f"V{number:03d}"] = expected
+        V.add(f"V{number:03d}", f"{field} {shown(value)}", make)
+
+
+_fill()
+
+# --- what the values come in
+
+_TYPE = {"Content-Type": "application/json"}
+
+
+def _body(content: bytes | str, **headers: str) -> Callable:
+    return lambda rig, visitor, token: visitor.call("generate", None, content=content, headers=_TYPE | headers)
+
+
+def _post(path: str, body: Any) -> Callable:
+    return lambda rig, visitor, token: visitor.send("POST", path, json=body)
+
+
+def _raw(line: str, body: bytes = b"", headers: str = "") -> Callable:
+    return lambda rig, visitor, token: raw(rig, line, body, headers)
+
+
+GENERATE = "POST /gradio_api/call/v2/generate HTTP/1.1"
+ENVELOPES: dict[str, tuple[str, Callable]] = {  # what -> (what the sentence must name, how it is sent)
+    "no prompt at all": ("prompt", _body('{"seed": 5}')),
+    "a body cut short": ("JSON", _body('{"prompt": "a c')),
+    "an empty body": ("JSON", _body("")),
+    "a list for a body": ("object", _body("[1]")),
+    "a text for a body": ("object", _body('"a cat"')),
+    "a number for a body": ("object", _body("5")),
+    "null for a body": ("object", _body("null")),
+    "an unknown field": ("unknown parameter", _body('{"prompt": "a cat", "steps": 5}')),
+    "a field named like a method": ("unknown parameter", _body('{"__class__": "x"}')),
+    "a body 5,000 levels deep": ("JSON", _body('{"prompt": ' + "[" * 5000 + "]" * 5000 + "}")),
+    "text that is not UTF-8": ("JSON", _body(b'{"prompt": "\xff\xfe"}')),
+    "a body of 1 MB": ("64 KiB", _body('{"prompt": "' + "x" * 10**6 + '"}')),
+    "a body a byte too long": ("64 KiB", _body(b" " * (MAX_BODY_BYTES + 1))),
+    "a body that says gzip": ("compressed", _body(b"\x1f\x8b", **{"Content-Encoding": "gzip"})),
+    "a body that says br": ("compressed", _body(b"x", **{"Content-Encoding": "br"})),
+    "no data": ("data", _post("/gradio_api/call/generate", {})),
+    "a text for data": ("data", _post("/gradio_api/call/generate", {"data": "a cat"})),
+    "an object for data": ("data", _post("/gradio_api/call/generate", {"data": {"prompt": "a cat"}})),
+    "too few data": ("data", _post("/gradio_api/call/generate", {"data": ["a cat"]})),
+    "too many data": ("data", _post("/gradio_api/call/generate", {"data": ["a cat"] * 30})),
+    "an unknown endpoint": ("/generate", _post("/gradio_api/call/paint", {"data": []})),
+    "an unknown endpoint by name": ("/generate", _post("/gradio_api/call/v2/paint", {})),
+    "no fn_index": ("fn_index", _post("/gradio_api/queue/join", {"data": [], "session_hash": "x"})),
+    "an unknown fn_index": ("fn_index", _post("/gradio_api/queue/join", {"data": [], "fn_index": 999})),
+    "a text for fn_index": ("fn_index", _post("/gradio_api/run/predict", {"data": [], "fn_index": "1"})),
+    "no session": ("session_hash", lambda rig, visitor, token: visitor.send(
+        "POST", "/gradio_api/queue/join",
+        json={"fn_index": visitor.fn_index("Prompt", "Steps"), "data": visitor.page_values(token)})),
+    "a cancel of nothing": ("run", _post("/gradio_api/cancel", {})),
+    "a cancel with a number": ("run", _post("/gradio_api/cancel", {"event_id": 5, "session_hash": 5})),
+    "a stream of nothing": ("session", lambda rig, visitor, token: visitor.send("GET", "/gradio_api/queue/data")),
+    "an upload": ("nothing at this address", lambda rig, visitor, token: visitor.send(
+        "POST", "/gradio_api/upload", files={"files": ("x.png", b"\x89PNG")})),
+    "a header of 100 kB": ("headers", _raw(GENERATE, b"{}", f"X-Long: {'x' * 100_000}\r\n")),
+    "10,000 headers": ("headers", _raw(GENERATE, b"{}", "X: y\r\n" * 10_000)),
+    "a length that is none": ("", _raw(GENERATE, b"{}", "Content-Length: -5\r\n")),
+    "two lengths": ("", _raw(GENERATE, b"{}", "Content-Length: 7\r\n")),
+    "a bad chunk": ("", _raw(GENERATE, b"zz\r\n", "Transfer-Encoding: chunked\r\n")),
+    "a line that is no request": ("", _raw("HELLO")),
+    "a path of odd bytes": ("nothing at this address", _raw("GET /%ff%fe%00 HTTP/1.1")),
+    "a path of 20 kB": ("nothing at this address", _raw(f"GET /{'x' * 20_000} HTTP/1.1")),
+    "an unknown method": ("nothing at this address", _raw("PURGE / HTTP/1.1")),
+    "HTTP 1.0 without a body": ("JSON", _raw("POST /gradio_api/call/v2/generate HTTP/1.0")),
+}  # fmt: skip
+for _number, (_what, (_names, _make)) in enumerate(ENVELOPES.items(), start=201):
+    V.add(f"V{_number}", _what, _make)
+    _EXPECTED[f"V{_number}"] = _names
+
+
+@V("V301", "a body that never comes")
+def slow_body(rig: Rig, visitor: Visitor, token: str) -> Answer:
+    address = urlsplit(rig.url)
+    with rig.patched("sd_space.front:BODY_TIMEOUT_S", _half_a_second):
+        began_s = time.monotonic()
+        with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+            connection.sendall(f"{GENERATE}\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode())
+            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+    return Answer(int(head.split()[1]), body, time.monotonic() - began_s)
+
+
+def _half_a_second(_: float) -> float:
+    return 0.5
+
+
+@V("V302", "200 connections that say nothing")
+def silent_connections(rig: Rig, visitor: Visitor, token: str) -> Answer:
+    address = urlsplit(rig.url)
+    held = [socket.create_connection((address.hostname, address.port), timeout=5) for _ in range(200)]
+    for connection in held:
+        connection.sendall(b"POST /gradio_api/call")
+    try:
+        return visitor.generate(acceptance_token=token)
+    finally:
+        for connection in held:
+            connection.close()
+
+
+_EXPECTED |= {"V301": "body", "V302": ""}
+
+
+def assert_clear(answer: Answer, names: str) -> None:
+    assert answer.seconds < LIMIT_S, answer
+    assert answer.status < 500, answer
+    assert answer.status >= 400 or answer.event == "error", answer
+    assert names.lower() in answer.sentence.lower(), answer
+    if names:  # what is no HTTP is answered by the server below, in a word
+        assert len(answer.sentence) > 10 and not _OURS.search(answer.sentence), answer
+
+
+def assert_answered(rig: Rig, visitor: Visitor, token: str, attempt: Attempt) -> None:
+    asked, names = rig.count("asked"), _EXPECTED[attempt.id]
+    answer = attempt.make(rig, visitor, token)
+    if answer.is_complete:
+        assert not names, answer
+        assert rig.count("asked") == asked + 1
+        return
+    assert_clear(answer, names)
+    assert rig.count("asked") == asked
+
+
+@pytest.mark.parametrize("attempt", list(V), ids=str)
+def test_a_malformed_value_gets_a_sentence(rig, visitor, token, attempt):
+    assert_answered(rig, visitor, token, attempt)
+
+
+def test_words_beyond_77_tokens_are_told_and_not_refused(visitor, token):
+    answer = visitor.generate(acceptance_token=token, prompt="a cat " * 90)
+    assert "cat" in answer.data[1]["truncated_prompt"]
+
+
+_leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+_json = st.recursive(
+    _leaf, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=8), v, max_size=4), max_leaves=8
+)
+_near = {  # values beside the valid ones, so that not every body falls at its first field
+    "prompt": st.just("a cat") | _json,
+    "num_inference_steps": st.integers(-1, 3) | _json,
+    "num_images_per_prompt": st.integers(0, 2) | _json,
+    "guidance_scale": st.floats(0, 21) | _json,
+    "seed": st.integers(-2, 2**33) | _json,
+    "width": st.sampled_from([64, 63, 72, 0]) | _json,
+    "height": st.sampled_from([64, 63, 72, 0]) | _json,
+    "scheduler": st.sampled_from(["PNDM", "Euler a", "x"]) | _json,
+    "negative_prompt": _json,
+}  # fmt: skip
+_bodies = st.fixed_dictionaries({}, optional=_near) | st.dictionaries(st.text(max_size=10), _json, max_size=5) | _json
+BODIES = 2000
+
+
+def test_no_generated_body_breaks_the_server(rig, visitor, token, record_property):
+    """2,000 bodies by Hypothesis, the same in every run: no HTTP 5xx, no error without words."""
+    broken = []
+
+    @settings(
+        max_examples=BODIES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(_bodies, st.booleans())
+    def send(body, by_name):
+        if isinstance(body, dict) and by_name:
+            body = QUICK | body | {"acceptance_token": token}
+        elif isinstance(body, dict):
+            body = {"data": [*body.values()], "fn_index": 1, "session_hash": "generated"} | body
+        path = "call/v2/generate" if by_name else "run/predict"
+        options = json_body(body)
+        answer = (
+            visitor.call("generate", None, **options)
+            if by_name
+            else visitor.send("POST", f"/gradio_api/{path}", **options)
+        )
+        is_dumb = answer.event == "error" and not answer.sentence
+        if answer.status >= 500 or is_dumb or _OURS.search(answer.sentence):
+            broken.append((body, answer))
+
+    send()
+    record_property("V", f"{len(broken)} of {BODIES:,} broken")
+    assert not broken, broken[:3]
+
+
+SCHEMA, FRONT = "sd_space.schema:", "sd_space.front:Front"
+MUTANTS = [  # caught by the attempt of this name
+    (f"{SCHEMA}_text", "not isinstance(value, str)", "False", "negative_prompt 5"),
+    (f"{SCHEMA}_text", "len(value) > MAX_PROMPT_CHARS", "False", f"prompt {shown('x' * 1001)}"),
+    (f"{SCHEMA}_text", 'in ("Cc", "Cs")', "in ()", f"prompt {shown('a' + chr(7) + 'cat')}"),
+    (f"{SCHEMA}_number", "and not isinstance(value, bool)", "", "guidance_scale True"),
+    (f"{SCHEMA}_number", "or not low <= value <= high", "", "guidance_scale 20.5"),
+    (f"{SCHEMA}_integer", "isinstance(value, bool) or", "", "num_images_per_prompt True"),
+    (f"{SCHEMA}_integer", "not isinstance(value, int) or", "", "seed 1.7"),
+    (f"{SCHEMA}_integer", "or not low <= value <= high", "", "num_images_per_prompt 5"),
+    (f"{FRONT}._body_refusal", "if body is None", "if False", "a body a byte too long"),
+    (f"{FRONT}._body_refusal", "not isinstance(values, dict)", "False", "a number for a body"),
+    (f"{FRONT}._body_refusal", "name not in self._surface.endpoints", "False", "an unknown endpoint by name"),
+    (f"{FRONT}._body_refusal", "not given <= set(parameters)", "False", "an unknown field"),
+    (f"{FRONT}._body_refusal", "if missing else None", "if False else None", "no prompt at all"),
+    (f"{FRONT}._refusal", "> MAX_HEADER_BYTES", "> 10**9", "a header of 100 kB"),
+    (f"{FRONT}._refusal", '!= "identity"', "is None", "a body that says br"),
+    (f"{FRONT}.__call__", ", BODY_TIMEOUT_S)", ", None)", "a body that never comes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(Mutant(*mutant[:3], _by_name(mutant[3]).id)))
+def test_without_a_guard_a_value_gets_through(rig, visitor, token, mutant):
+    target, old, new, caught_by = mutant
+    attempt = _by_name(caught_by)
+    with (
+        rig.without(target, old, new),
+        pytest.raises((AssertionError, httpx.TransportError, TimeoutError)),
+    ):
+        assert_answered(rig, visitor, token, attempt)
+    rig.wait_until_idle()
+
+
+def _by_name(what: str) -> Attempt:
+    return V.named(next(attempt.id for attempt in V if attempt.what == what))
