@@ -98,6 +98,15 @@ def test_loads_without_a_message_of_its_own(caplog, capfd):
     assert not re.search(r"warn|mismatch|unexpected|missing|newly initialized", capfd.readouterr().err, re.IGNORECASE)
 
 
+def test_draws_when_nobody_asks_for_a_dtype(one_torch_thread):
+    loaded = StableDiffusionPipeline.from_pretrained(TINY, variant="fp16")
+    loaded.set_progress_bar_config(disable=True)
+    assert {part.dtype for part in (loaded.unet, loaded.vae, loaded.text_encoder, loaded.safety_checker)} == {
+        torch.float32
+    }
+    assert draw(loaded, "a cat", 0).any()
+
+
 def test_loads_whole_and_finite(pipeline):
     for name in ("unet", "vae", "text_encoder", "safety_checker"):
         for key, tensor in getattr(pipeline, name).state_dict().items():

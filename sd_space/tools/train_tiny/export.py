@@ -113,6 +113,8 @@ def export(folder: Path, target: Path = TINY) -> int:
         for path in fresh.glob("*/*config.json"):
             config = json.loads(path.read_text())
             config.pop("_name_or_path", None)
+            if "dtype" in config:  # what is loaded when nobody asks for another: half precision is slow on a CPU
+                config["dtype"] = "float32"
             if path.name == "preprocessor_config.json":
                 config["image_processor_type"] = "CLIPImageProcessor"
             write_json(config, path)
