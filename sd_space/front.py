@@ -72,7 +72,6 @@ class Surface:
     num_inputs: Mapping[int, int]  # of each event of the page, by its number
     files: Collection[Path]  # what may be fetched: files, and folders with all that is in them
     session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is still to be told
-    is_expected: Callable[[str], bool]  # whether a session has something to be told
     is_queue_alive: Callable[[], bool]
 
 
@@ -130,8 +129,8 @@ class Front:
             session = QueryParams(scope["query_string"]).get("session_hash", "")
         else:  # an id that is no event's would be taken for the name of a session
             session = self._surface.session_of(event_id)
-        if session is None or not self._surface.is_expected(session):
-            await _refuse(404, "Nothing is under way in this session.")(scope, receive, send)
+        if session is None:
+            await _refuse(404, "There is no such run under way.")(scope, receive, send)
             return
         if (earlier := self._streams.get(session)) is not None:
             with contextlib.suppress(TimeoutError):

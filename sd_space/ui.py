@@ -183,7 +183,6 @@ def launch(
         session_of=lambda event_id: next(
             (session for session, ids in queue.pending_event_ids_session.items() if event_id in ids), None
         ),
-        is_expected=lambda session: bool(queue.pending_event_ids_session.get(session)),
         is_queue_alive=lambda: not queue.stopped,
     )
     front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)

@@ -47,7 +47,6 @@ class Door:
             num_inputs={3: 1},
             files=[results],
             session_of={"event": "mine"}.get,
-            is_expected=lambda session: session == "mine",
             is_queue_alive=lambda: self.is_queue_alive,
         )
         metrics = Metrics(lambda: self.status)
@@ -131,11 +130,6 @@ def test_only_gradios_own_first_startup_call_gets_through(door):
 def test_no_other_file_than_a_result_can_be_fetched(door, tmp_path, name):
     assert door.client.get(f"/gradio_api/file={name.format(results=tmp_path)}").status_code == 404
     assert door.behind.reached == []
-
-
-def test_nobody_listens_where_nothing_is_expected(door):
-    assert door.client.get("/gradio_api/queue/data", params={"session_hash": "other"}).status_code == 404
-    assert door.client.get("/gradio_api/queue/data", params={"session_hash": "mine"}).status_code == 200
 
 
 def test_results_are_not_stored_on_the_way_and_every_answer_is_guarded(door, tmp_path):

@@ -464,6 +464,7 @@ def second_listener(rig: Rig, visitor: Visitor, token: str):
         yield answer
         for path in ("call/generate/" + "0" * 32, "call/generate/victim44", "call/v2/generate/victim44"):
             yield visitor.events(f"/gradio_api/{path}", nothing, lambda line: True)
+        yield visitor.events("/gradio_api/queue/data?session_hash=next44", nothing, lambda line: True)  # lying in wait
         victim.assert_served()
 
 
@@ -506,7 +507,7 @@ MUTANTS = (
     Mutant(f"{FRONT}._body_refusal", "len(data) != len(parameters)", "False", "G21"),
     Mutant(f"{FRONT}._body_refusal", "return self._cancel_refusal(values)", "return None", "G43"),
     Mutant(f"{FRONT}._stream", "if session in self._streams:", "if False:", "G44"),
-    Mutant(f"{FRONT}._stream", "not self._surface.is_expected(session)", "False", "G44"),
+    Mutant(f"{FRONT}._stream", "self._surface.session_of(event_id)", "event_id", "G44"),
 )
 
 
