@@ -89,7 +89,7 @@ def build_engine(
         prompt="",
         negative_prompt="",
         num_images_per_prompt=1,
-        num_inference_steps=50,  # more than calibration takes, whatever the model's own number
+        num_inference_steps=defaults.num_inference_steps,
         guidance_scale=defaults.guidance_scale,
         seed=0,
         width=defaults.width,
