@@ -126,11 +126,13 @@ class Front:
         """One listener for each session: a second one would take the first one's messages, and end its run."""
         event_id = _STREAM.fullmatch(scope["path"])[2]
         if event_id is None:
-            session = QueryParams(scope["query_string"]).get("session_hash", "")
+            session = QueryParams(scope["query_string"]).get("session_hash")
+            refusal = _refuse(400, "session_hash is missing; name the session to listen to.")
         else:  # an id that is no event's would be taken for the name of a session
             session = self._surface.session_of(event_id)
-        if session is None:
-            await _refuse(404, "There is no such run under way.")(scope, receive, send)
+            refusal = _refuse(404, "There is no such run under way.")
+        if not session:
+            await refusal(scope, receive, send)
             return
         if (earlier := self._streams.get(session)) is not None:
             with contextlib.suppress(TimeoutError):

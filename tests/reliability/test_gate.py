@@ -321,13 +321,13 @@ def other_methods(rig: Rig, visitor: Visitor, token: str):
         yield raw(rig, f"POST {path} HTTP/1.1", json.dumps({"data": list(QUICK.values())}).encode())
 
 
-def raw(rig: Rig, line: str, body: bytes = b"", headers: str = "") -> Answer:
-    """What a client that follows no rules gets: the bytes go out as they are."""
+def raw(rig: Rig, line: str, body: bytes = b"", headers: str = "", length: int | None = None) -> Answer:
+    """What a client that follows no rules gets: the bytes go out as they are, announced as `length` of them."""
     address = urlsplit(rig.url)
     began_s = time.monotonic()
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
         head = f"{line}\r\nHost: {address.netloc}\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}"
-        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        connection.sendall(f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body)
         received = b""
         while chunk := connection.recv(65536):
             received += chunk

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import socket
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -180,13 +179,8 @@ for _number, (_what, (_names, _make)) in enumerate(ENVELOPES.items(), start=201)
 
 @V("V301", "a body that never comes")
 def slow_body(rig: Rig, visitor: Visitor, token: str) -> Answer:
-    address = urlsplit(rig.url)
     with rig.patched("sd_space.front:BODY_TIMEOUT_S", _half_a_second):
-        began_s = time.monotonic()
-        with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
-            connection.sendall(f"{GENERATE}\r\nHost: x\r\nContent-Length: 50\r\n\r\n{{".encode())
-            head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
-    return Answer(int(head.split()[1]), body, time.monotonic() - began_s)
+        return raw(rig, GENERATE, b"{", length=50)
 
 
 def _half_a_second(_: float) -> float:
