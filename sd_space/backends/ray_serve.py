@@ -1,13 +1,14 @@
 """Draws on several machines: a Ray Serve deployment whose replicas hold a local backend each.
 
-The page stays one process and streams from the replicas through one handle. Serve sends each request to the less busy
-of two replicas; one that is lost in the middle of a request is made up for on another, with the same seeds.
+The page stays one process and streams from the replicas through one handle. Each request goes to the less busy of two
+replicas; one that is lost in the middle of a request is made up for on another, with the same seeds.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -18,8 +19,10 @@ from typing import TypeVar
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
 from sd_space.backends import until_ready
 from sd_space.backends.local import STOPPED, LocalBackend
@@ -89,6 +92,24 @@ class EngineReplica:
             raise RuntimeError(status.reason)
 
 
+class LeastLoadedRouter(FIFOMixin, RequestRouter):
+    """Sends a request to the less busy of two replicas, by what is known of both or by asking both.
+
+    Serve's own forgets a replica that was idle for 10 s, and sends a whole crowd to the one that it remembers.
+    """
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Two at random, as one rank; the base class takes the less busy and asks those it knows nothing of."""
+        pair = random.sample(candidate_replicas, min(2, len(candidate_replicas)))
+        known = self.replica_queue_len_cache
+        if any(known.get(replica.replica_id) is None for replica in pair):
+            for replica in pair:
+                known.invalidate_key(replica.replica_id)
+        return [pair]
+
+
 def _ongoing(settings: Settings) -> int:
     """Requests of one replica. They wait there, where turns are fair, and not in Serve's router.
 
@@ -117,6 +138,7 @@ def replicas(settings: Settings) -> serve.Application:
         EngineReplica,
         ray_actor_options={"num_cpus": settings.ray_cpus_per_replica, "num_gpus": gpus},  # as many threads as CPUs
         max_ongoing_requests=ongoing,
+        request_router_config=RequestRouterConfig(request_router_class=LeastLoadedRouter),
         graceful_shutdown_timeout_s=DRAIN_S,
         max_constructor_retry_count=3,
         logging_config={"enable_access_log": False},
