@@ -72,6 +72,7 @@ class Surface:
     num_inputs: Mapping[int, int]  # of each event of the page, by its number
     files: Collection[Path]  # what may be fetched: files, and folders with all that is in them
     session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is still to be told
+    sweep: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
     is_queue_alive: Callable[[], bool]
 
 
@@ -186,6 +187,7 @@ class Front:
         if headers.get("content-encoding", "identity") != "identity":
             return _refuse(415, "A compressed body is not accepted; send plain JSON.")
         if _WORK.fullmatch(path):
+            self._surface.sweep(self._streams)
             wait_s = self._limiter.seconds_to_wait(scope["client"][0] if scope["client"] else None)
             if wait_s:
                 answer = _refuse(429, f"Too many calls from this address; please try again in {round(wait_s + 0.5)} s.")

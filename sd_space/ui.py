@@ -38,6 +38,7 @@ from sd_space.schema import (
     SpaceError,
     Stage,
 )
+from sd_space.sessions import Sessions
 from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -157,7 +158,10 @@ def build_demo(
     # The engine owns the order of service and the bound on who waits; Gradio's own queue must not serialise before it.
     demo.queue(api_open=False, max_size=_most_events(settings), default_concurrency_limit=None)
     # Gradio keeps the messages of 2,000 sessions, first in first out: more visitors than that would stop its queue.
+    # `Sessions` forgets those that are over.
     demo._queue.pending_messages_per_session.max_size = 10**7
+    # It would also keep the last 10,000 events, and count them anew after each, for a console that is not served.
+    demo._queue.ANALYTICS_MAX_EVENTS, demo._queue.ANAYLTICS_CACHE_FREQUENCY = 1, 10**18
     return demo
 
 
@@ -175,14 +179,13 @@ def launch(
     demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metrics, files: Sequence[Path], **options: Any
 ) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
-    queue = demo._queue
+    queue, sessions = demo._queue, Sessions(demo._queue)
     surface = Surface(
         endpoints=endpoint_parameters(demo.get_api_info()),
         num_inputs={index: len(event.inputs) for index, event in demo.fns.items() if event.fn is not None},
         files=files,
-        session_of=lambda event_id: next(
-            (session for session, ids in queue.pending_event_ids_session.items() if event_id in ids), None
-        ),
+        session_of=sessions.of,
+        sweep=sessions.sweep,
         is_queue_alive=lambda: not queue.stopped,
     )
     front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)

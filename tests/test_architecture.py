@@ -34,9 +34,10 @@ ALLOWED = {
     "backends.local": DATA | {"backends", "engine", "pipeline", "denoiser", "safety"},
     "backends.zerogpu": DATA | {"backends.local", "batcher", "engine", "pipeline", "step_times"},
     "backends.ray_serve": DATA | {"backends", "backends.local"},
+    "sessions": set(),
     "runs": DATA | {"backends", "gallery"},
     "views": DATA | {"card", "gallery", "gate", "recorded", "runs"},
-    "ui": DATA | {"backends", "card", "front", "gallery", "gate", "metrics", "recorded", "runs", "views"},
+    "ui": DATA | {"backends", "card", "front", "gallery", "gate", "metrics", "recorded", "runs", "sessions", "views"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
 MAKERS = {"AdmittedRequest": {"gate"}, "ScreenedImage": {"safety"}, "Preview": {"safety"}}

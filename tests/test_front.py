@@ -40,13 +40,14 @@ class Door:
 
     def __init__(self, results: Path, **settings):
         self.status = BackendStatus(Stage.READY)
-        self.is_queue_alive = True
+        self.is_queue_alive, self.listening = True, []
         self.behind, self.clock = App(), Clock()
         surface = Surface(
             endpoints={"generate": {"prompt": True, "seed": False}, "model": {}},
             num_inputs={3: 1},
             files=[results],
             session_of={"event": "mine"}.get,
+            sweep=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
         )
         metrics = Metrics(lambda: self.status)
@@ -215,3 +216,10 @@ def test_endpoints_are_read_from_gradios_own_description():
 def test_a_call_is_listened_to_by_its_id_and_not_by_a_sessions_name(door):
     assert door.client.get("/gradio_api/call/generate/event").status_code == 200
     assert door.client.get("/gradio_api/call/generate/mine").status_code == 404
+
+
+def test_each_call_lets_go_of_sessions_that_are_over(door):
+    door.client.get("/config")
+    assert door.listening == []
+    door.post()
+    assert len(door.listening) == 1
