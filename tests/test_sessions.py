@@ -6,7 +6,7 @@ from sd_space.sessions import UNHEARD_S, Sessions
 
 
 class Scene:
-    """What Gradio's queue holds, put there as a visitor's call puts it; reliability/test_soak.py has the queue itself."""
+    """What Gradio's queue holds, as a visitor's call puts it there; reliability/test_soak.py has the queue itself."""
 
     def __init__(self):
         self.queue = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Many visitors at once, on one event loop: a client that costs little beside the server that it shares two cores with."""
+"""Many visitors at once, on one event loop: a client that leaves most of the machine to the server."""
 
 import asyncio
 import json
