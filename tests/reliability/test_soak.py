@@ -1,0 +1,113 @@
+"""K: hundreds of visits leave nothing behind; `soak.py` runs thousands and measures memory."""
+
+import asyncio
+import time
+from functools import partial
+
+import pytest
+
+from sd_space.ui import SESSION_CAPACITY
+
+from . import faults
+from .rig import Rig
+from .scoreboard import Attempts, Mutant
+from .soak import ENVIRON, TTL_S, census, files_of, sample, visits, wait_until_gone
+from .visitor import Visitor
+
+WARM_UP, VISITS, FEW = 60, 160, 80
+UNHEARD_S = 1.0
+K = Attempts()
+
+
+class Soaked:
+    """A server before and after visits, each time when all that they left has had its time."""
+
+    def __init__(self, rig: Rig):
+        self.rig, self.visitor = rig, Visitor(rig.url)
+        self.token, self.number = self.visitor.token(), 0
+        for _ in range(SESSION_CAPACITY):  # so many states are kept on purpose
+            self.visitor.call("model", {})
+        self.visit(WARM_UP)
+        self.before, self.sampled_before = self.after, self.sampled_after
+
+    def visit(self, number: int, is_patient: bool = True) -> None:
+        numbers = range(self.number, self.number + number)
+        self.number += number
+        asyncio.run(visits(self.rig, self.token, numbers, {}))
+        self.rig.wait_until_idle()
+        self.most_files = len(files_of(self.rig))
+        if is_patient:
+            self.gone_s = wait_until_gone(self.rig)
+            self.visitor.generate(acceptance_token=self.token)
+        deadline_s = time.monotonic() + 3 * UNHEARD_S
+        while (after := self.rig.do(census))["event ids"] and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+            self.visitor.call("model", {})  # each call lets the server tidy up
+        self.after, self.sampled_after = after, sample(self.rig, self.number, 0.0)
+
+
+@pytest.fixture(scope="module")
+def quickly_tidied(rigs):
+    rig = rigs.start(**ENVIRON)
+    with rig.patched("sd_space.sessions:UNHEARD_S", partial(faults.value, new=UNHEARD_S)):
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def soaked(quickly_tidied):
+    soaked = Soaked(quickly_tidied)
+    soaked.visit(VISITS)
+    yield soaked
+    soaked.visitor.close()
+
+
+for _id, _what, _most in (
+    ("K01", "messages", 2), ("K02", "event ids", 2), ("K03", "events", 1), ("K04", "events on record", 1),
+    ("K05", "iterators", 0), ("K06", "cancelled iterators", 0), ("K07", "session states", SESSION_CAPACITY),
+    ("K08", "runs", 1), ("K09", "runs under way", 0), ("K10", "pumps", 0), ("K11", "result folders", 1), ("K12", "waiters", 0),
+    ("K13", "streams", 0),
+):  # fmt: skip
+
+    @K(_id, f"{_what} that stay")
+    def stay(soaked: Soaked, what=_what, most=_most):
+        assert soaked.after[what] <= most
+
+
+@K("K14", "objects of Python")
+def objects(soaked: Soaked):
+    assert soaked.after["objects"] - soaked.before["objects"] < 2 * VISITS
+
+
+@K("K15", "open files")
+def open_files(soaked: Soaked):
+    assert soaked.sampled_after.open_files <= soaked.sampled_before.open_files + 4
+
+
+@K("K16", "threads")
+def threads(soaked: Soaked):
+    assert soaked.sampled_after.threads <= soaked.sampled_before.threads + 8
+
+
+@K("K17", "results and temporary files after their time")
+def result_files(soaked: Soaked):
+    assert soaked.most_files > VISITS and soaked.gone_s > 0
+
+
+@pytest.mark.parametrize("attempt", list(K), ids=str)
+def test_visits_leave_nothing_behind(soaked, attempt):
+    attempt.make(soaked)
+
+
+MUTANTS = (
+    Mutant("sd_space.front:Front._refusal", "self._surface.sweep(self._streams)", "pass", "K01"),
+    Mutant("sd_space.sessions:Sessions.sweep", "and now_s < since_s + UNHEARD_S", "", "K02"),
+    Mutant("sd_space.runs:Runs._forget_expired", "run.is_done and run.done_at_s < oldest_s", "False", "K08"),
+    Mutant("sd_space.gallery:ResultStore.sweep", "made_s <= self._now_s() - self._ttl_s", "False", "K17"),
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_without_a_guard_something_stays(soaked, mutant):
+    with soaked.rig.without(mutant.target, mutant.old, mutant.new), pytest.raises(AssertionError):
+        soaked.visit(FEW, is_patient=mutant.caught_by in ("K08", "K17"))
+        K.named(mutant.caught_by).make(soaked)
