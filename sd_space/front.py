@@ -74,6 +74,9 @@ class Surface:
     session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is still to be told
     sweep: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
     is_queue_alive: Callable[[], bool]
+    draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
+    num_drawing: Callable[[], int]  # events of those under way
+    max_drawing: int  # of them, beside those that the backend runs; more would only wait to be refused there
 
 
 class Front:
@@ -98,6 +101,7 @@ class Front:
         self._trusted_proxies = settings.trusted_proxies
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._has_started = False
+        self._entering = 0  # calls for pictures that are not under way yet
         self._streams: dict[str, asyncio.Event] = {}  # by session; set when the stream is over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,20 +112,26 @@ class Front:
         address = self._address(scope)
         scope["client"] = (address, 0) if address else None
         answer = self._own_answer(scope["method"], scope["path"]) or self._refusal(scope)
+        is_entering = False
         if answer is None and scope["method"] == "POST":
             try:
                 body = await asyncio.wait_for(_read(receive), BODY_TIMEOUT_S)
             except TimeoutError:
                 answer = _refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.")
             else:
+                before = self._entering
                 answer = self._body_refusal(scope["path"], body)
+                is_entering = self._entering > before
                 receive = _replay(body, receive)
         if answer is not None:
             await answer(scope, receive, send)
         elif scope["method"] == "GET" and _STREAM.fullmatch(scope["path"]):
             await self._stream(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                self._entering -= is_entering
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One listener for each session: a second one would take the first one's messages, and end its run."""
@@ -232,7 +242,7 @@ class Front:
         if path == _CANCEL:
             return self._cancel_refusal(values)
         if not call:
-            return self._event_refusal(values)
+            return self._event_refusal(values) or self._crowd_refusal(values["fn_index"])
         is_named, name = call.groups()
         if name not in self._surface.endpoints:
             known = ", ".join(f"/{name}" for name in self._surface.endpoints)
@@ -244,11 +254,11 @@ class Front:
             if not given <= set(parameters):
                 return _refuse(400, f"There is an unknown parameter: {takes}")
             missing = [name for name, is_required in parameters.items() if is_required and name not in given]
-            return _refuse(400, f"{missing[0]} is missing: {takes}") if missing else None
+            return _refuse(400, f"{missing[0]} is missing: {takes}") if missing else self._crowd_refusal(name)
         data = values.get("data")
         if not isinstance(data, list) or len(data) != len(parameters):
             return _refuse(400, f"data must be a list of {len(parameters)} values: {takes}")
-        return None
+        return self._crowd_refusal(name)
 
     def _event_refusal(self, values: dict[str, Any]) -> Response | None:
         """An event of the page needs its number, its inputs and its session; Gradio would log what it got instead."""
@@ -262,6 +272,16 @@ class Front:
         if not isinstance(session, str) or not 0 < len(session) <= 64:
             return _refuse(400, "session_hash must be text of 1 to 64 characters.")
         return None
+
+    def _crowd_refusal(self, what: str | int) -> Response | None:
+        """Says no at once to those for whom there can be no place: through Gradio a crowd hears so after seconds."""
+        surface = self._surface
+        if what not in surface.draws:
+            return None
+        if max(self._entering, surface.num_drawing() - self._status().running) < surface.max_drawing:
+            self._entering += 1
+            return None
+        return _refuse(503, "Too many visitors are waiting already; please come back in a few minutes.")
 
     def _cancel_refusal(self, values: dict[str, Any]) -> Response | None:
         """Only who knows the event's unguessable id may cancel it: Gradio is content with the name of the session."""

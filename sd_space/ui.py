@@ -44,6 +44,8 @@ from sd_space.settings import Settings
 logger = logging.getLogger(__name__)
 
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
+MOST_PICTURES_A_CALL = 8  # that are tried when the width is measured
+_GENERATE = "generate"  # the name of both handlers that ask for pictures
 CSS = Path(__file__).with_name("ui.css")
 
 # Storage is blocked in some frames (huggingface.co with third-party cookies off): then nothing is remembered.
@@ -170,6 +172,12 @@ def _most_events(settings: Settings) -> int:
     return settings.max_queue * 4 + 40
 
 
+def _most_drawing(settings: Settings) -> int:
+    """No fewer than may wait and than the backend's places that may be free at once."""
+    replicas = max(settings.ray_replicas, settings.ray_max_replicas or 0)
+    return settings.max_queue + (settings.max_batch_size or MOST_PICTURES_A_CALL) * replicas
+
+
 def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:
     """Everything that visitors may fetch as a file."""
     return [store.root, *(example.path for example in recorded)]
@@ -187,6 +195,9 @@ def launch(
         session_of=sessions.of,
         sweep=sessions.sweep,
         is_queue_alive=lambda: not queue.stopped,
+        draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
+        num_drawing=lambda: sum(event.fn.name == _GENERATE for event in queue.event_ids_to_events.values()),
+        max_drawing=_most_drawing(settings),
     )
     front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)
     _, url, _ = demo.launch(

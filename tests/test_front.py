@@ -40,7 +40,7 @@ class Door:
 
     def __init__(self, results: Path, **settings):
         self.status = BackendStatus(Stage.READY)
-        self.is_queue_alive, self.listening = True, []
+        self.is_queue_alive, self.listening, self.num_drawing = True, [], 0
         self.behind, self.clock = App(), Clock()
         surface = Surface(
             endpoints={"generate": {"prompt": True, "seed": False}, "model": {}},
@@ -49,6 +49,9 @@ class Door:
             session_of={"event": "mine"}.get,
             sweep=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
+            draws={"generate", 3},
+            num_drawing=lambda: self.num_drawing,
+            max_drawing=5,
         )
         metrics = Metrics(lambda: self.status)
         front = Front(self.behind.app, Settings(**settings), lambda: self.status, metrics, surface, now_s=self.clock)
@@ -223,3 +226,29 @@ def test_each_call_lets_go_of_sessions_that_are_over(door):
     assert door.listening == []
     door.post()
     assert len(door.listening) == 1
+
+
+JOIN, EVENT = "/gradio_api/queue/join", {"data": [1], "fn_index": 3, "session_hash": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (GENERATE, {"prompt": "a cat"}),
+        ("/gradio_api/call/generate", {"data": ["a cat", 1]}),
+        (JOIN, EVENT),
+    ],
+)
+def test_a_crowd_is_told_at_once_that_there_is_no_place(door, path, body):
+    door.num_drawing = 4
+    assert door.post(path, json=body).status_code == 200
+    door.num_drawing = 5
+    refused = door.post(path, json=body)
+    assert refused.status_code == 503 and "come back in a few minutes" in refused.json()["error"]
+    door.status = BackendStatus(Stage.READY, running=1)
+    assert door.post(path, json=body).status_code == 200, "those that are drawn do not wait"
+
+
+def test_a_crowd_may_ask_what_needs_no_place(door):
+    door.num_drawing = 99
+    assert door.post("/gradio_api/call/v2/model", json={}).status_code == 200

@@ -25,7 +25,7 @@ class Crowd:
         began_s = time.monotonic()
         async with _Connection(self._host, self._port) as connection:
             status = await connection.ask(method, path, values, headers)
-            body = b"\n".join([line async for line in connection.lines()])
+            body = b"".join([chunk async for chunk in connection.chunks()])
         return Answer(status, body, time.monotonic() - began_s)
 
     async def call(self, name: str, values: Any, headers: Mapping[str, str] | None = None) -> Answer:
@@ -53,7 +53,7 @@ class Crowd:
 
 
 class _Connection:
-    """One HTTP/1.1 exchange."""
+    """One HTTP/1.1 exchange. A body that is cut off raises EOFError."""
 
     def __init__(self, host: str, port: int):
         self._address = host, port
@@ -81,16 +81,17 @@ class _Connection:
     async def lines(self) -> AsyncIterator[bytes]:
         """The lines of the body as they come."""
         rest = b""
-        async for chunk in self._chunks():
+        async for chunk in self.chunks():
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:
                 yield line
         if rest:
             yield rest
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes."""
         if not self._is_chunked:
             yield await self._reader.read()
             return
-        while size := int(await self._reader.readline(), 16):
+        while size := int(await self._reader.readuntil(b"\r\n"), 16):
             yield (await self._reader.readexactly(size + 2))[:-2]

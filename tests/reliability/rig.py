@@ -80,6 +80,13 @@ class Rig:
             assert time.monotonic() < deadline_s, "the device is still at work"
             time.sleep(0.02)
 
+    def wait_for_line(self, line: str, timeout_s: float = 20.0) -> None:
+        """Until /metrics says so."""
+        deadline_s = time.monotonic() + timeout_s
+        while line not in (text := httpx.get(f"{self.url}/metrics", timeout=10).text).splitlines():
+            assert time.monotonic() < deadline_s, text
+            time.sleep(0.02)
+
     def new_files(self) -> list[Path]:
         """Files that have come up in its temporary folder since the last call."""
         files = {path for path in self.folder.rglob("*") if path.is_file()}

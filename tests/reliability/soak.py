@@ -100,9 +100,7 @@ async def visits(rig: Rig, token: str, numbers: range, asked: dict) -> None:
 def census() -> dict[str, int]:
     """In the server's process: how much is in everything that could grow with visits."""
     gc.collect()
-    (queue,) = [
-        t for t in gc.get_objects() if type(t).__qualname__ == "Queue" and type(t).__module__ == "gradio.queueing"
-    ]
+    queue = inside.gradio_queue()
     app, runs, store = queue.server_app, inside.live("Runs"), inside.live("ResultStore")
     held = {
         "messages": queue.pending_messages_per_session,

@@ -11,7 +11,7 @@ from sd_space.ui import SESSION_CAPACITY
 from . import faults
 from .rig import Rig
 from .scoreboard import Attempts, Mutant
-from .soak import ENVIRON, TTL_S, census, files_of, sample, visits, wait_until_gone
+from .soak import ENVIRON, census, files_of, sample, visits, wait_until_gone
 from .visitor import Visitor
 
 WARM_UP, VISITS, FEW = 60, 160, 80
@@ -64,8 +64,8 @@ def soaked(quickly_tidied):
 for _id, _what, _most in (
     ("K01", "messages", 2), ("K02", "event ids", 2), ("K03", "events", 1), ("K04", "events on record", 1),
     ("K05", "iterators", 0), ("K06", "cancelled iterators", 0), ("K07", "session states", SESSION_CAPACITY),
-    ("K08", "runs", 1), ("K09", "runs under way", 0), ("K10", "pumps", 0), ("K11", "result folders", 1), ("K12", "waiters", 0),
-    ("K13", "streams", 0),
+    ("K08", "runs", 1), ("K09", "runs under way", 0), ("K10", "pumps", 0), ("K11", "result folders", 1),
+    ("K12", "waiters", 0), ("K13", "streams", 0),
 ):  # fmt: skip
 
     @K(_id, f"{_what} that stay")
