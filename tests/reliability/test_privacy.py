@@ -3,6 +3,8 @@
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +14,8 @@ import pytest
 from PIL import Image
 
 from . import faults, inside
-from .rig import HUB_TOKEN, Rig
-from .scoreboard import Attempts
+from .rig import HUB_TOKEN, Rig, Rigs
+from .scoreboard import Attempts, Mutant
 from .visitor import Answer, Visitor
 
 MARKER, ADDRESS = "xyzzymarker", "203.0.113.77"
@@ -34,10 +36,21 @@ class Traces:
     log: str
 
 
-@pytest.fixture(scope="module")
-def traces(rigs):
+def start(rigs: Rigs) -> Rig:
     rig = rigs.start(SD_SPACE_RESULT_TTL_S=str(TTL_S), SD_SPACE_TRUSTED_PROXIES="1")
     rig.do(logging.root.setLevel, logging.DEBUG)
+    return rig
+
+
+@pytest.fixture(scope="module")
+def traces(rigs):
+    with traced(start(rigs)) as traces:
+        yield traces
+
+
+@contextmanager
+def traced(rig: Rig) -> Iterator[Traces]:
+    earlier = len(rig.log)
     visitor = Visitor(rig.url, headers={"X-Forwarded-For": ADDRESS})
     token = visitor.token()
     ask = partial(visitor.generate, acceptance_token=token)
@@ -65,8 +78,10 @@ def traces(rigs):
         refused.append(ask(prompt=MARKER))
     with rig.patched("sd_space.gallery:ResultStore.save", partial(faults.raising, message=MARKER)):
         refused.append(ask(prompt=MARKER))
-    yield Traces(rig, visitor, token, served, page, refused, rig.log)
-    visitor.close()
+    try:
+        yield Traces(rig, visitor, token, served, page, refused, rig.log[earlier:])
+    finally:
+        visitor.close()
 
 
 def get(traces: Traces, path: str) -> str:
@@ -174,7 +189,7 @@ def acceptance(traces: Traces):
 @P("P21", "a result that outlives its time")
 def expires(traces: Traces):
     path = Path(traces.visitor.generate(acceptance_token=traces.token).data[0][0]["path"])
-    deadline_s = time.monotonic() + 2 * TTL_S
+    deadline_s = time.monotonic() + 1.5 * TTL_S
     while path.parent.exists():
         assert time.monotonic() < deadline_s, "the folder is still there"
         time.sleep(0.1)
@@ -193,3 +208,39 @@ def gone_with_the_server(traces: Traces):
 @pytest.mark.parametrize("attempt", list(P), ids=str)
 def test_nothing_of_a_visitor_gets_out(traces, attempt):
     attempt.make(traces)
+
+
+GALLERY = "sd_space.gallery:"
+MESSAGE_TOLD = ("type(current).__name__}", "type(current).__name__}: {current}", "P01")
+MUTANTS = (  # the last one ends the server
+    Mutant("sd_space.engine:described", *MESSAGE_TOLD),
+    Mutant("sd_space.runs:described", *MESSAGE_TOLD),
+    Mutant("sd_space.ui:described", *MESSAGE_TOLD),
+    Mutant("sd_space.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02"),
+    Mutant("sd_space.runs:Runs.start", "self._forget_expired()", "logger.info(address)", "P03"),
+    Mutant(f"{GALLERY}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05"),
+    Mutant("sd_space.ui:_refusals", "described(error))", "described(error)); raise gr.Error(__file__)", "P12"),
+    Mutant(f"{GALLERY}ResultStore.save", '"seed-{image.seed}.png"', '"{request.prompt[:20]}.png"', "P13"),
+    Mutant(f"{GALLERY}png_chunks", "if embed_recipe:", "if True:", "P14"),
+    Mutant("sd_space.front:_with_headers", 'headers["Cache-Control"] = "private, no-store"', "pass", "P16"),
+    Mutant("sd_space.front:_with_headers", "headers.update(_HEADERS)", "pass", "P16"),
+    Mutant(f"{GALLERY}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17"),
+    Mutant("sd_space.front:Front._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "P19"),
+    Mutant("sd_space.gate:Gate.issue_token", "secrets.token_urlsafe(9)}", "'', 'address': ''}", "P20"),
+    Mutant(f"{GALLERY}ResultStore.sweep", "made_s <= self._now_s() - self._ttl_s", "False", "P21"),
+    Mutant(f"{GALLERY}ResultStore.close", "shutil.rmtree(folder, ignore_errors=True)", "pass", "P22"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def leaky(rigs):
+    return start(rigs)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_without_a_guard_something_gets_out(leaky, mutant):
+    depth = leaky.do(inside.patch, mutant.target, partial(inside.rewritten, old=mutant.old, new=mutant.new))
+    with traced(leaky) as traces, pytest.raises((AssertionError, KeyError)):
+        P.named(mutant.caught_by).make(traces)
+    if leaky.process.is_alive():
+        leaky.do(inside.restore, depth)
