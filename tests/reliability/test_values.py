@@ -295,7 +295,7 @@ MUTANTS = [  # caught by the attempt of this name
     (f"{FRONT}._body_refusal", "not isinstance(values, dict)", "False", "a number for a body"),
     (f"{FRONT}._body_refusal", "name not in self._surface.endpoints", "False", "an unknown endpoint by name"),
     (f"{FRONT}._body_refusal", "not given <= set(parameters)", "False", "an unknown field"),
-    (f"{FRONT}._body_refusal", "if missing else None", "if False else None", "no prompt at all"),
+    (f"{FRONT}._body_refusal", "if missing else", "if False else", "no prompt at all"),
     (f"{FRONT}._refusal", "> MAX_HEADER_BYTES", "> 10**9", "a header of 100 kB"),
     (f"{FRONT}._refusal", '!= "identity"', "is None", "a body that says br"),
     (f"{FRONT}.__call__", ", BODY_TIMEOUT_S)", ", None)", "a body that never comes"),
