@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
     backend.prepare()
     files = served_files(store, recorded)
+    _say("Starting the page.")  # and finds out whether anybody reads: Gradio prints too, and would fail
     url = launch(demo, settings, backend, metrics, files, share=arguments.share, auth=auth)
     _say(f"Serving on {url}")
     backend.start()  # only now: importing torch takes seconds, and the page is up already
