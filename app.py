@@ -1,14 +1,22 @@
 """Starts the Space: reads the settings, puts the parts together, serves until told to stop."""
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 
-DRAIN_S = 10.0  # seconds that running pictures get to finish after SIGTERM
+# Process managers kill what has not ended 10 s after SIGTERM (Docker's default), and then files stay behind.
+DRAIN_S = 6.0  # seconds that running pictures get to finish
+FETCH_S = 1.0  # and pages to fetch the last of them
+STOP_S = 9.0  # after which the process ends, whatever still hangs
+
+
+logger = logging.getLogger("sd_space.app")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -50,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sd_space.gate import Gate
     from sd_space.metrics import Metrics
     from sd_space.recorded import load_recorded
-    from sd_space.ui import build_demo, launch, served_files
+    from sd_space.ui import build_demo, launch, served_files, wait_until_told
 
     card = load_card()
     gate = Gate(card, settings.secret, settings.token_ttl_s)
@@ -61,19 +69,58 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     store.start()
     stop = threading.Event()
+
+    def be_told(number: int, frame: object) -> None:
+        if stop.is_set():  # told twice: nothing is finished any more
+            threading.Thread(target=backend.close, args=(0.0,), daemon=True).start()
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, be_told)
     auth = tuple(arguments.auth.split(":", 1)) if arguments.auth else None
     backend.prepare()
     files = served_files(store, recorded)
+    _say("Starting the page.")  # and finds out whether anybody reads: Gradio prints too, and would fail
     url = launch(demo, settings, backend, metrics, files, share=arguments.share, auth=auth)
-    print(f"Serving on {url}", flush=True)
+    _say(f"Serving on {url}")
     backend.start()  # only now: importing torch takes seconds, and the page is up already
     stop.wait()
+    deadline_s = time.monotonic() + STOP_S
+    _end_in(STOP_S)
+    status = backend.status()
+    under_way = status.running + status.waiting
+    logger.info("told to stop: nothing new is taken, %d requests get %g s to finish", under_way, DRAIN_S)
     backend.close(DRAIN_S)
-    demo.close(verbose=False)
+    wait_until_told(demo, deadline_s - FETCH_S)
+    if under_way and status.is_ready:
+        time.sleep(FETCH_S)
     store.close()
+    demo.close(verbose=False)
+    logger.info("stopped")
+    if any(thread.name == "engine" for thread in threading.enumerate()):
+        os._exit(0)  # unwound while it imports or computes, it could crash
     return 0
+
+
+def _say(line: str) -> None:
+    """Prints for the operator, who may have closed the terminal."""
+    try:
+        print(line, flush=True)
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter fails at its end
+
+
+def _end_in(seconds: float) -> None:
+    """Ends the process after that time, so that nothing that hangs can hold up a stop."""
+
+    def end() -> None:
+        logger.error("the stop took longer than %g s; ending at once", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ class Front:
         detail = f" ({status.detail})" if status.detail else ""
         reason = "" if status.is_ready else status.reason or f"Getting ready: {status.stage}{detail}."
         if not reason and not self._surface.is_queue_alive():
-            reason = "The queue of the page has stopped; restart the Space."
+            reason = "The queue of the page has stopped and is started again."
         answer = {"status": "unready" if reason else "ready", "stage": str(status.stage), "reason": reason}
         if status.replicas:
             answer["replicas"] = dict(status.replicas)

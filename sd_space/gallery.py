@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from sd_space.faults import described
 from sd_space.schema import (
     EngineFailed,
     GenerationRequest,
@@ -147,17 +148,19 @@ class ResultStore:
                 del self._made_s[folder]
             self._folders = {key: folder for key, folder in self._folders.items() if folder in self._made_s}
             kept = set(self._made_s)
+        for folder in expired:
+            shutil.rmtree(folder, ignore_errors=True)
         oldest_s = self._wall_s() - self._ttl_s
         leftovers = [f for f in self.root.iterdir() if f not in kept and f.stat().st_mtime <= oldest_s]
-        for folder in [*expired, *leftovers]:
+        for folder in leftovers:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _keep_clean(self) -> None:
         while True:
             try:
                 self.sweep()
-            except OSError as error:  # the next sweep tries again: this thread is the promise that files go away
-                logger.error("results could not be swept: %s", error.strerror)
+            except Exception as error:  # the next sweep tries again: this thread is the promise that files go away
+                logger.error("results could not be swept:\n%s", described(error))
             if self._closing.wait(self._ttl_s / _SWEEPS_PER_TTL):
                 return
 

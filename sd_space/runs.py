@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from sd_space.backends import Backend
@@ -148,25 +149,26 @@ class Runs:
 
     async def _pump(self, run: Run, shares: list[tuple[str, str]]) -> None:
         try:
-            async for update in self._backend.generate(run.admitted):
-                match update:
-                    case Progress():
-                        run.progress = update
-                    case PictureFinished():
-                        run.pictures[update.index] = await asyncio.to_thread(
-                            self._store.save,
-                            run.request_id,
-                            update.index,
-                            update.image,
-                            run.admitted.request,
-                            run.info,
-                            run.embed_recipe,
-                        )
-                    case GenerationResult():
-                        run.result = update
-                    case RequestFailed():
-                        run.error = update.error
-                run._notify()
+            async with aclosing(self._backend.generate(run.admitted)) as updates:  # also where saving fails
+                async for update in updates:
+                    match update:
+                        case Progress():
+                            run.progress = update
+                        case PictureFinished():
+                            run.pictures[update.index] = await asyncio.to_thread(
+                                self._store.save,
+                                run.request_id,
+                                update.index,
+                                update.image,
+                                run.admitted.request,
+                                run.info,
+                                run.embed_recipe,
+                            )
+                        case GenerationResult():
+                            run.result = update
+                        case RequestFailed():
+                            run.error = update.error
+                    run._notify()
         except SpaceError as error:
             run.error = error
         except Exception as error:

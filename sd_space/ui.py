@@ -9,6 +9,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.server_messages import ProcessCompletedMessage
 from starlette.middleware import Middleware
 
 from sd_space import views
@@ -43,6 +45,8 @@ from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+QUEUE_LOOK_S = 0.5  # how often Gradio's queue is looked at
+INTERRUPTED = "The server's queue failed and was started again; please try again."
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 MOST_PICTURES_A_CALL = 8  # that are tried when the width is measured
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
@@ -199,6 +203,7 @@ def launch(
         num_drawing=lambda: sum(event.fn.name == _GENERATE for event in queue.event_ids_to_events.values()),
         max_drawing=_most_drawing(settings),
     )
+    demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
     front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
@@ -221,6 +226,43 @@ def launch(
     )
     _give_pictures_to_mcp(demo)
     return url
+
+
+async def _start_queue_watch(demo: gr.Blocks) -> None:
+    """Gradio's queue serves nobody once its loop has failed, and says so to nobody: it is started again."""
+
+    async def watch() -> None:
+        while demo.is_running:
+            await asyncio.sleep(QUEUE_LOOK_S)
+            if demo._queue.stopped and demo.is_running:
+                logger.error("Gradio's queue had stopped and is started again")
+                _revive(demo._queue)
+
+    demo._queue_watch = asyncio.get_running_loop().create_task(watch())  # the loop itself holds tasks weakly
+
+
+def _revive(queue: Any) -> None:
+    """Starts the queue; who waits in it is served, and who was being served is told that this has ended."""
+    waiting = {event._id for line in queue.event_queue_per_concurrency_id.values() for event in line.queue}
+    queue.stopped = False
+    queue.start()
+    for line in queue.event_queue_per_concurrency_id.values():
+        line.current_concurrency = 0
+    for session, event_ids in queue.pending_event_ids_session.items():
+        messages = queue.pending_messages_per_session.get(session)
+        for event_id in event_ids - waiting if messages else ():
+            output = {"error": INTERRUPTED}
+            messages.put_nowait(ProcessCompletedMessage(event_id=event_id, output=output, success=False))
+
+
+def wait_until_told(demo: gr.Blocks, deadline_s: float) -> None:
+    """Returns when nobody's event runs any more and all who listen have read how theirs ended, or at the deadline."""
+    queue = demo._queue
+    while any(queue.active_jobs) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    deadline_s = min(deadline_s, time.monotonic() + 1.0)  # some listen to nothing, and never will
+    while any(queue.pending_event_ids_session.values()) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
 
 
 def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
@@ -534,11 +576,15 @@ class Handlers:
             if not run.is_done:
                 yield {page.waiting: views.waiting(run)}
         pictures = [(str(picture.path), picture.caption) for picture in run.finished]
-        archive = await asyncio.to_thread(self.store.zip, run.request_id, run.finished) if pictures else None
+        verdict, archive = views.verdict(run), None
+        try:
+            archive = await asyncio.to_thread(self.store.zip, run.request_id, run.finished)
+        except SpaceError as error:  # the pictures are there, and the form must come back
+            verdict += views.note(str(error), "error")
         yield {
             page.generate: gr.update(visible=True),
             page.cancel: gr.update(visible=False),
-            page.status: views.verdict(run),
+            page.status: verdict,
             page.waiting: gr.update(value="", visible=False),
             page.results: gr.update(visible=bool(pictures)),
             page.gallery: gr.update(value=pictures, selected_index=None),

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 REPRODUCIBLE_WIDTH = 4  # fixed: a measured width could differ from one start to the next, and pixels with it
 BEAT_S = 1.0  # the thread looks up at least this often while it has nothing to do
 STUCK_AFTER_S = 60.0  # and this long without a beat, or ten times the slowest step, means that it hangs
+FAILED = "Something went wrong while your pictures were made; please try again."
 BROKEN = "The model stopped working, so no pictures can be made; the operator has been told."
 STOPPED = "The Space is restarting; please try again in a minute."
 
@@ -114,17 +115,14 @@ class _Waiter:
     updates: asyncio.Queue[Update | SpaceError] = field(default_factory=asyncio.Queue)
 
 
-@dataclass(frozen=True, slots=True)
-class _Close:
-    deadline_s: float
-
-
 class LocalBackend:
     """Implements `backends.Backend` with one thread; `heartbeat_age_s` tells whether that thread lives."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._inbox: queue.SimpleQueue[_Waiter | str | _Close] = queue.SimpleQueue()  # a str cancels that request
+        self._inbox: queue.SimpleQueue[_Waiter | str | None] = (
+            queue.SimpleQueue()
+        )  # a str cancels that request, None closes
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # guards what follows; held for moments only
         self._stage, self._detail = Stage.STARTING, ""
@@ -132,11 +130,13 @@ class LocalBackend:
         self._error: SpaceError | None = None
         self._waiters: dict[str, _Waiter] = {}
         self._is_closing = False
+        self._drain_until_s = float("inf")
         self._unseen = 0  # accepted here, not yet taken up by the thread
         self._counts = (0, 0, 0)  # waiting, running, free places, as the engine last had them
         self._is_screen_healthy = True
         self._beat_s = time.monotonic()
         self._slowest_step_s = 0.0
+        self._has_finished_any = False  # since the engine was built
 
     def prepare(self) -> None:
         """Nothing: importing torch takes seconds, and the page can be up before."""
@@ -161,12 +161,16 @@ class LocalBackend:
             running += min(self._unseen, free)
         reason = str(error) if error else ""
         if stage is Stage.READY:
-            is_dead = self._thread is None or not self._thread.is_alive()
-            if is_dead or self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s):
+            if self._is_lost():
                 stage, reason = Stage.FAILED, BROKEN
             elif not self._is_screen_healthy:
                 stage, reason = Stage.FAILED, "The safety checker does not answer, so no pictures are shown."
         return BackendStatus(stage, self._info, reason, waiting, running, detail)
+
+    def _is_lost(self) -> bool:
+        """Whether the engine's thread has ended without a word, or hangs in a step."""
+        is_dead = self._thread is None or not self._thread.is_alive()
+        return is_dead or self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
         """See `Backend.generate`. Closing the iterator cancels the request."""
@@ -174,7 +178,12 @@ class LocalBackend:
         self._enlist(waiter)
         try:
             while True:
-                update = await waiter.updates.get()
+                try:
+                    update = await asyncio.wait_for(waiter.updates.get(), BEAT_S)
+                except TimeoutError:
+                    if self._stage is Stage.READY and self._is_lost():
+                        raise EngineFailed(BROKEN) from None
+                    continue
                 if isinstance(update, SpaceError):
                     raise update
                 yield update
@@ -191,12 +200,23 @@ class LocalBackend:
             self._inbox.put(request_id)
 
     def close(self, timeout_s: float) -> None:
-        """Refuses new requests, lets running ones finish for `timeout_s`, cancels the rest and joins the thread."""
+        """Refuses new requests, lets running ones finish for `timeout_s`, cancels the rest and joins the thread.
+
+        A model that is still loading is not waited for. A second call may shorten the first one's time.
+        """
+        until_s = time.monotonic() + timeout_s
         with self._lock:
             self._is_closing = True
-        if self._thread is not None:
-            self._inbox.put(_Close(time.monotonic() + timeout_s))
-            self._thread.join(timeout_s + BEAT_S + self._slowest_step_s)
+            self._drain_until_s = min(self._drain_until_s, until_s)
+            is_serving = self._stage is Stage.READY
+        if self._thread is None:
+            return
+        self._inbox.put(None)
+        if not is_serving:
+            self._end(Stage.STOPPED, EngineFailed(STOPPED))
+        self._thread.join((timeout_s if is_serving else 0.0) + BEAT_S)
+        if self._thread.is_alive():  # it hangs in a step, or in a library that it imports
+            self._end(Stage.STOPPED, EngineFailed(STOPPED))
 
     def _enlist(self, waiter: _Waiter) -> None:
         with self._lock:
@@ -204,6 +224,8 @@ class LocalBackend:
                 raise EngineFailed(STOPPED)
             if self._error is not None:
                 raise self._error
+            if self._stage is Stage.READY and self._is_lost():
+                raise EngineFailed(BROKEN)
             waiting, _, free = self._counts
             waiting += max(0, self._unseen - free)
             if waiting >= self._settings.max_queue and self._unseen >= free:
@@ -217,10 +239,18 @@ class LocalBackend:
     def _own_the_engine(self) -> None:
         try:
             engine = self._load()
-            while self._take_messages(engine):
-                self._step(engine)
+            while True:
+                try:
+                    while self._take_messages(engine):
+                        self._step(engine)
+                    break
+                except Exception as error:
+                    engine = self._rebuilt(error)
             self._end(Stage.STOPPED, EngineFailed(STOPPED))
         except SpaceError as error:
+            if self._is_closing:
+                self._end(Stage.STOPPED, EngineFailed(STOPPED))
+                return
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
             self._end(Stage.FAILED, error)
         except Exception as error:
@@ -230,12 +260,33 @@ class LocalBackend:
     def _load(self) -> "Engine":
         loaded = load(self._settings, self._set_stage, self._set_detail)
         engine = build_engine(loaded, self._settings, self._set_stage)
+        self._stop_if_closing()
         logger.info("%s is ready on %s, %d pictures a call", loaded.info.model, loaded.info.device, engine.width)
         with self._lock:
             self._info, self._stage, self._detail = self._placed(loaded), Stage.READY, ""
             self._counts = engine.counts()
             self._slowest_step_s = engine.times.slowest_s
         self._loaded = loaded
+        return engine
+
+    def _rebuilt(self, error: Exception) -> "Engine":
+        """A fresh engine over the same model, after a step that failed as a whole; its visitors are told.
+
+        Raises `error` where that is no use: the device is lost, or no picture was finished since the last time.
+        """
+        import torch
+
+        if isinstance(error, torch.AcceleratorError) or not self._has_finished_any:
+            raise error
+        logger.error("the engine failed and is built anew:\n%s", described(error))
+        self._has_finished_any = False
+        with self._lock:
+            request_ids = list(self._waiters)
+        for request_id in request_ids:
+            self._deliver(request_id, EngineFailed(FAILED), is_last=True)
+        engine = build_engine(self._loaded, self._settings)
+        with self._lock:
+            self._counts = engine.counts()
         return engine
 
     @staticmethod
@@ -255,31 +306,33 @@ class LocalBackend:
                 return True
             match message:
                 case _Waiter(admitted=admitted):
-                    engine.add_request(admitted)
+                    with self._lock:
+                        is_waiting = admitted.request_id in self._waiters
+                    if is_waiting:
+                        engine.add_request(admitted)
                     with self._lock:
                         self._unseen -= 1
                         self._counts = engine.counts()
                 case str(request_id):
                     engine.cancel(request_id)
-                case _Close(deadline_s=deadline_s):
-                    self._drain(engine, deadline_s)
+                case None:
+                    while not engine.is_idle and time.monotonic() < self._drain_until_s:
+                        self._step(engine)
                     return False
-
-    def _drain(self, engine: "Engine", deadline_s: float) -> None:
-        while not engine.is_idle and time.monotonic() < deadline_s:
-            self._step(engine)
 
     def _step(self, engine: "Engine") -> None:
         began_s = time.monotonic()
         updates = engine.step()
         self._beat_s = time.monotonic()
-        self._slowest_step_s = max(self._slowest_step_s, self._beat_s - began_s)
+        if self._beat_s - began_s < STUCK_AFTER_S:  # one that hung says nothing of the next
+            self._slowest_step_s = max(self._slowest_step_s, self._beat_s - began_s)
         with self._lock:
             self._counts = engine.counts()
             self._is_screen_healthy = engine.is_healthy
             if self._info.memory_profile != self._loaded.placement.profile.name:
                 self._info = self._placed(self._loaded)
         for update in updates:
+            self._has_finished_any |= isinstance(update, GenerationResult)
             self._deliver(update.request_id, update, isinstance(update, GenerationResult | RequestFailed))
 
     def _deliver(self, request_id: str, update: Update | SpaceError, is_last: bool) -> None:
@@ -293,6 +346,7 @@ class LocalBackend:
             self.cancel(request_id)
 
     def _set_stage(self, stage: Stage) -> None:
+        self._stop_if_closing()
         with self._lock:
             self._stage, self._detail = stage, ""
             waiters = list(self._waiters.values())
@@ -304,9 +358,14 @@ class LocalBackend:
             self._deliver(waiter.admitted.request_id, progress, is_last=False)
 
     def _set_detail(self, detail: str) -> None:
+        self._stop_if_closing()
         with self._lock:
             self._detail = detail
         self._beat_s = time.monotonic()
+
+    def _stop_if_closing(self) -> None:
+        if self._is_closing:
+            raise EngineFailed(STOPPED)
 
     def _end(self, stage: Stage, error: SpaceError) -> None:
         """Nobody is left waiting for a thread that is gone."""

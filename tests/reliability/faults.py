@@ -1,5 +1,6 @@
 """Faults that tests put into a running server: each takes what was there and returns what is there instead."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -78,3 +79,42 @@ def slow(original: Callable, seconds: float) -> Callable:
 
 def value(original: Any, new: Any) -> Any:
     return new
+
+
+def hold() -> None:
+    released.clear()
+
+
+def raising_when_shared(original: Callable) -> Callable:
+    """A step of several rows fails, one of a single row does not."""
+
+    def raises(denoiser, states):
+        if len(states) > 1:
+            raise RuntimeError("a fault")
+        return original(denoiser, states)
+
+    return raises
+
+
+def spoiling_the_middle(original: Callable, value: float) -> Callable:
+    """The latents of one picture of three, the middle one, turn into `value` after a step."""
+
+    def spoils(denoiser, states):
+        errors = original(denoiser, states)
+        if len(states) == 3:
+            states[1].latents = torch.full_like(states[1].latents, value)
+        return errors
+
+    return spoils
+
+
+def deleting_after_the_first(original: Callable) -> Callable:
+    """The run's folder is gone once its first picture is in it."""
+
+    def saves(store, request_id, index, *args):
+        picture = original(store, request_id, index, *args)
+        if index == 0:
+            shutil.rmtree(picture.path.parent)
+        return picture
+
+    return saves

@@ -1,0 +1,654 @@
+"""F: whatever fails, each visitor reads one sentence, the next one is served, and readiness tells the truth."""
+
+import contextlib
+import os
+import resource
+import secrets
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from ..hub import serving
+from . import faults, inside
+from .rig import Rig, Rigs
+from .scoreboard import Attempts, Mutant
+from .visitor import LONG, Answer, Visitor
+
+TTL_S = 10
+STOP_LIMIT_S = 10.0  # what process managers allow
+TRY_AGAIN = "Something went wrong while your pictures were made; please try again."
+MEMORY = "needs more memory than the device has free"
+NOT_SAVED = "could not be saved on the server"
+RESTARTING = "The Space is restarting; please try again in a minute."
+STOPPED_WORKING = "The model stopped working"
+DENOISER = "sd_space.denoiser:Denoiser"
+CHECKER = "diffusers.pipelines.stable_diffusion.safety_checker:StableDiffusionSafetyChecker"
+F = Attempts()
+
+
+@pytest.fixture(scope="module")
+def host(rigs) -> Rig:
+    """One server for all attempts. Those without a guard get another: running out of memory has its consequences."""
+    return rigs.start(SD_SPACE_RESULT_TTL_S=str(TTL_S), SD_SPACE_MAX_PER_VISITOR="50", SD_SPACE_RECONNECT_S="5")
+
+
+@pytest.fixture(scope="module")
+def guest(host) -> Iterator[Visitor]:
+    visitor = Visitor(host.url)
+    yield visitor
+    visitor.close()
+
+
+@pytest.fixture(scope="module")
+def ticket(guest) -> str:
+    return guest.token()
+
+
+def outcomes(answer: Answer) -> list[str]:
+    assert answer.is_complete, answer
+    return [image["outcome"] for image in answer.data[1]["images"]]
+
+
+def told(answer: Answer, sentence: str) -> None:
+    """An error that is this sentence and nothing else: no picture, no place in the code."""
+    assert answer.event == "error" and sentence in answer.sentence, answer
+    assert b".png" not in answer.body and "Traceback" not in answer.sentence
+
+
+@contextlib.contextmanager
+def running(url: str, token: str, **changes: object) -> Iterator[list[Answer]]:
+    """A visitor whose run has begun; the list holds the last word once it is there, at the latest at the end."""
+    visitor, answers, has_begun = Visitor(url), [], threading.Event()
+
+    def notice(line: str) -> bool:
+        if '"step"' in line:
+            has_begun.set()
+        return False
+
+    def listen() -> None:
+        values = LONG | {"num_images_per_prompt": 1} | changes | {"acceptance_token": token}
+        posted = visitor.send("POST", "/gradio_api/call/v2/generate", json=values)
+        event_id = httpx.Response(200, content=posted.body).json()["event_id"]
+        with contextlib.suppress(httpx.TransportError):  # the server has gone, or this visitor, who was let down
+            answers.append(visitor.events(f"/gradio_api/call/generate/{event_id}", posted, until=notice))
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    assert has_begun.wait(20), "the run did not begin"
+    try:
+        yield answers
+        thread.join(30)
+        assert answers, "the visitor hangs"
+    finally:
+        visitor.close()
+
+
+def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not come"
+        time.sleep(0.02)
+
+
+# --- the device
+
+RAISED = {
+    "F01": ("encode_prompt", "RuntimeError", TRY_AGAIN),
+    "F02": ("prepare_latents", "RuntimeError", TRY_AGAIN),
+    "F03": ("denoise_step", "RuntimeError", TRY_AGAIN),
+    "F04": ("decode_latents", "RuntimeError", TRY_AGAIN),
+    "F05": ("_embed", "ValueError", TRY_AGAIN),
+    "F06": ("num_timesteps", "IndexError", TRY_AGAIN),
+    "F07": ("encode_prompt", "OutOfMemoryError", MEMORY),
+    "F08": ("prepare_latents", "OutOfMemoryError", MEMORY),
+    "F09": ("decode_latents", "OutOfMemoryError", MEMORY),
+}
+
+
+def _raised(host: Rig, guest: Visitor, token: str, id: str) -> None:
+    name, error, sentence = RAISED[id]
+    with host.patched(f"{DENOISER}.{name}", partial(faults.raising, error=error)):
+        told(guest.generate(acceptance_token=token), sentence)
+
+
+for _id, (_name, _error, _) in RAISED.items():
+    F.add(_id, f"{_error} in {_name}", partial(_raised, id=_id))
+
+
+@F("F10", "the noise scheduler fails at a step")
+def scheduler_fails(host: Rig, guest: Visitor, token: str):
+    step = "diffusers.schedulers.scheduling_pndm:PNDMScheduler.step"
+    with host.patched(step, partial(faults.raising, error="IndexError")):
+        told(guest.generate(acceptance_token=token, num_inference_steps=8), TRY_AGAIN)
+
+
+@F("F11", "a step runs out of memory once: nobody notices")
+def memory_runs_out_once(host: Rig, guest: Visitor, token: str):
+    with host.patched(f"{DENOISER}.denoise_step", partial(faults.raising, error="OutOfMemoryError", first=1)):
+        assert outcomes(guest.generate(acceptance_token=token)) == ["ok"]
+
+
+@F("F12", "every step runs out of memory")
+def memory_runs_out(host: Rig, guest: Visitor, token: str):
+    with host.patched(f"{DENOISER}.denoise_step", partial(faults.raising, error="OutOfMemoryError")):
+        told(guest.generate(acceptance_token=token), MEMORY)
+
+
+@F("F13", "only a shared call fails: its rows are drawn one by one")
+def wide_call_fails(host: Rig, guest: Visitor, token: str):
+    with host.patched(f"{DENOISER}.denoise_step", faults.raising_when_shared):
+        assert outcomes(guest.generate(acceptance_token=token, num_images_per_prompt=3)) == ["ok"] * 3
+
+
+for _id, _value in (("F14", float("nan")), ("F15", float("inf"))):
+
+    @F(_id, f"{_value} in one row of a shared call")
+    def one_row(host: Rig, guest: Visitor, token: str, value: float = _value):
+        with host.patched(f"{DENOISER}.denoise_step", partial(faults.spoiling_the_middle, value=value)):
+            answer = guest.generate(acceptance_token=token, seed=100, num_images_per_prompt=3)
+        assert outcomes(answer) == ["ok", "broken", "ok"]
+
+
+@F("F16", "the decoder answers no numbers")
+def decoder_without_numbers(host: Rig, guest: Visitor, token: str):
+    with host.patched(f"{DENOISER}.decode_latents", partial(faults.filled, value=float("nan"))):
+        assert outcomes(guest.generate(acceptance_token=token)) == ["broken"]
+
+
+for _id, _error in (("F17", "RuntimeError"), ("F18", "OutOfMemoryError")):
+
+    @F(_id, f"{_error} in the safety checker")
+    def checker_fails(host: Rig, guest: Visitor, token: str, error: str = _error):
+        with host.patched(f"{CHECKER}.forward", partial(faults.raising, error=error)):
+            assert outcomes(guest.generate(acceptance_token=token)) == ["withheld"]
+
+
+# --- the engine's thread
+
+
+@F("F19", "a step fails as a whole: the engine is built anew")
+def engine_fails(host: Rig, guest: Visitor, token: str):
+    assert guest.generate(acceptance_token=token).is_complete
+    with host.patched("sd_space.engine:Engine.step", partial(faults.raising, error="KeyError", first=1)):
+        told(guest.generate(acceptance_token=token), TRY_AGAIN)
+
+
+@F("F20", "a step hangs: its visitor and the next are told, and readiness")
+def step_hangs(host: Rig, guest: Visitor, token: str):
+    host.do(faults.hold)
+    impatient = host.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=2.0))
+    visitor = Visitor(host.url)
+    visitor.http.timeout = 8
+    try:
+        with impatient, host.patched(f"{DENOISER}.denoise_step", faults.hanging):
+            told(visitor.generate(acceptance_token=token), STOPPED_WORKING)
+            unready = httpx.get(f"{host.url}/readyz")
+            assert unready.status_code == 503 and STOPPED_WORKING in unready.json()["reason"]
+            told(visitor.generate(acceptance_token=token), STOPPED_WORKING)
+    finally:
+        host.do(faults.let_go)
+        visitor.close()
+
+
+# --- the disk
+
+SAVE = "PIL.Image:Image.save"
+for _id, _number, _what in (("F21", 28, "is full"), ("F22", 122, "has a quota that is used up"), ("F23", 5, "fails")):
+
+    @F(_id, f"the disk {_what} when a picture is written")
+    def cannot_save(host: Rig, guest: Visitor, token: str, number: int = _number):
+        with host.patched(SAVE, partial(faults.raising_os_error, number=number)):
+            told(guest.generate(acceptance_token=token, num_inference_steps=150, num_images_per_prompt=2), NOT_SAVED)
+        host.wait_until_idle(5)
+
+
+@F("F24", "the folder of results may not be written")
+def unwritable(host: Rig, guest: Visitor, token: str):
+    make = "sd_space.gallery:ResultStore._make"
+    with host.patched(make, not_permitted):
+        told(guest.generate(acceptance_token=token), NOT_SAVED)
+
+
+def not_permitted(original: object) -> object:
+    return staticmethod(faults.raising_os_error(original, 13))
+
+
+@F("F25", "no file handles are left when a picture is written")
+def no_handles(host: Rig, guest: Visitor, token: str):
+    with host.patched("pathlib:Path.open", partial(faults.raising_os_error, number=24)):
+        told(guest.generate(acceptance_token=token), NOT_SAVED)
+
+
+@F("F26", "the folder of results is deleted under the app")
+def folder_deleted(host: Rig, guest: Visitor, token: str):
+    shutil.rmtree(host.results)
+    answer = guest.generate(acceptance_token=token)
+    assert Path(answer.data[0][0]["path"]).is_file()
+
+
+@F("F27", "a run's own folder is deleted between two of its pictures")
+def folder_deleted_in_a_run(host: Rig, guest: Visitor, token: str):
+    with host.patched("sd_space.gallery:ResultStore.save", faults.deleting_after_the_first):
+        answer = guest.generate(acceptance_token=token, num_images_per_prompt=2)
+    assert outcomes(answer) == ["ok", "ok"]
+
+
+@F("F28", "the archive of a page's pictures cannot be written: the pictures are shown")
+def no_archive(host: Rig, guest: Visitor, token: str):
+    with host.patched("zipfile:ZipFile.write", partial(faults.raising_os_error, number=28)):
+        answer = guest.join(guest.fn_index("Prompt", "Steps"), guest.page_values(token))
+    assert answer.is_complete and b"seed-7.png" in answer.body and NOT_SAVED.encode() in answer.body
+
+
+@F("F29", "a picture is deleted before it is fetched")
+def file_deleted(host: Rig, guest: Visitor, token: str):
+    path = guest.generate(acceptance_token=token).data[0][0]["path"]
+    os.unlink(path)
+    answer = guest.send("GET", f"/gradio_api/file={path}")
+    assert answer.status == 404 and answer.sentence
+
+
+@F("F30", "the janitor fails: it sweeps again")
+def janitor_fails(host: Rig, guest: Visitor, token: str):
+    path = Path(guest.generate(acceptance_token=token).data[0][0]["path"])
+    with host.patched("sd_space.gallery:ResultStore.sweep", partial(faults.raising, first=2)):
+        until(lambda: not path.exists(), 2 * TTL_S)
+
+
+# --- clocks
+
+
+def shifted(days: float) -> None:
+    inside.live("Gate")._now_s = inside.live("ResultStore")._wall_s = lambda: time.time() + days * 86_400
+
+
+def sweep() -> None:
+    inside.live("ResultStore").sweep()
+
+
+for _id, _days in (("F31", 1.0), ("F32", -0.0004), ("F33", 40.0), ("F34", -1.0)):
+
+    @F(_id, f"the clock jumps by {_days:g} days")
+    def clock_jumps(host: Rig, guest: Visitor, token: str, days: float = _days):
+        path = Path(guest.generate(acceptance_token=token).data[0][0]["path"])
+        host.do(shifted, days)
+        try:
+            host.do(sweep)
+            assert path.is_file(), "results go by a clock that does not jump"
+            answer = guest.generate(acceptance_token=token)
+            if days in (40.0, -1.0):  # too old, or of a day to come: asked again, in a sentence
+                told(answer, "/accept_license")
+                answer = guest.generate(acceptance_token=guest.token())
+            assert answer.is_complete
+        finally:
+            host.do(shifted, 0)
+
+
+# --- visitors
+
+
+def gone(host: Rig, token: str, mark: str) -> None:
+    """Leaves in the middle of a line of the stream that holds `mark`."""
+    visitor = Visitor(host.url)
+    values = LONG | {"acceptance_token": token}
+    posted = visitor.send("POST", "/gradio_api/call/v2/generate", json=values)
+    event_id = httpx.Response(200, content=posted.body).json()["event_id"]
+    visitor.events(f"/gradio_api/call/generate/{event_id}", posted, until=lambda line: mark in line)
+    visitor.close()
+
+
+@F("F35", "a visitor leaves while waiting")
+def leaves_waiting(host: Rig, guest: Visitor, token: str):
+    with host.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05)):
+        gone(host, token, "event")
+        host.wait_until_idle(5)
+
+
+@F("F36", "a visitor leaves while the device draws")
+def leaves_drawing(host: Rig, guest: Visitor, token: str):
+    with host.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.1)):
+        gone(host, token, '"step"')
+        host.wait_until_idle(5)
+
+
+@F("F37", "a visitor leaves while the pictures are written")
+def leaves_finishing(host: Rig, guest: Visitor, token: str):
+    with host.patched("sd_space.gallery:ResultStore.save", partial(faults.slow, seconds=0.5)):
+        gone(host, token, '"pictures_done": 1')
+        host.wait_until_idle(5)
+
+
+@F("F38", "visitors who ask and never listen")
+def never_listen(host: Rig, guest: Visitor, token: str):
+    for _ in range(5):
+        guest.started(token, num_inference_steps=2, num_images_per_prompt=1)
+    host.wait_until_idle(10)
+
+
+def connection(host: Rig) -> socket.socket:
+    at = urlsplit(host.url)
+    return socket.create_connection((at.hostname, at.port), timeout=10)
+
+
+@F("F39", "a reader who does not read")
+def slow_reader(host: Rig, guest: Visitor, token: str):
+    with connection(host) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        posted = guest.send(
+            "POST", "/gradio_api/call/v2/generate", json=LONG | {"acceptance_token": token, "num_inference_steps": 40}
+        )
+        event_id = httpx.Response(200, content=posted.body).json()["event_id"]
+        held.sendall(f"GET /gradio_api/call/generate/{event_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert guest.generate(acceptance_token=token).is_complete
+        host.wait_until_idle(30)
+
+
+@F("F40", "fifty connections with half a request")
+def half_open(host: Rig, guest: Visitor, token: str):
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            held = stack.enter_context(connection(host))
+            held.sendall(b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        assert guest.generate(acceptance_token=token).is_complete
+
+
+@F("F41", "a page is reloaded during its run")
+def reload(host: Rig, guest: Visitor, token: str):
+    values = guest.page_values(token, seed=41)
+    values[4] = 30
+    index = guest.fn_index("Prompt", "Steps")
+    body = {"fn_index": index, "data": values, "session_hash": secrets.token_hex(6)}
+    with host.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05)):
+        posted = guest.send("POST", "/gradio_api/queue/join", json=body)
+        path = f"/gradio_api/queue/data?session_hash={body['session_hash']}"
+        guest.events(path, posted, until=lambda line: "Step " in line)
+        resumed = [
+            guest.join(event["id"], [token, host.do(last_run)])
+            for event in guest.config["dependencies"]
+            if len(event["inputs"]) == 2
+        ]
+    assert any(answer.is_complete and b"seed-41.png" in answer.body for answer in resumed)
+
+
+def last_run() -> str:
+    return list(inside.live("Runs")._runs)[-1]
+
+
+# --- Gradio's queue
+
+
+def stop_queue() -> None:
+    from gradio.queueing import Queue
+
+    for queue in (thing for thing in inside.gc.get_objects() if type(thing) is Queue):
+        queue.stopped = True
+
+
+@F("F42", "Gradio's queue stops during a run")
+def queue_stops(host: Rig, guest: Visitor, token: str):
+    with (
+        host.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05)),
+        running(host.url, token) as answers,
+    ):
+        host.do(stop_queue)
+        host.wait_for("/readyz", 503, timeout_s=2)
+        host.wait_for("/readyz", 200, timeout_s=5)
+        until(lambda: answers, 10)
+    assert answers[0].event == "error", answers
+    host.wait_until_idle(10)
+
+
+@F("F43", "the loop of Gradio's queue fails")
+def queue_fails(host: Rig, guest: Visitor, token: str):
+    with host.patched("gradio.queueing:Queue.get_events", partial(faults.raising, error="KeyError", first=1)):
+        guest.generate(acceptance_token=token)
+    host.wait_for("/readyz", 200, timeout_s=5)
+
+
+def assert_survived(host: Rig, guest: Visitor, ticket: str, make: Callable) -> None:
+    host.known_files = set()
+    make(host, guest, ticket)
+    assert outcomes(guest.generate(acceptance_token=ticket, seed=1)) == ["ok"]
+    host.wait_until_idle(20)
+    assert httpx.get(f"{host.url}/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("attempt", list(F), ids=str)
+def test_the_service_survives(host, guest, ticket, attempt):
+    assert_survived(host, guest, ticket, attempt.make)
+
+
+# --- the process: each on a server of its own
+
+PROCESS = Attempts()
+
+
+def asked_to_stop(server: Rig, *numbers: int) -> float:
+    """Seconds until it had stopped well; its results are gone, and the log says what it did."""
+    began_s = time.monotonic()
+    for number in numbers[:-1]:
+        os.kill(server.process.pid, number)
+        until(lambda: "told to stop" in server.log, 2)
+    assert server.stop(numbers[-1]) == 0, server.log
+    assert "told to stop" in server.log and "stopped" in server.log and "Traceback" not in server.log, server.log
+    assert not list(server.results.rglob("*")), "results stayed behind"
+    seconds = time.monotonic() - began_s
+    assert seconds < STOP_LIMIT_S
+    return seconds
+
+
+@PROCESS("F51", "SIGTERM while idle")
+def term_idle(rigs: Rigs):
+    assert asked_to_stop(rigs.start(), signal.SIGTERM) < 5
+
+
+@PROCESS("F52", "SIGINT while idle")
+def interrupt(rigs: Rigs):
+    asked_to_stop(rigs.start(), signal.SIGINT)
+
+
+@PROCESS("F53", "SIGTERM during a run that can be finished: it is, and its picture can be fetched")
+def term_finishes(rigs: Rigs):
+    server = rigs.start()
+    server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05))
+    visitor = Visitor(server.url)
+    with running(server.url, visitor.token(), num_inference_steps=30) as answers:
+        os.kill(server.process.pid, signal.SIGTERM)
+        until(lambda: answers, 8)
+        assert outcomes(answers[0]) == ["ok"]
+        assert visitor.send("GET", answers[0].data[0][0]["url"]).body.startswith(b"\x89PNG")
+        assert httpx.get(f"{server.url}/readyz").status_code == 503
+    visitor.close()
+    asked_to_stop(server, signal.SIGTERM)
+
+
+def _long_runs(server: Rig, count: int) -> contextlib.ExitStack:
+    server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.3))
+    visitor = Visitor(server.url)
+    token = visitor.token()
+    visitor.close()
+    stack = contextlib.ExitStack()
+    stack.answers = [stack.enter_context(running(server.url, token, seed=k)) for k in range(count)]
+    return stack
+
+
+@PROCESS("F54", "SIGTERM during runs that take too long: everybody is told, queued or drawing")
+def term_tells(rigs: Rigs):
+    server = rigs.start(SD_SPACE_MAX_BATCH_SIZE="1")
+    stack = _long_runs(server, 2)
+    with stack:
+        asked_to_stop(server, signal.SIGTERM)
+    for (answer,) in stack.answers:
+        told(answer, RESTARTING)
+
+
+@PROCESS("F55", "SIGTERM twice: it does not wait for what runs")
+def term_twice(rigs: Rigs, mutant: Mutant | None = None):
+    server = rigs.start()
+    if mutant:
+        server.do(inside.patch, mutant.target, partial(inside.rewritten, old=mutant.old, new=mutant.new))
+    stack = _long_runs(server, 1)
+    with stack:
+        assert asked_to_stop(server, signal.SIGTERM, signal.SIGTERM) < 5
+    told(stack.answers[0][0], RESTARTING)
+
+
+@PROCESS("F56", "SIGTERM while the model loads")
+def term_loading(rigs: Rigs):
+    server = rigs.start(is_ready=False, program="tests.reliability.slow_app")
+    server.wait_for("/healthz")
+    until(lambda: "loading" in httpx.get(f"{server.url}/readyz").text.lower(), 10)
+    waiting = Visitor(server.url)
+    token = waiting.token()
+    posted = waiting.send("POST", "/gradio_api/call/v2/generate", json=LONG | {"acceptance_token": token})
+    event_id = httpx.Response(200, content=posted.body).json()["event_id"]
+    os.kill(server.process.pid, signal.SIGTERM)
+    answer = waiting.events(f"/gradio_api/call/generate/{event_id}", posted)
+    told(answer, "restarting")
+    waiting.close()
+    assert asked_to_stop(server, signal.SIGTERM) < 6
+
+
+@PROCESS("F57", "the terminal is closed: nobody reads what it prints")
+def stdout_closed(rigs: Rigs):
+    server = rigs.start(program="tests.reliability.unread_app")
+    visitor = Visitor(server.url)
+    assert visitor.generate(acceptance_token=visitor.token()).is_complete
+    visitor.close()
+    assert server.stop() == 0
+
+
+@PROCESS("F58", "few file handles, and more visitors than that")
+def few_handles(rigs: Rigs):
+    server = rigs.start()
+    visitor = Visitor(server.url)
+    token = visitor.token()
+    server.do(resource.setrlimit, resource.RLIMIT_NOFILE, (64, 64))
+    with contextlib.ExitStack() as stack:
+        for _ in range(80):
+            stack.enter_context(connection(server))
+    visitor.close()
+    with contextlib.closing(Visitor(server.url)) as late:
+        assert late.generate(acceptance_token=token).is_complete
+    server.wait_for("/readyz", 200, timeout_s=10)
+    assert server.stop() == 0
+
+
+@PROCESS("F59", "killed, and started again in the same folder: the old acceptance holds")
+def killed(rigs: Rigs):
+    server = rigs.start()
+    visitor = Visitor(server.url)
+    token = visitor.token()
+    assert visitor.generate(acceptance_token=token).is_complete
+    assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+    visitor.close()
+    again = rigs.start(folder=server.folder)
+    with contextlib.closing(Visitor(again.url)) as late:
+        assert late.generate(acceptance_token=token).is_complete
+    assert again.stop() == 0
+
+
+@PROCESS("F60", "the device is lost: visitors are told, the page stays, readiness says no")
+def device_lost(rigs: Rigs):
+    assert_lost(rigs.start(), "AcceleratorError")
+
+
+@PROCESS("F61", "the engine's thread ends without a word")
+def thread_ends(rigs: Rigs):
+    assert_lost(rigs.start(), "SystemExit")
+
+
+def assert_lost(server: Rig, error: str) -> None:
+    visitor = Visitor(server.url)
+    token = visitor.token()
+    server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.raising, error=error))
+    told(visitor.generate(acceptance_token=token), STOPPED_WORKING)
+    unready = server.wait_for("/readyz", 503, timeout_s=2)
+    assert STOPPED_WORKING in unready.json()["reason"]
+    told(visitor.generate(acceptance_token=token), STOPPED_WORKING)
+    assert visitor.send("GET", "/").status == 200
+    visitor.close()
+    assert server.stop() == 0
+
+
+def _hub_fails(rigs: Rigs, repository: Path, fault: str) -> None:
+    """An explicit model that cannot be had: the page is up and says so; and the stop is as quick as ever."""
+    with serving(repository) as hub:
+        hub.fault = fault
+        server = rigs.start(
+            is_ready=False, program="tests.reliability.hub_app", HF_ENDPOINT=hub.url, HF_TOKEN="",
+            SD_SPACE_MODEL="CompVis/stable-diffusion-v1-4", SD_SPACE_HUB_TIMEOUT_S="4",
+        )  # fmt: skip
+        server.wait_for("/healthz")
+        until(lambda: "cannot be loaded" in httpx.get(f"{server.url}/readyz").text, 30)
+        visitor = Visitor(server.url)
+        told(visitor.generate(acceptance_token=visitor.token()), "cannot be loaded")
+        visitor.close()
+        assert server.stop() == 0
+
+
+HUB_FAULTS = {"F71": "gated", "F72": "silent", "F73": "truncated"}
+
+
+@pytest.mark.parametrize("attempt", list(PROCESS), ids=str)
+def test_the_process_ends_or_goes_on_well(rigs, attempt):
+    attempt.make(rigs)
+
+
+@pytest.mark.parametrize("id", HUB_FAULTS, ids=lambda id: f"{id} the Hub is {HUB_FAULTS[id]} at the start")
+def test_the_page_survives_the_hub(rigs, repository, id):
+    _hub_fails(rigs, repository, HUB_FAULTS[id])
+
+
+# --- without its guard, each of these falls
+
+ENGINE, LOCAL = "sd_space.engine:Engine", "sd_space.backends.local:LocalBackend"
+MUTANTS = (
+    Mutant(f"{ENGINE}._denoise", "elif len(batch) == 1 or", "elif True or", "F13"),
+    Mutant(f"{ENGINE}._denoise", "is_full and self._denoiser.make_room()", "False", "F11"),
+    Mutant(f"{LOCAL}._is_lost", "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)", "False", "F20"),
+    Mutant("sd_space.gallery:ResultStore._write", "except OSError", "except KeyError", "F21"),
+    Mutant("sd_space.gallery:ResultStore._folder", "or not folder.is_dir()", "", "F27"),
+    Mutant("sd_space.gallery:ResultStore.sweep", "f not in kept and", "", "F31"),
+    Mutant("sd_space.ui:Handlers._follow", "except SpaceError", "except KeyError", "F28"),
+    Mutant("sd_space.ui:_revive", "event_ids - waiting if messages else ()", "()", "F42"),
+    Mutant("sd_space.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36"),
+)
+
+
+@pytest.fixture(scope="module")
+def other(rigs) -> Iterator[tuple[Rig, Visitor, str]]:
+    rig = rigs.start(SD_SPACE_RESULT_TTL_S=str(TTL_S), SD_SPACE_MAX_PER_VISITOR="50", SD_SPACE_RECONNECT_S="5")
+    with contextlib.closing(Visitor(rig.url)) as visitor:
+        yield rig, visitor, visitor.token()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+def test_without_a_guard_a_fault_is_felt(other, mutant):
+    host, guest, ticket = other
+    attempt = F.named(mutant.caught_by)
+    with (
+        host.without(mutant.target, mutant.old, mutant.new),
+        pytest.raises((AssertionError, httpx.TransportError)),
+    ):
+        assert_survived(host, guest, ticket, attempt.make)
+    host.wait_until_idle()
+    host.wait_for("/readyz")
+
+
+SHORTENED = Mutant(f"{LOCAL}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55")
+
+
+@pytest.mark.parametrize("mutant", [SHORTENED], ids=str)
+def test_without_a_guard_a_stop_takes_too_long(rigs, mutant):
+    with pytest.raises(AssertionError):
+        term_twice(rigs, mutant)
