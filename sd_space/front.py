@@ -76,7 +76,7 @@ class Surface:
     is_queue_alive: Callable[[], bool]
     draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
     num_drawing: Callable[[], int]  # events of those under way
-    max_drawing: int  # of them, beside those that the backend runs; more would only wait to be refused there
+    max_drawing: int  # of them, waiting and running; more would only wait to be refused by the backend, unless more run
 
 
 class Front:
@@ -99,6 +99,7 @@ class Front:
         self._metrics = metrics
         self._surface = surface
         self._trusted_proxies = settings.trusted_proxies
+        self._max_queue = settings.max_queue
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._has_started = False
         self._entering = 0  # calls for pictures that are not under way yet
@@ -278,7 +279,8 @@ class Front:
         surface = self._surface
         if what not in surface.draws:
             return None
-        if max(self._entering, surface.num_drawing() - self._status().running) < surface.max_drawing:
+        places = max(surface.max_drawing, self._max_queue + self._status().running)
+        if max(self._entering, surface.num_drawing()) < places:
             self._entering += 1
             return None
         return _refuse(503, "Too many visitors are waiting already; please come back in a few minutes.")

@@ -51,7 +51,7 @@ class Door:
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
             num_drawing=lambda: self.num_drawing,
-            max_drawing=5,
+            max_drawing=28,
         )
         metrics = Metrics(lambda: self.status)
         front = Front(self.behind.app, Settings(**settings), lambda: self.status, metrics, surface, now_s=self.clock)
@@ -240,13 +240,13 @@ JOIN, EVENT = "/gradio_api/queue/join", {"data": [1], "fn_index": 3, "session_ha
     ],
 )
 def test_a_crowd_is_told_at_once_that_there_is_no_place(door, path, body):
-    door.num_drawing = 4
+    door.num_drawing = 27
     assert door.post(path, json=body).status_code == 200
-    door.num_drawing = 5
+    door.num_drawing = 28
     refused = door.post(path, json=body)
     assert refused.status_code == 503 and "come back in a few minutes" in refused.json()["error"]
-    door.status = BackendStatus(Stage.READY, running=1)
-    assert door.post(path, json=body).status_code == 200, "those that are drawn do not wait"
+    door.status = BackendStatus(Stage.READY, running=9)
+    assert door.post(path, json=body).status_code == 200, "while 9 are drawn, 20 may wait"
 
 
 def test_a_crowd_may_ask_what_needs_no_place(door):
