@@ -41,9 +41,13 @@ class Sessions:
             if any(event_id in self._queue.event_ids_to_events for event_id in ids):
                 continue  # waits or runs
             since_s = self._unheard_since_s.get(session, now_s)
-            if ids and now_s < since_s + UNHEARD_S:
+            if ids and _may_be_fetched(since_s, now_s):
                 unheard_since_s[session] = since_s
             else:
                 messages.pop(session, None)
                 ids_of.pop(session, None)
         self._unheard_since_s = unheard_since_s
+
+
+def _may_be_fetched(since_s: float, now_s: float) -> bool:
+    return now_s < since_s + UNHEARD_S
