@@ -32,11 +32,11 @@ from sd_space.schema import (
     SpaceError,
     Update,
 )
+from sd_space.settings import WIDTHS
 from sd_space.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 
-WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, tried at start
 WORTHWHILE = 0.9  # a wider call must cost at most this share of the narrower one's time per picture
 CALIBRATION_ROUNDS = 5  # of which the first warms up
 LONG_STEP_S = 5.0  # nothing wider is tried, and nothing measured again

@@ -11,6 +11,7 @@ TINY = "tiny"
 V1_4 = "CompVis/stable-diffusion-v1-4"
 # The head of `main` on the Hub: fp16 safetensors for every component. A fixed commit cannot change under us.
 V1_4_REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
+WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, of which the engine chooses where `max_batch_size` is empty
 
 
 # Switches of Gradio that would open this Space to more than its visitors need, and what to do instead.

@@ -41,14 +41,13 @@ from sd_space.schema import (
     Stage,
 )
 from sd_space.sessions import Sessions
-from sd_space.settings import Settings
+from sd_space.settings import WIDTHS, Settings
 
 logger = logging.getLogger(__name__)
 
 QUEUE_LOOK_S = 0.5  # how often Gradio's queue is looked at
 INTERRUPTED = "The server's queue failed and was started again; please try again."
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
-MOST_PICTURES_A_CALL = 8  # that are tried when the width is measured
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 CSS = Path(__file__).with_name("ui.css")
 
@@ -179,7 +178,7 @@ def _most_events(settings: Settings) -> int:
 def _most_drawing(settings: Settings) -> int:
     """No fewer than may wait and than the backend's places that may be free at once."""
     replicas = max(settings.ray_replicas, settings.ray_max_replicas or 0)
-    return settings.max_queue + (settings.max_batch_size or MOST_PICTURES_A_CALL) * replicas
+    return settings.max_queue + (settings.max_batch_size or WIDTHS[-1]) * replicas
 
 
 def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:

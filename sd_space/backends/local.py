@@ -29,7 +29,7 @@ from sd_space.schema import (
     Stage,
     Update,
 )
-from sd_space.settings import Settings
+from sd_space.settings import WIDTHS, Settings
 
 if TYPE_CHECKING:
     from sd_space.engine import Engine
@@ -68,7 +68,7 @@ def build_engine(
     import torch
 
     from sd_space.denoiser import Denoiser
-    from sd_space.engine import WIDTHS, Engine, calibrate
+    from sd_space.engine import Engine, calibrate
     from sd_space.pipeline import VISITORS_SENTENCE
     from sd_space.safety import SafetyScreen, fit_latent_rgb
 
@@ -120,9 +120,8 @@ class LocalBackend:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._inbox: queue.SimpleQueue[_Waiter | str | None] = (
-            queue.SimpleQueue()
-        )  # a str cancels that request, None closes
+        # A string cancels the request of that id, `None` closes.
+        self._inbox: queue.SimpleQueue[_Waiter | str | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # guards what follows; held for moments only
         self._stage, self._detail = Stage.STARTING, ""
@@ -160,15 +159,16 @@ class LocalBackend:
             waiting += max(0, self._unseen - free)
             running += min(self._unseen, free)
         reason = str(error) if error else ""
-        if stage is Stage.READY:
-            if self._is_lost():
-                stage, reason = Stage.FAILED, BROKEN
-            elif not self._is_screen_healthy:
-                stage, reason = Stage.FAILED, "The safety checker does not answer, so no pictures are shown."
+        if self._is_lost():
+            stage, reason = Stage.FAILED, BROKEN
+        elif stage is Stage.READY and not self._is_screen_healthy:
+            stage, reason = Stage.FAILED, "The safety checker does not answer, so no pictures are shown."
         return BackendStatus(stage, self._info, reason, waiting, running, detail)
 
     def _is_lost(self) -> bool:
-        """Whether the engine's thread has ended without a word, or hangs in a step."""
+        """Whether the engine's thread, once ready, has ended without a word, or hangs in a step."""
+        if self._stage is not Stage.READY:
+            return False
         is_dead = self._thread is None or not self._thread.is_alive()
         return is_dead or self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)
 
@@ -181,7 +181,7 @@ class LocalBackend:
                 try:
                     update = await asyncio.wait_for(waiter.updates.get(), BEAT_S)
                 except TimeoutError:
-                    if self._stage is Stage.READY and self._is_lost():
+                    if self._is_lost():
                         raise EngineFailed(BROKEN) from None
                     continue
                 if isinstance(update, SpaceError):
@@ -224,7 +224,7 @@ class LocalBackend:
                 raise EngineFailed(STOPPED)
             if self._error is not None:
                 raise self._error
-            if self._stage is Stage.READY and self._is_lost():
+            if self._is_lost():
                 raise EngineFailed(BROKEN)
             waiting, _, free = self._counts
             waiting += max(0, self._unseen - free)

@@ -43,14 +43,13 @@ from sd_space.schema import (
     Stage,
     Update,
 )
-from sd_space.settings import Settings
+from sd_space.settings import WIDTHS, Settings
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 APP = "sd_space"
-WIDTH = 8  # pictures in a call where the setting is empty, at most
 ATTEMPTS = 4  # times that a request is begun
 POLL_S = 1.0
 TELL_EVERY_S = 0.5  # a streamed item costs a replica about a millisecond
@@ -115,7 +114,7 @@ def _ongoing(settings: Settings) -> int:
 
     A full replica is asked by the router again and again whether it has room, which cost a small model 15 %.
     """
-    return (settings.max_batch_size or WIDTH) + settings.max_queue
+    return (settings.max_batch_size or WIDTHS[-1]) + settings.max_queue
 
 
 def replicas(settings: Settings) -> serve.Application:
@@ -131,7 +130,7 @@ def replicas(settings: Settings) -> serve.Application:
             "autoscaling_config": {
                 "min_replicas": settings.ray_replicas,
                 "max_replicas": most,
-                "target_ongoing_requests": settings.max_batch_size or WIDTH,
+                "target_ongoing_requests": settings.max_batch_size or WIDTHS[-1],
             }
         }
     return serve.deployment(

@@ -20,7 +20,7 @@ import torch
 
 from ..tiny_models import save_model_folder
 from . import faults, inside, test_gate, test_load, test_safety, test_values
-from .crowd import CALL, Crowd
+from .crowd import CALL, Crowd, take_turns
 from .rig import Rig, Rigs, holds_picture
 from .scoreboard import Attempts
 from .visitor import QUICK, Answer, Visitor
@@ -263,19 +263,15 @@ async def outlives(rig: Rig) -> None:
         waiting = asyncio.create_task(crowd.call("generate", as_stock(QUICK)))
         while rig.count("asked") == asked:
             await asyncio.sleep(0.02)
-        left = iter(range(test_load.SHORT_VISITS))
 
-        async def come_and_go() -> None:
-            for number in left:
-                posted = await crowd.send("POST", f"{CALL}/lambda", {"data": [True]})
-                assert posted.status == 200, posted
-                if number % 2:
-                    path = f"{CALL}/lambda/{json.loads(posted.body)['event_id']}"
-                    await crowd.events(path, posted, until=lambda line: True)
+        async def come_and_go(number: int) -> None:
+            posted = await crowd.send("POST", f"{CALL}/lambda", {"data": [True]})
+            assert posted.status == 200, posted
+            if number % 2:
+                path = f"{CALL}/lambda/{json.loads(posted.body)['event_id']}"
+                await crowd.events(path, posted, until=lambda line: True)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(4):
-                group.create_task(come_and_go())
+        await take_turns(come_and_go, range(test_load.SHORT_VISITS), 4)
     rig.do(faults.let_go)
     assert (await asyncio.wait_for(waiting, 10)).is_complete
     assert (await asyncio.wait_for(crowd.call("generate", as_stock(QUICK)), 10)).is_complete

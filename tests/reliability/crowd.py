@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,6 +50,19 @@ class Crowd:
                 if until(line):
                     break
         return Answer(status, b"\n".join(lines), posted.seconds + time.monotonic() - began_s, event, data)
+
+
+async def take_turns(visit: Callable[[int], Awaitable[None]], numbers: Iterable[int], at_once: int) -> None:
+    """Makes the visits of these numbers, so many at once; each place goes to the next in line."""
+    left = iter(numbers)
+
+    async def come_one_after_the_other() -> None:
+        for number in left:
+            await visit(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(at_once):
+            group.create_task(come_one_after_the_other())
 
 
 class _Connection:

@@ -19,7 +19,7 @@ import httpx
 import torch
 
 from . import inside
-from .crowd import CALL, Crowd
+from .crowd import CALL, Crowd, take_turns
 from .rig import Rig, Rigs
 from .visitor import QUICK, Visitor
 
@@ -86,15 +86,8 @@ async def visit(crowd: Crowd, token: str, number: int, asked: dict) -> None:
 
 
 async def visits(rig: Rig, token: str, numbers: range, asked: dict) -> None:
-    crowd, left = Crowd(rig.url), iter(numbers)
-
-    async def come_one_after_the_other() -> None:
-        for number in left:
-            await visit(crowd, token, number, asked)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
-            group.create_task(come_one_after_the_other())
+    crowd = Crowd(rig.url)
+    await take_turns(lambda number: visit(crowd, token, number, asked), numbers, AT_ONCE)
 
 
 def census() -> dict[str, int]:

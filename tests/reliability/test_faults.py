@@ -24,6 +24,7 @@ from .scoreboard import Attempts, Mutant
 from .visitor import LONG, Answer, Visitor
 
 TTL_S = 10
+ENVIRON = {"SD_SPACE_RESULT_TTL_S": str(TTL_S), "SD_SPACE_MAX_PER_VISITOR": "50", "SD_SPACE_RECONNECT_S": "5"}
 STOP_LIMIT_S = 10.0  # what process managers allow
 TRY_AGAIN = "Something went wrong while your pictures were made; please try again."
 MEMORY = "needs more memory than the device has free"
@@ -38,7 +39,7 @@ F = Attempts()
 @pytest.fixture(scope="module")
 def host(rigs) -> Rig:
     """One server for all attempts. Those without a guard get another: running out of memory has its consequences."""
-    return rigs.start(SD_SPACE_RESULT_TTL_S=str(TTL_S), SD_SPACE_MAX_PER_VISITOR="50", SD_SPACE_RECONNECT_S="5")
+    return rigs.start(**ENVIRON)
 
 
 @pytest.fixture(scope="module")
@@ -627,7 +628,7 @@ MUTANTS = (
 
 @pytest.fixture(scope="module")
 def other(rigs) -> Iterator[tuple[Rig, Visitor, str]]:
-    rig = rigs.start(SD_SPACE_RESULT_TTL_S=str(TTL_S), SD_SPACE_MAX_PER_VISITOR="50", SD_SPACE_RECONNECT_S="5")
+    rig = rigs.start(**ENVIRON)
     with contextlib.closing(Visitor(rig.url)) as visitor:
         yield rig, visitor, visitor.token()
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from . import faults, inside
-from .crowd import CALL, Crowd
+from .crowd import CALL, Crowd, take_turns
 from .rig import Rig
 from .scoreboard import Attempts
 from .visitor import LONG, QUICK, Answer, Visitor
@@ -152,18 +152,15 @@ def arrive():
 
 async def leave_at_once(rig: Rig, visits: int) -> None:
     """Half of them at the first word, half before it."""
-    crowd, left = Crowd(rig.url), iter(range(visits))
+    crowd = Crowd(rig.url)
 
-    async def come_and_go() -> None:
-        for number in left:
-            posted = await crowd.send("POST", f"{CALL}/v2/model", {})
-            if number % 2:
-                path = f"{CALL}/model/{json.loads(posted.body)['event_id']}"
-                await crowd.events(path, posted, until=lambda line: True)
+    async def come_and_go(number: int) -> None:
+        posted = await crowd.send("POST", f"{CALL}/v2/model", {})
+        if number % 2:
+            path = f"{CALL}/model/{json.loads(posted.body)['event_id']}"
+            await crowd.events(path, posted, until=lambda line: True)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(4):
-            group.create_task(come_and_go())
+    await take_turns(come_and_go, range(visits), 4)
 
 
 def assert_outlives(rig: Rig, token: str, visits: int) -> None:
