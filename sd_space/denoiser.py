@@ -32,8 +32,12 @@ from diffusers import (
 from diffusers.utils.torch_utils import randn_tensor
 
 from sd_space.schema import GenerationRequest
+from sd_space.unet_calls import UNetCalls
 
 logger = logging.getLogger(__name__)
+
+TURBO_EVERY = 3  # steps, of which one runs the whole UNet
+KEPT_EMBEDS = 64  # prompts, 0.1 to 0.2 MB each with v1-4
 
 # name on the page -> class and what its config changes of the model's own scheduler config
 SCHEDULER_TABLE: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
@@ -77,6 +81,7 @@ class DenoisingState:
     step_index: int = 0
     model_input: torch.Tensor | None = None  # (1, C, H/f, W/f)
     noise_pred: torch.Tensor | None = None  # (1, C, H/f, W/f)
+    features: torch.Tensor | None = None  # (rows, F, H/f, W/f) of the last whole UNet call, only with `turbo`
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,7 @@ class Denoiser:
     `fixed_rows` pads every UNet call to that many rows and decodes pictures one by one: kernels depend on the
     batch's size, so pixels are bit-identical whatever the company only if the size never changes. `make_room` frees
     device memory for good by going a rung down (`placement.Placement.lower`), and says whether it could.
+    `turbo` runs the whole UNet at one step of three, and at the others reuses its deep features.
     """
 
     def __init__(
@@ -101,17 +107,22 @@ class Denoiser:
         pipeline: StableDiffusionPipeline,
         fixed_rows: int | None = None,
         make_room: Callable[[], bool] = lambda: False,
+        unet_calls: UNetCalls | None = None,
+        turbo: bool = False,
     ):
         self.device: torch.device = pipeline._execution_device  # asking takes milliseconds
         self._pipeline = pipeline
         self._fixed_rows = fixed_rows
         self._make_room = make_room
+        self._unet_calls = unet_calls or UNetCalls(pipeline.unet)
+        self._turbo = turbo
+        self._last_step: torch.cuda.Event | None = None  # set when the device has done that step
         self._scheduler_config = dict(pipeline.scheduler.config)
         self._step_parameters = {
             scheduler_class: frozenset(inspect.signature(scheduler_class.step).parameters)
             for scheduler_class, _ in SCHEDULER_TABLE.values()
         }
-        self._empty_embeds: torch.Tensor | None = None  # of "", the negative prompt of most requests
+        self._embed = functools.lru_cache(maxsize=KEPT_EMBEDS)(self._embed_anew)
         self._schedulers = functools.lru_cache(maxsize=32)(self._make_scheduler)
 
     @property
@@ -128,15 +139,14 @@ class Denoiser:
 
     @torch.inference_mode()
     def encode_prompt(self, request: GenerationRequest) -> EncodedPrompt:
-        """Embeds prompt and negative prompt, each in a call of its own as the plain pipeline does."""
+        """Embeds prompt and negative prompt, each in a call of its own as the plain pipeline does.
+
+        Those of the last prompts are kept: visitors come back to theirs, and most negative prompts are empty.
+        """
         prompt_embeds, truncated = self._embed(request.prompt)
         if request.guidance_scale <= 1.0:
             return EncodedPrompt(prompt_embeds, None, truncated)
-        if request.negative_prompt:
-            return EncodedPrompt(prompt_embeds, self._embed(request.negative_prompt)[0], truncated)
-        if self._empty_embeds is None:
-            self._empty_embeds = self._embed("")[0]
-        return EncodedPrompt(prompt_embeds, self._empty_embeds, truncated)
+        return EncodedPrompt(prompt_embeds, self._embed(request.negative_prompt)[0], truncated)
 
     @torch.inference_mode()
     def prepare_latents(self, request: GenerationRequest, seed: int, encoded: EncodedPrompt) -> DenoisingState:
@@ -168,28 +178,22 @@ class Denoiser:
         model_inputs = [
             state.scheduler.scale_model_input(state.latents, t) for state, t in zip(states, timesteps, strict=True)
         ]
-        embeds = [state.prompt_embeds for state in states]
-        rows, row_timesteps = model_inputs, timesteps
-        if has_guidance:  # [uncond of all, text of all], the order of the plain pipeline
-            embeds = [state.negative_prompt_embeds for state in states] + embeds
-            rows, row_timesteps = model_inputs * 2, timesteps * 2
-        noise_pred = self._predict_noise(rows, row_timesteps, embeds)  # (rows, C, H/f, W/f)
+        noise_preds = self._predict_noise(states, model_inputs, timesteps)  # for each state (rows, C, H/f, W/f)
 
         errors: list[Exception | None] = []
-        for k, (state, t) in enumerate(zip(states, timesteps, strict=True)):
-            state_noise_pred = noise_pred[k : k + 1]
+        for state, t, model_input, noise_pred in zip(states, timesteps, model_inputs, noise_preds, strict=True):
             if has_guidance:
-                noise_pred_uncond, noise_pred_text = state_noise_pred, noise_pred[len(states) + k :][:1]
-                state_noise_pred = noise_pred_uncond + state.guidance_scale * (noise_pred_text - noise_pred_uncond)
+                noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)
+                noise_pred = noise_pred_uncond + state.guidance_scale * (noise_pred_text - noise_pred_uncond)
             try:
                 state.latents = state.scheduler.step(
-                    state_noise_pred, t, state.latents, **self._extra_step_kwargs(state), return_dict=False
+                    noise_pred, t, state.latents, **self._extra_step_kwargs(state), return_dict=False
                 )[0]
             except Exception as error:
                 errors.append(error)
                 continue
             state.step_index += 1
-            state.model_input, state.noise_pred = model_inputs[k], state_noise_pred
+            state.model_input, state.noise_pred = model_input, noise_pred
             errors.append(None)
         return errors
 
@@ -240,6 +244,20 @@ class Denoiser:
         """Waits until the device has done what it was given, so that a measured time is a true one."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+            self._last_step = None
+
+    def keep_pace(self) -> bool:
+        """Waits for the step before the last, so that the device is never without work and a cancel is never late.
+
+        Whether there was one: then the time from one call of this to the next is that of a step on the device.
+        """
+        if self.device.type != "cuda":
+            return True
+        before, self._last_step = self._last_step, torch.cuda.Event()
+        self._last_step.record()
+        if before is not None:
+            before.synchronize()
+        return before is not None
 
     def make_room(self) -> bool:
         """Goes a rung down the memory ladder after an out-of-memory error; False where there is none."""
@@ -266,19 +284,51 @@ class Denoiser:
             torch.cuda.empty_cache()
 
     def _predict_noise(
-        self, rows: list[torch.Tensor], timesteps: list[torch.Tensor], embeds: list[torch.Tensor]
-    ) -> torch.Tensor:
-        missing = (self._fixed_rows or 0) - len(rows)
-        if missing > 0:
-            rows, timesteps, embeds = (part + part[-1:] * missing for part in (rows, timesteps, embeds))
-        return self._pipeline.unet(
-            torch.cat(rows),
-            torch.stack(timesteps).to(device=self.device, dtype=torch.float32),  # (rows,)
-            encoder_hidden_states=torch.cat(embeds),
-            return_dict=False,
-        )[0]
+        self, states: list[DenoisingState], samples: list[torch.Tensor], timesteps: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """The noise in each of `samples`: (2, C, H/f, W/f), without and with its prompt; one row without guidance."""
+        if not self._turbo:
+            return self._apart(self._unet_calls.predict(*self._joined(states, samples, timesteps)), states)
+        noise_preds: dict[int, torch.Tensor] = {}
+        for is_whole in (True, False):
+            chosen = [k for k, state in enumerate(states) if (state.step_index % TURBO_EVERY == 0) is is_whole]
+            if not chosen:
+                continue
+            part = [states[k] for k in chosen]
+            joined = self._joined(part, [samples[k] for k in chosen], [timesteps[k] for k in chosen])
+            if is_whole:
+                noise_pred, features = self._unet_calls.predict_with_features(*joined)
+                for state, kept in zip(part, self._apart(features, part), strict=True):
+                    state.features = kept
+            else:
+                features = torch.stack([state.features for state in part], dim=1).flatten(0, 1)
+                noise_pred = self._unet_calls.predict_from_features(*joined, self._padded(features))
+            noise_preds |= zip(chosen, self._apart(noise_pred, part), strict=True)
+        return [noise_preds[k] for k in range(len(states))]
 
-    def _embed(self, text: str) -> tuple[torch.Tensor, str]:
+    def _joined(
+        self, states: list[DenoisingState], samples: list[torch.Tensor], timesteps: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What the UNet is fed: [uncond of all, text of all], the order of the plain pipeline, and then padding."""
+        embeds = [state.prompt_embeds for state in states]
+        if states[0].negative_prompt_embeds is not None:
+            embeds = [state.negative_prompt_embeds for state in states] + embeds
+            samples, timesteps = samples * 2, timesteps * 2
+        # Without waiting for the device, which is still at the step before.
+        row_timesteps = self._padded(torch.stack(timesteps).float()).to(self.device, non_blocking=True)  # (rows,)
+        return self._padded(torch.cat(samples)), row_timesteps, self._padded(torch.cat(embeds))
+
+    def _padded(self, rows: torch.Tensor) -> torch.Tensor:
+        missing = (self._fixed_rows or 0) - len(rows)
+        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
+
+    def _apart(self, rows: torch.Tensor, states: list[DenoisingState]) -> list[torch.Tensor]:
+        """Each picture's rows of what the UNet gave for `_joined`."""
+        number = len(states)
+        used = number * (1 if states[0].negative_prompt_embeds is None else 2)
+        return [rows[k:used:number] for k in range(number)]
+
+    def _embed_anew(self, text: str) -> tuple[torch.Tensor, str]:
         """(1, L, D) embeddings of `text`, and its part that did not fit into the encoder's tokens."""
         tokenizer, text_encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
         max_length = tokenizer.model_max_length

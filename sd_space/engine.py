@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 WORTHWHILE = 0.9  # a wider call must cost at most this share of the narrower one's time per picture
 CALIBRATION_ROUNDS = 5  # of which the first warms up
 LONG_STEP_S = 5.0  # nothing wider is tried, and nothing measured again
+PROBE_SIZE = 64  # pixels a side
+LONG_PROBE_S = 0.25  # launches alone take a tenth of that
 FAILED = "Something went wrong while your pictures were made; please try again."
 OUT_OF_MEMORY = "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
 
@@ -185,7 +187,8 @@ class Engine:
         except Exception as error:
             failure = error
         if failure is None:
-            self.times.record_step(key, len(batch), self._now_s() - began_s)
+            if self._denoiser.keep_pace():
+                self.times.record_step(key, len(batch), self._now_s() - began_s)
             for trajectory, error in zip(batch, errors, strict=True):
                 if error is not None:
                     self._fail(trajectory.request_id, error)
@@ -343,10 +346,17 @@ def calibrate(
 
     Joining pays where a step is bound by launches and idle units; where it is bound by arithmetic it would only
     delay everyone. Stops at the second width that does not pay (one may be a busy moment's fault), at one that does
-    not fit, or where a step is long.
+    not fit, or where a step is long. Where even a tiny picture's step is (v1-4 on a CPU), nothing more is measured: a
+    step at the model's own size takes up to a minute there.
     """
     request = replace(request, num_inference_steps=CALIBRATION_ROUNDS * len(widths))  # no state runs out of steps
     times, encoded = StepTimes(), denoiser.encode_prompt(request)
+    side = min(PROBE_SIZE, request.width, request.height)
+    probe = [denoiser.prepare_latents(replace(request, width=side, height=side), 0, encoded)]
+    probe_s = (_fastest(denoiser, [probe], now_s, rounds=2) or [0.0])[0]
+    if probe_s > LONG_PROBE_S:
+        times.slowest_s = probe_s * request.width * request.height / side**2  # a guess, more than it will be
+        return widths[0], times
     key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
     best, best_s, narrow, failed = widths[0], 0.0, [], 0
     for width in widths:
@@ -368,7 +378,12 @@ def calibrate(
     return best, times
 
 
-def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Callable[[], float]) -> list[float] | None:
+def _fastest(
+    denoiser: Denoiser,
+    batches: list[list[DenoisingState]],
+    now_s: Callable[[], float],
+    rounds: int = CALIBRATION_ROUNDS,
+) -> list[float] | None:
     """Seconds of one step of each batch, the least of a few rounds; `None` if they do not fit into memory.
 
     The batches take turns, so that company on the machine slows all alike.
@@ -376,7 +391,7 @@ def _fastest(denoiser: Denoiser, batches: list[list[DenoisingState]], now_s: Cal
     least = [float("inf")] * len(batches)
     began_s = now_s()
     try:
-        for _ in range(CALIBRATION_ROUNDS):
+        for _ in range(rounds):
             for k, states in enumerate(batches):
                 step_began_s = now_s()
                 denoiser.denoise_step(states)

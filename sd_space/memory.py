@@ -17,7 +17,8 @@ TILE_AREA = 0.25  # of the default one: a tile has half of its sides
 class MemoryProfile:
     """How the pipeline is fitted into the device's memory. `offload` is `none`, `model` or `sequential`.
 
-    `max_pictures` caps how many pictures share a UNet call; `None` leaves that to what pays.
+    `max_pictures` caps how many pictures share a UNet call; `None` leaves that to what pays. `recorded_steps` replays
+    UNet calls as CUDA graphs, whose work lies in a memory of its own, with weights in the order that the GPU likes.
     """
 
     attention_slicing: bool = False
@@ -26,6 +27,7 @@ class MemoryProfile:
     checker_on_cpu: bool = False
     vae_tiling: bool = False
     offload: str = "none"
+    recorded_steps: bool = False
 
     @property
     def name(self) -> str:
@@ -36,7 +38,7 @@ class MemoryProfile:
             parts.append(f"{self.max_pictures} picture{'s' * (self.max_pictures > 1)} a step")
         parts += ["checker on the CPU"] * (self.checker_on_cpu and self.offload == "none")
         parts += [f"{self.offload} offload"] * (self.offload != "none")
-        return ", ".join(parts) or "everything in memory"
+        return ", ".join(parts or ["everything in memory"]) + ", recorded steps" * self.recorded_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +85,13 @@ def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: in
         text = footprint.text_encoder
         return footprint.vae + max(footprint.unet + max(step, text), text + decode) + RESERVE_BYTES
     resident = footprint.weights - (footprint.safety_checker if profile.checker_on_cpu else 0)
-    return resident + max(step, decode) + RESERVE_BYTES
+    return resident + step * profile.recorded_steps + max(step, decode) + RESERVE_BYTES
 
 
 # From the least to the most painful. Sharing a step pays little on cards this small, a checker on the CPU costs a
 # second or two a picture, tiles cost half of a decode and may show seams, offloading multiplies the time of a step.
 RUNGS = (
+    MemoryProfile(recorded_steps=True),
     MemoryProfile(),
     MemoryProfile(vae_slicing=True),
     MemoryProfile(vae_slicing=True, max_pictures=4),
@@ -110,22 +113,26 @@ def memory_ladder(
     low_vram_gb: float = 4.0,
     max_vram_gb: float | None = None,
     most_pictures: int = 8,
+    recorded_steps: bool = True,
 ) -> tuple[MemoryProfile, ...]:
     """The profiles to try on this device in turn, the one that should fit first. Pure.
 
     The model card asks for attention slicing when the GPU has less than 4 GB, and that line is kept. Slicing replaces
     PyTorch's fused attention, which needs no more memory and less time, so above the line it would only cost.
+    `recorded_steps=False` leaves the first rung out: not every CUDA device is there for more than a call.
     Without a memory of its own (`free_bytes` is `None`) a device begins at the top, and has nowhere to offload to.
     """
     is_sliced = attention_slicing == "on"
     if device != "cuda" or free_bytes is None:
-        rungs = [rung for rung in RUNGS if rung.offload == "none" and not rung.checker_on_cpu]
-        rungs += [replace(RUNGS[1], vae_tiling=True, max_pictures=1)]
+        rungs = [rung for rung in RUNGS[1:] if rung.offload == "none" and not rung.checker_on_cpu]
+        rungs += [replace(RUNGS[2], vae_tiling=True, max_pictures=1)]
         return tuple(replace(rung, attention_slicing=is_sliced) for rung in rungs)
     limit_bytes = max_vram_gb * GIB if max_vram_gb else float("inf")
     has_little = min(total_bytes or free_bytes, limit_bytes) < low_vram_gb * GIB
     is_sliced = is_sliced or (attention_slicing == "auto" and has_little)
-    rungs = tuple(replace(rung, attention_slicing=is_sliced) for rung in RUNGS)
+    rungs = tuple(
+        replace(rung, attention_slicing=is_sliced) for rung in RUNGS if recorded_steps or not rung.recorded_steps
+    )
     budget = min(free_bytes, limit_bytes)
     fitting = [k for k, rung in enumerate(rungs) if needed_bytes(footprint, rung, most_pictures) <= budget]
     return rungs[fitting[0] if fitting else len(rungs) - 1 :]

@@ -67,6 +67,7 @@ class PipelineSpec:
     total_vram_bytes: int | None = None
     free_vram_bytes: int | None = None
     max_batch_size: int | None = None
+    recorded_steps: bool = True
     hub_timeout_s: float = 60.0
     may_fall_back: bool = False  # to the picture book, when the Hub does not give the model
 
@@ -104,6 +105,8 @@ class PipelineSpec:
             total_vram_bytes=hardware.total_vram_bytes if device == hardware.device else None,
             free_vram_bytes=hardware.free_vram_bytes if device == hardware.device else None,
             max_batch_size=settings.max_batch_size,
+            recorded_steps=settings.backend
+            != "zerogpu",  # whose GPU is lent by the call, after the weights were placed
             hub_timeout_s=settings.hub_timeout_s,
             may_fall_back=is_auto and model == V1_4,
         )
@@ -272,6 +275,7 @@ def fit_pipeline(
         low_vram_gb=spec.low_vram_gb,
         max_vram_gb=spec.max_vram_gb,
         most_pictures=spec.max_batch_size or 8,
+        recorded_steps=spec.recorded_steps,
     )
     if spec.device == "cuda" and spec.max_vram_gb and spec.total_vram_bytes:
         fraction = min(1.0, spec.max_vram_gb * GIB / spec.total_vram_bytes)

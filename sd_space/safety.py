@@ -175,7 +175,7 @@ class SafetyScreen:
 
 
 def fit_latent_rgb(
-    decode_latents: Callable[[torch.Tensor], torch.Tensor], channels: int, size: int = 8
+    decode_latents: Callable[[torch.Tensor], torch.Tensor], channels: int, size: int = 3
 ) -> torch.Tensor:
     """The linear map from latents to colour that fits a VAE best: (C + 1, 3) to about -1 to 1, the offset last.
 

@@ -113,6 +113,9 @@ class Settings:
     reproducible: bool = _setting(
         False, _switch, "`1`: pixels bit-identical whatever else runs (each call padded to one batch size, slower)"
     )
+    turbo: bool = _setting(
+        False, _switch, "`1`: two of three steps reuse the UNet's deep features: faster, and other pictures"
+    )
     attention_slicing: str = _setting(
         "auto", _one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
     )

@@ -114,6 +114,47 @@ def test_a_failed_unet_call_leaves_every_state_as_it_was(noise_painter, monkeypa
     assert torch.equal(torch.cat([state.latents for state in states]), plain_call(noise_painter, request))
 
 
+def test_a_prompt_that_was_embedded_is_not_embedded_again(noise_painter, monkeypatch):
+    denoiser, calls = Denoiser(noise_painter.pipeline), []
+    encoder = noise_painter.pipeline.text_encoder
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda *args, **kwargs: calls.append(1) or forward(*args, **kwargs))
+    first = denoiser.encode_prompt(make_request(prompt="a cat"))
+    denoiser.encode_prompt(make_request(prompt="a dog"))
+    again = denoiser.encode_prompt(make_request(prompt="a cat"))
+    assert len(calls) == 3, "two prompts, and the empty negative prompt of all"
+    assert torch.equal(first.prompt_embeds, again.prompt_embeds)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_turbo_runs_the_whole_unet_at_one_step_of_three(noise_painter, monkeypatch, scheduler):
+    unet, calls = noise_painter.pipeline.unet, []
+    forward = unet.forward
+    monkeypatch.setattr(unet, "forward", lambda *args, **kwargs: calls.append(len(args[0])) or forward(*args, **kwargs))
+    denoiser = Denoiser(noise_painter.pipeline, turbo=True)
+    request = make_request(scheduler=scheduler, num_inference_steps=10, num_images_per_prompt=2)
+    latents = denoised(denoiser, request)
+    assert len(calls) == -(-denoiser.num_timesteps(request) // 3)
+    assert bool(torch.isfinite(latents).all())
+    exact = plain_call(noise_painter, request)
+    assert not torch.equal(latents, exact)
+    assert torch.nn.functional.cosine_similarity(latents.flatten(1), exact.flatten(1)).min() > 0.9
+
+
+@pytest.mark.parametrize("guidance_scale", [7.5, 1.0])
+def test_turbo_draws_the_same_whatever_the_company(noise_painter, guidance_scale):
+    """Those who are at a whole step and those who are not take turns in the same tick."""
+    denoiser = Denoiser(noise_painter.pipeline, fixed_rows=8, turbo=True)
+    alone = prepared(denoiser, make_request(guidance_scale=guidance_scale))
+    joined = prepared(denoiser, make_request(guidance_scale=guidance_scale))
+    company = prepared(denoiser, make_request(prompt="a dog", seed=9, guidance_scale=guidance_scale))
+    denoiser.denoise_step(company)
+    for _ in range(4):
+        denoiser.denoise_step(alone)
+        denoiser.denoise_step(company + joined if company[0].step_index < 5 else joined)
+    assert torch.equal(alone[0].latents, joined[0].latents)
+
+
 def test_an_error_in_one_noise_scheduler_is_that_pictures_alone(noise_painter, monkeypatch):
     denoiser = Denoiser(noise_painter.pipeline)
     states = prepared(denoiser, make_request(num_images_per_prompt=2))

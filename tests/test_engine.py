@@ -464,11 +464,23 @@ def measured(
         ({1: 0.1, 2: 0.1, 4: 0.1, 8: 0.1}, 8),  # bound by launches
         ({1: 0.05, 2: 0.06, 4: 0.09, 8: 0.18}, 4),  # a large GPU
         ({1: 0.5, 2: 0.98, 4: 1.9, 8: 3.9}, 1),  # bound by arithmetic
-        ({1: 30.0}, 1),  # a large model on a CPU: one step is enough to know
+        ({1: 30.0}, 1),  # a large model on a CPU: one small picture's step is enough to know
     ],
 )
 def test_a_call_is_as_wide_as_it_pays(noise_painter, seconds, width):
     assert measured(seconds, noise_painter)[0] == width
+
+
+def test_where_a_small_pictures_step_is_long_no_large_one_is_measured(noise_painter, monkeypatch):
+    """v1-4 on a CPU: a step at its own size would keep the first visitor waiting for up to a minute."""
+    sizes = []
+    break_unet(monkeypatch, noise_painter, lambda call, rows: sizes.append(rows.shape[-1]))
+    now = iter(range(1000))
+    large = make_request(width=512, height=512)
+    width, times = calibrate(Denoiser(noise_painter.pipeline), large, now_s=lambda: float(next(now)))
+    assert width == 1
+    assert set(sizes) == {8}, "latents of 64 pixels"
+    assert times.slowest_s == 64.0, "one second, for 64 times the area: a guess of what a step may take"
 
 
 def test_calibration_that_runs_out_of_memory_stays_narrow(noise_painter, monkeypatch):

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from sd_space.backends.local import build_engine
+from sd_space.denoiser import Denoiser
 from sd_space.engine import run_to_completion
 from sd_space.memory import GIB
 from sd_space.pipeline import LoadedPipeline, PipelineSpec, detect_hardware
-from sd_space.schema import Outcome
+from sd_space.schema import GenerationResult, Outcome, RequestFailed
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
 
+from .test_denoiser import prepared
 from .test_engine import break_unet, pixels, plain_pixels
 from .test_placement import far_apart, overflow
 from .tiny_models import admitted, make_engine, make_request
@@ -37,6 +39,64 @@ def test_alone_the_pixels_are_those_of_the_stock_pipeline_in_float16():
     assert (loaded.info.device, loaded.info.dtype) == ("cuda", "float16")
     drawn = pixels(run_to_completion(make_engine(loaded), admitted("a", **OWN_SIZE)))
     assert far_apart(drawn, plain_pixels(loaded, make_request(**OWN_SIZE))) == 0
+
+
+def test_recorded_steps_are_those_of_the_same_weights_called_as_they_are():
+    """Alone and in company: every number of rows is a recording of its own."""
+    recorded, plain = load(), load()
+    assert recorded.placement.profile.recorded_steps
+    plain.placement.unet_calls.record(None)
+    for pictures in (1, 3, 4):
+        changes = OWN_SIZE | {"num_inference_steps": 8, "num_images_per_prompt": pictures}
+        one, other = (
+            pixels(run_to_completion(make_engine(each), admitted("a", **changes))) for each in (recorded, plain)
+        )
+        assert far_apart(one, other) == 0
+    assert any(calls._replays for calls in recorded.placement.unet_calls._recorded.values())
+
+
+def test_what_makes_it_faster_changes_no_value_by_more_than_rounding_does():
+    """Channels last and joined projections, beside a pipeline that has neither."""
+    loaded = load()
+    stock = v1_4_random.make_pipeline(torch.float16).to("cuda")
+    drawn = pixels(run_to_completion(make_engine(loaded), admitted("a", **OWN_SIZE)))
+    assert far_apart(drawn, plain_pixels(LoadedPipeline(stock, None, None), make_request(**OWN_SIZE))) <= 2
+
+
+@pytest.mark.parametrize("scheduler", ["PNDM", "DDIM", "Euler", "DPM++ 2M Karras"])
+def test_in_a_step_the_host_does_not_wait_for_the_device(scheduler):
+    denoiser = Denoiser(load().pipeline)
+    states = prepared(denoiser, make_request(scheduler=scheduler, **OWN_SIZE | {"num_inference_steps": 8}))
+    denoiser.denoise_step(states)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        denoiser.denoise_step(states)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_500_mixed_requests_have_no_failure():
+    engine = build_engine(load(), Settings())
+    sizes, schedulers = (256, 384, 512), ("PNDM", "DDIM", "Euler a", "UniPC")
+    ended: dict[str, object] = {}
+    for number in range(500):
+        changes = {
+            "width": sizes[number % 3],
+            "height": sizes[number // 3 % 3],
+            "scheduler": schedulers[number % 4],
+            "guidance_scale": 1.0 if number % 5 == 0 else 7.5,
+            "num_inference_steps": 1 + number % 4,
+            "num_images_per_prompt": 1 + number % 2,
+            "seed": number,
+        }
+        engine.add_request(admitted(f"r{number}", **changes))
+        while engine.counts()[0] > 8 or (number == 499 and not engine.is_idle):
+            for update in engine.step():
+                if isinstance(update, GenerationResult | RequestFailed):
+                    ended[update.request_id] = update
+    assert len(ended) == 500
+    images = [image for result in ended.values() if isinstance(result, GenerationResult) for image in result.images]
+    assert len(images) == 750 and {image.outcome for image in images} == {Outcome.OK}
 
 
 @pytest.mark.parametrize("limit_gb", [24, 12, 8, 6, 4, 3])

@@ -22,6 +22,7 @@ from sd_space.tools.v1_4_random import make_modules
 from .fakes import V1_4
 
 SHARED = MemoryProfile(vae_slicing=True, max_pictures=4, checker_on_cpu=True)
+RECORDED = MemoryProfile(recorded_steps=True)
 TILED = MemoryProfile(vae_slicing=True, max_pictures=4, checker_on_cpu=True, vae_tiling=True)
 
 
@@ -32,10 +33,11 @@ def first(free_gb: float, footprint: Footprint = V1_4, **options) -> MemoryProfi
 @pytest.mark.parametrize(
     ("free_gb", "expected"),
     [
-        (24, MemoryProfile()),
-        (12, MemoryProfile()),
-        (8, MemoryProfile()),
-        (6, MemoryProfile()),
+        (24, RECORDED),
+        (12, RECORDED),
+        (8, RECORDED),
+        (6, RECORDED),
+        (5, MemoryProfile()),
         (4.5, MemoryProfile(vae_slicing=True)),
         (4, SHARED),
         (3.6, MemoryProfile(attention_slicing=True, vae_slicing=True, max_pictures=4, checker_on_cpu=True)),
@@ -58,7 +60,11 @@ def test_each_rung_needs_less_than_the_one_above():
 
 def test_what_is_below_the_first_rung_stays_in_reserve():
     ladder = memory_ladder("cuda", 4 * GIB, V1_4, total_bytes=4 * GIB)
-    assert ladder == RUNGS[3:]
+    assert ladder == RUNGS[4:]
+
+
+def test_a_gpu_that_is_lent_by_the_call_records_no_steps():
+    assert first(24, recorded_steps=False) == MemoryProfile()
 
 
 def test_what_others_hold_of_the_memory_counts():
@@ -103,11 +109,12 @@ def test_a_device_without_memory_of_its_own_begins_at_the_top_and_never_offloads
 
 def test_a_small_model_has_room_on_a_small_device():
     small = Footprint(*(8_000_000,) * 4, step=step_bytes(32, 16, 16, 2), decode=decode_bytes(32, 128, 128, 2))
-    assert first(1, small) == MemoryProfile(attention_slicing=True)
+    assert first(1, small) == MemoryProfile(attention_slicing=True, recorded_steps=True)
 
 
 def test_profiles_are_named_for_people():
     assert MemoryProfile().name == "everything in memory"
+    assert RECORDED.name == "everything in memory, recorded steps"
     assert SHARED.name == "sliced decode, 4 pictures a step, checker on the CPU"
     profile = MemoryProfile(True, True, 1, True, True, "model")
     assert profile.name == "attention slicing, tiled decode, 1 picture a step, model offload"

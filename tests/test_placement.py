@@ -11,7 +11,7 @@ from sd_space.backends.local import build_engine
 from sd_space.engine import Engine, run_to_completion
 from sd_space.memory import RUNGS, MemoryProfile, memory_ladder
 from sd_space.pipeline import Hardware, LoadedPipeline, PipelineSpec, fit_pipeline
-from sd_space.placement import Placement, footprint_of, tile_decode
+from sd_space.placement import Placement, footprint_of, join_projections, separate_projections, tile_decode
 from sd_space.schema import EngineFailed, ModelUnavailable, Outcome
 from sd_space.settings import Settings
 from sd_space.tools.v1_4_random import make_modules
@@ -77,6 +77,32 @@ def test_attention_slicing_reaches_the_unet_one_head_at_a_time(one_torch_thread,
     assert {type(p).__name__ for p in processors} == {"SlicedAttnProcessor" if slicing == "on" else "AttnProcessor2_0"}
     assert {getattr(p, "slice_size", 1) for p in processors} == {1}
     assert loaded.info.memory_profile == ("attention slicing" if slicing == "on" else "everything in memory")
+
+
+def test_joined_projections_draw_the_same_and_hold_nothing_twice(fitted, expected):
+    unet = fitted.pipeline.unet
+    separate = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+    join_projections(unet)
+    assert {type(p).__name__ for p in unet.attn_processors.values()} == {"FusedAttnProcessor2_0"}
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in unet.parameters()}
+    held = sum(storage.nbytes() for storage in storages.values())
+    assert held <= 1.01 * sum(tensor.numel() * tensor.element_size() for tensor in separate.values())
+    assert far_apart(draw(make_engine(fitted)), expected) <= 1
+    separate_projections(unet)
+    assert all(torch.equal(tensor, separate[name]) for name, tensor in unet.state_dict().items())
+    assert len(separate) == len(unet.state_dict())
+    assert np.array_equal(draw(make_engine(fitted)), expected)
+
+
+def test_what_makes_cuda_faster_draws_the_same_and_ends_with_its_rung(fitted, monkeypatch, expected):
+    """Seen on a CPU, where all but the recording works: channels last, joined projections, and back."""
+    monkeypatch.setattr("sd_space.placement.cuda_graphs", lambda: None)
+    fitted.placement._speed_up()
+    assert fitted.pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert far_apart(draw(make_engine(fitted, can_go_lower=True)), expected) <= 1
+    assert fitted.placement.lower()
+    assert not any("to_qkv" in name for name in fitted.pipeline.unet.state_dict())
+    assert far_apart(draw(make_engine(fitted, can_go_lower=True)), expected) <= 1
 
 
 def test_a_tile_has_half_of_the_models_own_sides(one_torch_thread):

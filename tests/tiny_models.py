@@ -144,7 +144,9 @@ def make_engine(
     loaded: LoadedPipeline, width: int = 8, fixed_rows: int | None = None, can_go_lower: bool = False, **changes
 ) -> Engine:
     """An engine that reports at every step. `can_go_lower` lets it change how the pipeline is placed."""
-    denoiser = Denoiser(loaded.pipeline, fixed_rows, *[loaded.placement.lower] * can_go_lower)
+    placement = loaded.placement
+    make_room = placement.lower if can_go_lower else lambda: False
+    denoiser = Denoiser(loaded.pipeline, fixed_rows, make_room, placement.unet_calls)
     return Engine(denoiser, **{"screen": make_screen(loaded), "width": width, "report_every_s": 0.0} | changes)
 
 

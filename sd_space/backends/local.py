@@ -78,7 +78,8 @@ def build_engine(
     most = loaded.placement.profile.max_pictures
     width = min(width, most) if width and most else width
     fixed_rows = 2 * width if settings.reproducible and width else None
-    denoiser = Denoiser(pipeline, fixed_rows, make_room=loaded.placement.lower)
+    placement = loaded.placement
+    denoiser = Denoiser(pipeline, fixed_rows, placement.lower, placement.unet_calls, settings.turbo)
     screen = SafetyScreen(
         pipeline.safety_checker,
         pipeline.feature_extractor,

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
-    denoiser = Denoiser(loaded.pipeline)
+    denoiser = Denoiser(loaded.pipeline, unet_calls=loaded.placement.unet_calls)
     request = harness.request_of(loaded, options).request
     encoded = denoiser.encode_prompt(request)
     circumstances = harness.circumstances(loaded, options) | {

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
-    denoiser = Denoiser(loaded.pipeline)
+    denoiser = Denoiser(loaded.pipeline, unet_calls=loaded.placement.unet_calls)
     screen = SafetyScreen(
         loaded.pipeline.safety_checker,
         loaded.pipeline.feature_extractor,
