@@ -43,7 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["FORWARDED_ALLOW_IPS"] = ""
 
     from sd_space.backends import make_backend
+    from sd_space.memory import keep_freed_memory
     from sd_space.settings import PREFIX, InvalidSetting, Settings
+
+    keep_freed_memory()
 
     given = {PREFIX + name.upper(): getattr(arguments, name) for name in ("model", "backend")}
     try:

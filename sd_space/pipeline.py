@@ -21,7 +21,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPImageProcessor, CLIPTextModel
 
 from sd_space.hub import Snapshot, fetch, files_in, needed_files, operator_hint, variant_of
-from sd_space.memory import GIB, memory_ladder
+from sd_space.memory import GIB, keep_freed_memory, memory_ladder
 from sd_space.placement import Placement, footprint_of
 from sd_space.schema import Defaults, Limits, ModelInfo, ModelUnavailable, SafetyCheckFailed, SpaceError
 from sd_space.settings import TINY, V1_4, V1_4_REVISION, Settings
@@ -277,6 +277,8 @@ def fit_pipeline(
         most_pictures=spec.max_batch_size or 8,
         recorded_steps=spec.recorded_steps,
     )
+    if spec.device == "cpu":
+        keep_freed_memory()
     if spec.device == "cuda" and spec.max_vram_gb and spec.total_vram_bytes:
         fraction = min(1.0, spec.max_vram_gb * GIB / spec.total_vram_bytes)
         torch.cuda.set_per_process_memory_fraction(fraction)

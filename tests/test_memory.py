@@ -1,5 +1,7 @@
 """Which rung of the memory ladder a device gets, and that the predictions are the architecture's own."""
 
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -169,3 +171,26 @@ def test_a_decode_of_v1_4_takes_what_is_predicted(networks, side):
     with torch.inference_mode(), PeakMemory() as memory:
         networks["vae"].decode(latents, return_dict=False)
     assert memory.peak == pytest.approx(decode_bytes(128, 8 * side, 8 * side, 2), rel=0.01)
+
+
+# --- what a step on the CPU frees
+
+
+def test_on_a_cpu_a_step_finds_the_memory_that_the_one_before_freed():
+    """In a process of its own, for it cannot be undone; in a thread, as the engine is. 64 MiB are 16,384 pages."""
+    steps = """
+import resource, threading
+import torch
+from sd_space.memory import keep_freed_memory
+assert keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        [torch.ones(16 * 2**20) for _ in range(2)]
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
+thread = threading.Thread(target=lambda: (faults(), faults()))
+thread.start()
+thread.join()
+"""
+    printed = subprocess.run([sys.executable, "-c", steps], check=True, capture_output=True, text=True).stdout.split()
+    assert int(printed[-1]) < 100
