@@ -1,0 +1,25 @@
+"""What a visitor reads, and gets, where v1-4 was to be served and the Hub does not give it."""
+
+from playwright.sync_api import expect
+
+from sd_space.settings import V1_4
+from tests.hub import serving
+from tests.server import serve
+
+
+def test_the_picture_book_stands_in_with_a_banner_that_says_why(browser, repository, tmp_path):
+    with serving(repository) as hub:
+        hub.fault = "gated"
+        environ = {"SD_SPACE_MODEL": "auto", "HF_ENDPOINT": hub.url, "HF_TOKEN": "", "TMPDIR": str(tmp_path)}
+        with serve(module="tests.browser.fallback_app", **environ) as server:
+            server.wait_for("/readyz", timeout_s=120)
+            page = browser.new_page(base_url=server.url)
+            page.goto("/")
+            expect(page.get_by_text(f"{V1_4} could not be loaded, so a small model stands in for it.")).to_be_visible()
+            page.get_by_label("I have read the licence and accept it").check()
+            page.get_by_role("button", name="Accept and continue").click()
+            page.get_by_label("Prompt", exact=True).fill("A robot")
+            page.get_by_role("button", name="Generate").click()
+            expect(page.locator("#gallery .thumbnail-item img, #gallery button.thumbnail-lg img")).to_have_count(4)
+            page.close()
+        assert f"accept its licence at https://huggingface.co/{V1_4}" in "".join(server.log), "the operator reads the fix"
