@@ -22,4 +22,5 @@ def test_the_picture_book_stands_in_with_a_banner_that_says_why(browser, reposit
             page.get_by_role("button", name="Generate").click()
             expect(page.locator("#gallery .thumbnail-item img, #gallery button.thumbnail-lg img")).to_have_count(4)
             page.close()
-        assert f"accept its licence at https://huggingface.co/{V1_4}" in "".join(server.log), "the operator reads the fix"
+        fix = f"accept its licence at https://huggingface.co/{V1_4}"
+        assert fix in "".join(server.log), "which the operator reads"
