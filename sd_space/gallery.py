@@ -243,6 +243,7 @@ def result_json(request: GenerationRequest, info: ModelInfo, result: GenerationR
         "device": info.device,
         "dtype": info.dtype,
         "memory_profile": info.memory_profile,
+        "turbo": info.turbo,
         "elapsed_s": {stage: round(seconds, 4) for stage, seconds in result.elapsed_s.items()},
         "truncated_prompt": result.truncated_prompt,
     }

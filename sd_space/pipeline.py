@@ -68,6 +68,7 @@ class PipelineSpec:
     free_vram_bytes: int | None = None
     max_batch_size: int | None = None
     recorded_steps: bool = True
+    turbo: bool = False
     hub_timeout_s: float = 60.0
     may_fall_back: bool = False  # to the picture book, when the Hub does not give the model
 
@@ -107,6 +108,7 @@ class PipelineSpec:
             max_batch_size=settings.max_batch_size,
             recorded_steps=settings.backend
             != "zerogpu",  # whose GPU is lent by the call, after the weights were placed
+            turbo=settings.turbo,
             hub_timeout_s=settings.hub_timeout_s,
             may_fall_back=is_auto and model == V1_4,
         )
@@ -306,6 +308,7 @@ def _model_info(pipeline: StableDiffusionPipeline, placement: Placement, spec: P
         defaults=replace(Defaults(width=default_size, height=default_size), **said.get("defaults", {})),
         description=said.get("description", ""),
         licence=said.get("license", "CreativeML OpenRAIL-M" if spec.model.startswith("CompVis/") else ""),
+        turbo=spec.turbo,
         is_picture_book=said.get("name") == "picture-book",
     )
 

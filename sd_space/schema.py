@@ -153,6 +153,7 @@ class ModelInfo:
     description: str = ""
     licence: str = ""
     is_picture_book: bool = False
+    turbo: bool = False  # steps reuse features, so pictures are not those of the plain pipeline
     fallback_reason: str = ""  # why MODEL=auto serves the picture book although a GPU is there
 
     def as_dict(self) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def banner(status: BackendStatus) -> str:
     return (
         f'<div class="banner" role="status"><strong>{escape(info.title)}</strong> on {escape(info.device)}, '
         f"{escape(info.dtype)}, {info.defaults.width} × {info.defaults.height} pixels, "
-        f"{escape(info.memory_profile)}.</div>"
+        f"{escape(info.memory_profile)}{', turbo' * info.turbo}.</div>"
     )
 
 
@@ -158,7 +158,7 @@ def recipe(run: Run) -> str:
         "Scheduler": request.scheduler,
         "Size": f"{request.width} × {request.height}",
         "Model": info.title,
-        "Made on": f"{info.device}, {info.dtype}, {info.memory_profile}",
+        "Made on": f"{info.device}, {info.dtype}, {info.memory_profile}" + ", turbo" * info.turbo,
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     link = f"?{recipe_query(request)}"

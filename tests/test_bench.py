@@ -41,6 +41,17 @@ def test_engine_waits_for_visitors_who_are_not_there_yet(capsys, model_folder):
         assert row[way]["worst_latency_s"] < 3 / row[way]["pictures_per_s"], "measured from each one's arrival"
 
 
+def test_recipe(capsys, model_folder):
+    figures = bench(capsys, "recipe", "--model", str(model_folder), "--steps", "6", "--repeats", "1")
+    recipe, space, turbo = figures["rows"]
+    assert figures["unet_calls"] == 7
+    assert space["largest_difference"] == 0, "this Space draws what the recipe draws"
+    assert 0 < turbo["mean_difference"] < 128
+    for row in (recipe, space):
+        assert 0 < row["of_the_limit"] < 1
+        assert row["step_ms"] == pytest.approx(1e3 * row["picture_s"] / 7)
+
+
 def test_batch(capsys, model_folder):
     figures = bench(capsys, "batch", "--model", str(model_folder), "--pictures", "1", "2", "--repeats", "2")
     assert [(row["pictures"], row["rows"]) for row in figures["rows"]] == [(1, 2), (2, 4)]

@@ -4,10 +4,13 @@ import threading
 import pytest
 import torch
 
+from sd_space import views
 from sd_space.backends import make_backend
 from sd_space.backends.local import LocalBackend
 from sd_space.denoiser import Denoiser
+from sd_space.gallery import result_json
 from sd_space.schema import (
+    BackendStatus,
     Cancelled,
     EngineFailed,
     GenerationResult,
@@ -22,7 +25,7 @@ from sd_space.schema import (
 )
 from sd_space.settings import Settings
 
-from .tiny_models import admitted, save_model_folder
+from .tiny_models import admitted, make_request, save_model_folder
 
 TIMEOUT_S = 60.0  # only so that a bug ends a test instead of hanging it
 
@@ -240,6 +243,20 @@ def test_a_rung_taken_while_serving_is_told_with_the_model(start, monkeypatch):
     updates = asyncio.run(updates_of(backend, admitted("a")))
     assert isinstance(updates[-1], GenerationResult)
     assert (before, backend.status().info.memory_profile) == ("everything in memory", "sliced decode")
+
+
+def test_turbo_reaches_the_engine_and_every_result_says_so(start):
+    async def drawn(backend):
+        await ready(backend)
+        updates = await updates_of(backend, admitted("a", num_inference_steps=6))
+        return updates[-1], backend.status().info
+
+    exact, info = asyncio.run(drawn(start()))
+    turbo, turbo_info = asyncio.run(drawn(start(turbo=True)))
+    assert turbo.images[0].pixels != exact.images[0].pixels
+    request = make_request(num_inference_steps=6)
+    assert [result_json(request, i, exact)["turbo"] for i in (info, turbo_info)] == [False, True]
+    assert "turbo" in views.banner(BackendStatus(Stage.READY, turbo_info))
 
 
 def test_missing_checker_refuses_to_serve(start, tmp_path):

@@ -1,4 +1,4 @@
-"""Measures speed: ``python -m sd_space.tools.bench`` with engine, batch, size, startup, overhead or scale.
+"""Measures speed: ``python -m sd_space.tools.bench`` with recipe, engine, batch, size, startup, overhead or scale.
 
 A table for people, and one JSON object as the last line of standard output, with seeds, versions and the machine.
 """
@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-BENCHMARKS = ("engine", "batch", "size", "startup", "overhead", "scale")
+BENCHMARKS = ("recipe", "engine", "batch", "size", "startup", "overhead", "scale")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
