@@ -22,9 +22,11 @@ from transformers import CLIPImageProcessor, CLIPTextModel
 
 from sd_space.hub import Snapshot, fetch, files_in, needed_files, operator_hint, variant_of
 from sd_space.memory import GIB, keep_freed_memory, memory_ladder
+from sd_space.openvino_unet import OpenVinoUNet
 from sd_space.placement import Placement, footprint_of
 from sd_space.schema import Defaults, Limits, ModelInfo, ModelUnavailable, SafetyCheckFailed, SpaceError
 from sd_space.settings import TINY, V1_4, V1_4_REVISION, Settings
+from sd_space.unet_calls import UNetCalls
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class PipelineSpec:
     max_batch_size: int | None = None
     recorded_steps: bool = True
     turbo: bool = False
+    openvino: bool = False
     hub_timeout_s: float = 60.0
     may_fall_back: bool = False  # to the picture book, when the Hub does not give the model
 
@@ -83,6 +86,8 @@ class PipelineSpec:
             dtype = "float16" if device == "cuda" else "float32"
         if device == "cpu" and dtype != "float32":
             raise _unavailable(f"SD_SPACE_DTYPE is {dtype}, which a CPU runs several times slower; leave it empty.")
+        if settings.openvino and (device != "cpu" or settings.turbo):
+            raise _unavailable(f"SD_SPACE_OPENVINO is 1, but not for {device} nor with SD_SPACE_TURBO; leave it empty.")
         is_auto = settings.model == "auto"
         model = (V1_4 if device == "cuda" else TINY) if is_auto else settings.model
         revision, variant = settings.revision, settings.variant
@@ -109,6 +114,7 @@ class PipelineSpec:
             recorded_steps=settings.backend
             != "zerogpu",  # whose GPU is lent by the call, after the weights were placed
             turbo=settings.turbo,
+            openvino=settings.openvino,
             hub_timeout_s=settings.hub_timeout_s,
             may_fall_back=is_auto and model == V1_4,
         )
@@ -289,6 +295,13 @@ def fit_pipeline(
     except torch.OutOfMemoryError as error:
         hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
         raise _unavailable(hint) from error
+    if spec.openvino:
+        try:
+            placement.unet_calls = UNetCalls(OpenVinoUNet(pipeline.unet))
+        except ModuleNotFoundError as error:
+            raise _unavailable(
+                "SD_SPACE_OPENVINO is 1, which needs openvino: pip install it, or leave it empty."
+            ) from error
     return LoadedPipeline(pipeline, _model_info(pipeline, placement, spec), placement, missing_checker_tensors)
 
 

@@ -116,6 +116,11 @@ class Settings:
     turbo: bool = _setting(
         False, _switch, "`1`: two of three steps reuse the UNet's deep features: faster, and other pictures"
     )
+    openvino: bool = _setting(
+        False,
+        _switch,
+        "`1`: on a CPU, the UNet runs in OpenVINO (`pip install openvino==2026.4.1`): faster; not with TURBO",
+    )
     attention_slicing: str = _setting(
         "auto", _one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
     )

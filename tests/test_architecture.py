@@ -26,8 +26,9 @@ ALLOWED = {
     "hub": set(),
     "memory": set(),
     "unet_calls": set(),
+    "openvino_unet": set(),
     "placement": {"memory", "unet_calls"},
-    "pipeline": DATA | {"hub", "memory", "placement"},
+    "pipeline": DATA | {"hub", "memory", "openvino_unet", "placement", "unet_calls"},
     "denoiser": DATA | {"unet_calls"},
     "safety": DATA,
     "engine": DATA | {"batcher", "denoiser", "safety", "step_times"},
@@ -83,6 +84,7 @@ def test_only_the_page_knows_gradio_and_only_the_engine_side_knows_torch(path):
     name = name_of(path)
     assert "gradio" not in roots or name == "ui"
     assert not roots & HEAVY or name in {
+        "openvino_unet",
         "unet_calls",
         "placement",
         "pipeline",

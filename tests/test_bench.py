@@ -43,10 +43,11 @@ def test_engine_waits_for_visitors_who_are_not_there_yet(capsys, model_folder):
 
 def test_recipe(capsys, model_folder):
     figures = bench(capsys, "recipe", "--model", str(model_folder), "--steps", "6", "--repeats", "1")
-    recipe, space, turbo = figures["rows"]
+    recipe, space, turbo, openvino = figures["rows"]
     assert figures["unet_calls"] == 7
     assert space["largest_difference"] == 0, "this Space draws what the recipe draws"
     assert 0 < turbo["mean_difference"] < 128
+    assert openvino["largest_difference"] <= 1
     for row in (recipe, space):
         assert 0 < row["of_the_limit"] < 1
         assert row["step_ms"] == pytest.approx(1e3 * row["picture_s"] / 7)

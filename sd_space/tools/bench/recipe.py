@@ -1,13 +1,15 @@
-"""One picture by the card's own recipe, by this Space, and with TURBO, beside what the device's arithmetic allows.
+"""One picture by the card's own recipe, by this Space, with TURBO, with OpenVINO, and what the arithmetic allows.
 
 The recipe is a plain StableDiffusionPipeline call. All ways take turns in one process: a busy machine slows them alike.
 """
 
 import argparse
 import copy
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sd_space.backends.local import build_engine
 from sd_space.engine import run_to_completion
+from sd_space.openvino_unet import OpenVinoUNet
 from sd_space.pipeline import LoadedPipeline
 from sd_space.schema import AdmittedRequest
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
 from sd_space.tools.bench import harness
+from sd_space.unet_calls import UNetCalls
 
 COLUMNS = ("way", "s a picture", "of the recipe", "ms a step", "of the limit", "mean difference", "largest")
 
@@ -42,6 +46,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         stock = stock_pipeline(options, loaded)
         stock.scheduler = harness.plain_pipeline(loaded, request).scheduler
     engines = {way: build_engine(loaded, Settings(turbo=way == "TURBO")) for way in ("this Space", "TURBO")}
+    if loaded.info.device == "cpu" and importlib.util.find_spec("openvino"):
+        placement = copy.copy(loaded.placement)
+        placement.unet_calls = UNetCalls(OpenVinoUNet(loaded.pipeline.unet))
+        engines["OpenVINO"] = build_engine(replace(loaded, placement=placement), Settings())
 
     def by_recipe() -> np.ndarray:
         return np.asarray(harness.plain_call(stock, request)[0])
