@@ -143,7 +143,7 @@ def cuda_graphs() -> Capture:
 
     def capture(call: Callable[[], Tensors]) -> tuple[Callable[[], object], Tensors]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may use the device
             outputs = call()
         return graph.replay, outputs
 
