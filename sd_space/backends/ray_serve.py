@@ -1,7 +1,7 @@
 """Draws on several machines: a Ray Serve deployment whose replicas hold a local backend each.
 
-The page stays one process and streams from the replicas through one handle. Each request goes to the less busy of two
-replicas; one that is lost in the middle of a request is made up for on another, with the same seeds.
+The page stays one process and streams from the replicas through one handle. Each request goes to the least busy
+replica; one that is lost in the middle of a request is made up for on another, with the same seeds.
 """
 
 import asyncio
@@ -11,8 +11,10 @@ import os
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +24,7 @@ from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from sd_space.backends import until_ready
 from sd_space.backends.local import STOPPED, LocalBackend
@@ -91,22 +93,45 @@ class EngineReplica:
             raise RuntimeError(status.reason)
 
 
-class LeastLoadedRouter(FIFOMixin, RequestRouter):
-    """Sends a request to the less busy of two replicas, by what is known of both or by asking both.
+class LeastLoadedRouter(RequestRouter):
+    """Sends a request to the least busy replica, of eight at random where there are more.
 
-    Serve's own forgets a replica that was idle for 10 s, and sends a whole crowd to the one that it remembers.
+    Those that this page sent are counted as they are sent; a replica's own answer counts other pages' too, but lags
+    behind a burst. Serve's router has only the answers: it can send a whole crowd to one replica.
     """
 
+    queue_len_response_deadline_s = 1.0  # a busy replica takes more than Serve's 0.1
+
+    def initialize_state(self) -> None:
+        self.replica_queue_len_cache._staleness_timeout_s = 1.0  # Serve's 10 would be blind to other pages
+        self._sent_to: dict[str, ReplicaID] = {}  # by request
+        self._under_way: Counter[ReplicaID] = Counter()
+
     async def choose_replicas(
-        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest
     ) -> list[list[RunningReplica]]:
-        """Two at random, as one rank; the base class takes the less busy and asks those it knows nothing of."""
-        pair = random.sample(candidate_replicas, min(2, len(candidate_replicas)))
-        known = self.replica_queue_len_cache
-        if any(known.get(replica.replica_id) is None for replica in pair):
-            for replica in pair:
-                known.invalidate_key(replica.replica_id)
-        return [pair]
+        looked_at = random.sample(candidate_replicas, min(8, len(candidate_replicas)))
+        told = self.replica_queue_len_cache
+        await self._probe_queue_lens([each for each in looked_at if told.get(each.replica_id) is None], 0)
+        # From here to the end nothing else is chosen, so that each of a crowd sees those before it.
+        request_id = pending_request.metadata.internal_request_id
+        self.on_request_completed(None, request_id)  # what it was refused by
+        least = min(looked_at, key=lambda each: self._load(each.replica_id))
+        self._sent_to[request_id] = least.replica_id
+        self._under_way[least.replica_id] += 1
+        pending_request.future.add_done_callback(partial(self._if_never_sent, request_id))
+        return [[least]]
+
+    def _load(self, replica_id: ReplicaID) -> int:
+        return max(self._under_way[replica_id], self.replica_queue_len_cache.get(replica_id) or 0)
+
+    def _if_never_sent(self, request_id: str, future: asyncio.Future) -> None:
+        if future.cancelled():
+            self.on_request_completed(None, request_id)
+
+    def on_request_completed(self, replica_id: ReplicaID | None, internal_request_id: str) -> None:
+        if (left := self._sent_to.pop(internal_request_id, None)) is not None:
+            self._under_way[left] -= 1
 
 
 def _ongoing(settings: Settings) -> int:

@@ -71,6 +71,34 @@ def test_a_request_goes_where_nothing_is_drawn_yet(whole):
     assert asyncio.run(main()) == [(0, 1), (0, 1)]
 
 
+def test_a_crowd_is_split_evenly(whole):
+    async def main():
+        tasks = [asyncio.create_task(updates_of(whole, admitted(f"r{k}", num_inference_steps=60))) for k in range(40)]
+        await until(lambda: sum(map(sum, counts(whole))) == len(tasks))
+        spread = await asyncio.to_thread(counts, whole)
+        await asyncio.gather(*tasks)
+        return spread
+
+    assert [waiting + running for waiting, running in asyncio.run(main())] == [20, 20]
+
+
+def test_a_request_goes_where_no_other_page_draws(whole):
+    other_page = ray_serve.get_app_handle(APP).options(stream=True)
+
+    async def main():
+        theirs = other_page.generate.remote(admitted("theirs", **LONG))
+        for _ in range(4):  # a second and a half: for one a page relies on what a replica said
+            await anext(theirs)
+        ours = asyncio.create_task(updates_of(whole, admitted("ours", **LONG)))
+        await until(lambda: whole.status().running)
+        spread = await asyncio.to_thread(counts, whole)
+        theirs.cancel()
+        await ours
+        return spread
+
+    assert asyncio.run(main()) == [(0, 1), (0, 1)]
+
+
 def test_cancel_reaches_the_replica(whole):
     async def main():
         running = asyncio.create_task(updates_of(whole, admitted("a", **LONG)))

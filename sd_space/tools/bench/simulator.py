@@ -85,7 +85,7 @@ class _Replica:
 def simulate(
     arrivals_s: Sequence[float], replicas: int, width: int, work: Work, max_ongoing: int | None = None, seed: int = 0
 ) -> Outcome:
-    """One picture a request, each to the less busy of two replicas drawn at random, as Ray Serve does it.
+    """One picture a request, each to the least busy of eight replicas drawn at random, as `LeastLoadedRouter` does it.
 
     A replica holds at most `max_ongoing` requests (twice its width when empty); beyond that they wait in line.
     """
@@ -132,9 +132,9 @@ def simulate(
 
 
 def _free(crowd: list[_Replica], limit: int, draw: random.Random) -> int | None:
-    """The less busy of two, or anyone with room when neither has; `None` when all are full."""
-    pair = draw.sample(range(len(crowd)), min(2, len(crowd)))
-    best = min(pair, key=lambda index: crowd[index].ongoing)
+    """The least busy of eight, or anyone with room when none of them has; `None` when all are full."""
+    looked_at = draw.sample(range(len(crowd)), min(8, len(crowd)))
+    best = min(looked_at, key=lambda index: crowd[index].ongoing)
     if crowd[best].ongoing < limit:
         return best
     return next((index for index, replica in enumerate(crowd) if replica.ongoing < limit), None)
