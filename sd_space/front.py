@@ -76,7 +76,6 @@ class Surface:
     is_queue_alive: Callable[[], bool]
     draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
     num_drawing: Callable[[], int]  # events of those under way
-    max_drawing: int  # of them, waiting and running; more would only wait to be refused by the backend, unless more run
 
 
 class Front:
@@ -99,7 +98,7 @@ class Front:
         self._metrics = metrics
         self._surface = surface
         self._trusted_proxies = settings.trusted_proxies
-        self._max_queue = settings.max_queue
+        self._settings = settings
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._has_started = False
         self._entering = 0  # calls for pictures that are not under way yet
@@ -276,11 +275,11 @@ class Front:
 
     def _crowd_refusal(self, what: str | int) -> Response | None:
         """Says no at once to those for whom there can be no place: through Gradio a crowd hears so after seconds."""
-        surface = self._surface
-        if what not in surface.draws:
+        if what not in self._surface.draws:
             return None
-        places = max(surface.max_drawing, self._max_queue + self._status().running)
-        if max(self._entering, surface.num_drawing()) < places:
+        status, settings = self._status(), self._settings
+        places = max(settings.most_under_way(status.replicas.get("running", 1)), settings.max_queue + status.running)
+        if max(self._entering, self._surface.num_drawing()) < places:
             self._entering += 1
             return None
         return _refuse(503, "Too many visitors are waiting already; please come back in a few minutes.")

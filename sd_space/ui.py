@@ -41,7 +41,7 @@ from sd_space.schema import (
     Stage,
 )
 from sd_space.sessions import Sessions
-from sd_space.settings import WIDTHS, Settings
+from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -175,12 +175,6 @@ def _most_events(settings: Settings) -> int:
     return settings.max_queue * 4 + 40
 
 
-def _most_drawing(settings: Settings) -> int:
-    """No fewer than may wait and than the backend's places that may be free at once."""
-    replicas = max(settings.ray_replicas, settings.ray_max_replicas or 0)
-    return settings.max_queue + (settings.max_batch_size or WIDTHS[-1]) * replicas
-
-
 def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:
     """Everything that visitors may fetch as a file."""
     return [store.root, *(example.path for example in recorded)]
@@ -200,7 +194,6 @@ def launch(
         is_queue_alive=lambda: not queue.stopped,
         draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
         num_drawing=lambda: sum(event.fn.name == _GENERATE for event in queue.event_ids_to_events.values()),
-        max_drawing=_most_drawing(settings),
     )
     demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
     front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)

@@ -51,7 +51,6 @@ class Door:
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
             num_drawing=lambda: self.num_drawing,
-            max_drawing=28,
         )
         metrics = Metrics(lambda: self.status)
         front = Front(self.behind.app, Settings(**settings), lambda: self.status, metrics, surface, now_s=self.clock)
@@ -247,6 +246,8 @@ def test_a_crowd_is_told_at_once_that_there_is_no_place(door, path, body):
     assert refused.status_code == 503 and "come back in a few minutes" in refused.json()["error"]
     door.status = BackendStatus(Stage.READY, running=9)
     assert door.post(path, json=body).status_code == 200, "while 9 are drawn, 20 may wait"
+    door.status = BackendStatus(Stage.READY, replicas={"running": 2})
+    assert door.post(path, json=body).status_code == 200, "two replicas can draw 16"
 
 
 def test_a_crowd_may_ask_what_needs_no_place(door):

@@ -134,17 +134,11 @@ class LeastLoadedRouter(RequestRouter):
             self._under_way[left] -= 1
 
 
-def _ongoing(settings: Settings) -> int:
-    """Requests of one replica. They wait there, where turns are fair, and not in Serve's router.
-
-    A full replica is asked by the router again and again whether it has room, which cost a small model 15 %.
-    """
-    return (settings.max_batch_size or WIDTHS[-1]) + settings.max_queue
-
-
 def replicas(settings: Settings) -> serve.Application:
     """The deployment that `settings` ask for; Serve keeps its replicas alive and replaces them one by one."""
-    ongoing = _ongoing(settings)
+    # Requests wait in the replicas, where turns are fair, and not in Serve's router: it asks a full replica again and
+    # again whether it has room, which cost a small model 15 %.
+    ongoing = settings.most_under_way()
     gpus = settings.ray_gpus_per_replica
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
@@ -287,7 +281,7 @@ class RayServeBackend:
         with self._lock:
             if self._closing.is_set():
                 raise EngineFailed(STOPPED)
-            if len(self._calls) >= _ongoing(self._settings) * max(1, self._replicas.get("running", 0)):
+            if len(self._calls) >= self._settings.most_under_way(self._replicas.get("running", 1)):
                 raise QueueFull(FULL)
             self._calls[call.admitted.request_id] = call
 
