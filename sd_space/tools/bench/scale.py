@@ -7,11 +7,14 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import multiprocessing
 import os
 import random
 import statistics
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -20,11 +23,12 @@ import torch
 from sd_space.backends import Backend, make_backend, until_ready
 from sd_space.backends.local import build_engine
 from sd_space.batcher import BatchKey
+from sd_space.denoiser import Denoiser
 from sd_space.pipeline import LoadedPipeline
 from sd_space.schema import AdmittedRequest, GenerationResult, SpaceError
 from sd_space.settings import Settings
 from sd_space.step_times import StepTimes
-from sd_space.tools.bench import harness
+from sd_space.tools.bench import harness, startup
 from sd_space.tools.bench.simulator import Outcome, Work, poisson, replicas_needed, simulate
 
 MIB = 2**20
@@ -44,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
     parser.add_argument("--load", type=float, default=0.7, help="of what the step times allow, for arrivals at random")
     parser.add_argument("--kills", type=int, default=0, help="replicas to kill while --pictures are drawn on two")
+    parser.add_argument("--http", type=int, default=0, help="pictures to ask the page itself for, and count its CPU")
     parser.add_argument("--plan", type=float, nargs="*", default=[], help="pictures a minute to plan for")
     parser.add_argument(
         "--within", type=float, default=30.0, help="seconds for 19 of 20 visitors (default: %(default)s)"
@@ -59,26 +64,35 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     options.threads = options.threads or 1
     os.environ.setdefault("RAY_worker_niceness", "0")  # as the local backend that they are compared with
     loaded = harness.load(options)
-    work = measured_work(loaded, options)
     circumstances = harness.circumstances(loaded, options) | {"width": options.width, "pictures": options.pictures}
-    figures: dict[str, Any] = circumstances
     print(harness.told(circumstances), flush=True)
     if options.kills:
-        return figures | asyncio.run(faults(loaded, options))
-    if not options.plan:
-        rows = asyncio.run(compare(loaded, work, options))
-        harness.print_table(COLUMNS, [list(row.values()) for row in rows])
-        figures["rows"] = rows
-    if options.plan:
-        planned = given_work(work, options) if options.step_ms else work
-        figures["plan"] = [plan(rate, planned, options) for rate in options.plan]
-        harness.print_table(PLAN_COLUMNS, [list(row.values()) for row in figures["plan"]])
-    return figures
+        columns, rows = None, [asyncio.run(faults(loaded, options))]
+    elif options.http:
+        columns, rows = None, [over_http(loaded, options)]
+    elif options.plan:
+        work = given_work(loaded, options) if options.step_ms else work_beside(1, options)
+        columns, rows = PLAN_COLUMNS, [plan(rate, work, options) for rate in options.plan]
+    else:
+        columns, rows = COLUMNS, asyncio.run(compare(loaded, options))
+    harness.print_table(columns or list(rows[0]), [list(row.values()) for row in rows])
+    return {**circumstances, "rows": rows}
 
 
-def measured_work(loaded: LoadedPipeline, options: argparse.Namespace) -> Work:
-    """What a request costs, from an engine in this process: calls of each width, decode and check, and the start."""
+def work_beside(engines: int, options: argparse.Namespace) -> Work:
+    """What a request costs one of `engines` that draw at once, in a process each: they share caches and memory."""
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(engines, spawn) as pool:
+        everybody = manager.Barrier(engines)
+        first, *_ = pool.map(measured_work, [options] * engines, [everybody] * engines)
+        return first
+
+
+def measured_work(options: argparse.Namespace, everybody: threading.Barrier) -> Work:
+    """Calls of each width, decode and check, and the start, by an engine in this process."""
+    loaded = harness.load(options)
     engine = build_engine(loaded, Settings(max_batch_size=options.width))
+    everybody.wait()
     starts_s = []
     for pictures in range(1, options.width + 1):
         for number in range(pictures):
@@ -87,18 +101,24 @@ def measured_work(loaded: LoadedPipeline, options: argparse.Namespace) -> Work:
             for update in engine.step():
                 if isinstance(update, GenerationResult):
                     starts_s.append(update.elapsed_s["encode_prompt"])
+    key, num_timesteps = size_of(loaded, options)
+    return Work(key, num_timesteps, engine.times, statistics.median(starts_s))
+
+
+def size_of(loaded: LoadedPipeline, options: argparse.Namespace) -> tuple[BatchKey, int]:
     request = harness.request_of(loaded, options).request
-    key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
-    return Work(key, engine._denoiser.num_timesteps(request), engine.times, statistics.median(starts_s))
+    num_timesteps = Denoiser(loaded.pipeline).num_timesteps(request)
+    return BatchKey(request.height, request.width, request.guidance_scale > 1.0), num_timesteps
 
 
-def given_work(work: Work, options: argparse.Namespace) -> Work:
+def given_work(loaded: LoadedPipeline, options: argparse.Namespace) -> Work:
     """The same request on a device whose times are given."""
+    key, num_timesteps = size_of(loaded, options)
     times = StepTimes()
     for pictures, milliseconds in enumerate(options.step_ms, start=1):
-        times.record_step(work.key, pictures, milliseconds / 1e3)
-    times.record_finish(work.key.height, work.key.width, options.finish_ms / 1e3)
-    return dataclasses.replace(work, times=times, start_s=0.0)
+        times.record_step(key, pictures, milliseconds / 1e3)
+    times.record_finish(key.height, key.width, options.finish_ms / 1e3)
+    return Work(key, num_timesteps, times)
 
 
 def plan(per_minute: float, work: Work, options: argparse.Namespace) -> dict[str, Any]:
@@ -115,6 +135,10 @@ def plan(per_minute: float, work: Work, options: argparse.Namespace) -> dict[str
     }
 
 
+def settings_for(options: argparse.Namespace, **changes: Any) -> Settings:
+    return dataclasses.replace(harness.settings_of(options), max_batch_size=options.width, **changes)
+
+
 @contextlib.contextmanager
 def started(settings: Settings) -> Iterator[Backend]:
     backend = make_backend(settings)
@@ -125,49 +149,43 @@ def started(settings: Settings) -> Iterator[Backend]:
         backend.close(0)
 
 
-async def compare(loaded: LoadedPipeline, work: Work, options: argparse.Namespace) -> list[dict[str, Any]]:
+async def compare(loaded: LoadedPipeline, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A crowd at once, and arrivals at random, on each number of replicas and on the local backend.
 
     They take turns, so that other work on this machine slows all alike; each figure is the median of the rounds.
     """
     rows = []
     for replicas in options.replicas:
-        settings = dataclasses.replace(
-            harness.settings_of(options), max_batch_size=options.width, max_queue=10 * options.pictures
-        )
-        rate_per_s = options.load * options.width
-        rate_per_s /= work.num_timesteps * work.times.step_s(work.key, options.width)
+        works = {engines: work_beside(engines, options) for engines in {1, replicas}}
+        settings = settings_for(options, max_queue=10 * options.pictures)
         with (
             started(settings) as local,
             started(dataclasses.replace(settings, backend="ray", ray_replicas=replicas)) as ray,
         ):
+            ways = {"local": (local, 1), "ray": (ray, replicas)}
             await whole(local, 0)
             await whole(ray, replicas)
-            memory = memory_of_ray()
+            memory = dict(zip(("replica_mib", "ray_mib"), memory_of_ray(), strict=True))
             for arrivals in ("at once", "at random"):
-                for backend, engines in ((local, 1), (ray, replicas)):
-                    await attend(backend, requests(loaded, options, 2 * engines, "warm"), [0.0] * 2 * engines)
-                arrivals_s = {
-                    engines: [0.0] * options.pictures * engines
-                    if arrivals == "at once"
-                    else poisson(rate_per_s * engines, options.pictures * engines, options.seed)
-                    for engines in {1, replicas}
-                }
-                rounds: dict[str, list[dict[str, Any]]] = {"local": [], "ray": []}
-                for number in range(options.rounds):
-                    for name, backend, engines in (("local", local, 1), ("ray", ray, replicas)):
-                        moments_s = arrivals_s[engines]
+                rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+                for number in range(-1, options.rounds):  # the first warms up
+                    for way, (backend, engines) in ways.items():
+                        moments_s = [0.0] * options.pictures * engines
+                        if arrivals == "at random":
+                            rate_per_s = options.load * engines * options.width / works[engines].num_timesteps
+                            rate_per_s /= works[engines].times.step_s(works[engines].key, options.width)
+                            moments_s = poisson(rate_per_s, len(moments_s), options.seed)
                         admitted = requests(loaded, options, len(moments_s), f"{arrivals} {number}")
                         before_s = cpu_seconds()
                         outcome = await attend(backend, admitted, moments_s)
                         used_s = [after - before for after, before in zip(cpu_seconds(), before_s, strict=True)]
-                        expected = simulate(moments_s, engines, options.width, work, settings.max_queue)
-                        rounds[name].append(figures_of(outcome, expected, used_s[name == "ray"], used_s[0]))
-                for name, engines in (("local", 1), ("ray", replicas)):
-                    medians = {key: statistics.median(one[key] for one in rounds[name]) for key in rounds[name][0]}
-                    of_ray = memory if name == "ray" else (None, None)
-                    about = {"backend": name, "replicas": engines, "arrivals": arrivals}
-                    rows.append(about | medians | dict(zip(("replica_mib", "ray_mib"), of_ray, strict=True)))
+                        expected = simulate(moments_s, engines, options.width, works[engines], settings.max_queue)
+                        if number >= 0:
+                            rounds[way].append(figures_of(outcome, expected, used_s[way == "ray"], used_s[0]))
+                for way, (_, engines) in ways.items():
+                    medians = {key: statistics.median(one[key] for one in rounds[way]) for key in rounds[way][0]}
+                    of_ray = memory if way == "ray" else dict.fromkeys(memory)
+                    rows.append({"backend": way, "replicas": engines, "arrivals": arrivals} | medians | of_ray)
     return rows
 
 
@@ -249,9 +267,7 @@ async def faults(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[st
         for update in engine.step():
             if isinstance(update, GenerationResult):
                 expected[update.request_id] = update.images[0].pixels
-    settings = dataclasses.replace(
-        harness.settings_of(options), backend="ray", ray_replicas=2, max_batch_size=options.width
-    )
+    settings = settings_for(options, backend="ray", ray_replicas=2)
     draw = random.Random(options.seed)
     waiting, kills = iter(admitted), 0
     counted = {"right": 0, "wrong": 0, "refused": 0}
@@ -278,9 +294,39 @@ async def faults(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[st
                 kills += 1
             await asyncio.sleep(0.05)
         await asyncio.gather(*visitors)
-        figures = {"kills": kills, **counted, "reruns": backend.status().reruns}
-    harness.print_table(list(figures), [list(figures.values())])
-    return figures
+        return {"kills": kills, **counted, "reruns": backend.status().reruns}
+
+
+def over_http(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[str, Any]:
+    """CPU of the page's process a picture, Gradio and PNG files included: the app, asked for two pictures a replica."""
+    port = startup.free_port()
+    replicas = max(options.replicas)
+    environ = {
+        "SD_SPACE_MODEL": options.model,
+        "SD_SPACE_MAX_BATCH_SIZE": str(options.width),
+        "SD_SPACE_RAY_REPLICAS": str(replicas),
+    }
+    values = dataclasses.asdict(harness.request_of(loaded, options).request)
+    with startup.started([str(startup.ROOT / "app.py"), "--backend", "ray"], port, environ) as (url, began_s):
+        (page,) = (child for child in psutil.Process().children() if "app.py" in " ".join(child.cmdline()))
+        startup.answers(url, "/readyz", began_s)
+        values["acceptance_token"] = startup.call(url, "accept_license", {"agree": True})[0]
+
+        def draw(seed: int) -> None:
+            startup.call(url, "generate", values | {"seed": seed})
+
+        with ThreadPoolExecutor(2 * replicas) as visitors:
+            list(visitors.map(draw, range(2 * replicas)))
+            before, before_s = page.cpu_times(), time.perf_counter()
+            list(visitors.map(draw, range(options.http)))
+            after, seconds = page.cpu_times(), time.perf_counter() - before_s
+    used_s = after.user + after.system - before.user - before.system
+    return {
+        "replicas": replicas,
+        "pictures": options.http,
+        "pictures_per_s": options.http / seconds,
+        "page_cpu_ms": 1e3 * used_s / options.http,
+    }
 
 
 def like(pixels: bytes | None, expected: bytes | None) -> bool:

@@ -85,20 +85,20 @@ def space(options: argparse.Namespace, model: str, scratch: str) -> dict[str, fl
         "VARIANT": options.variant or "",
         "RESULT_DIR": str(Path(scratch) / "results"),
     }
-    port = _free_port()
-    with _started([str(ROOT / "app.py")], port, {PREFIX + k: v for k, v in environ.items() if v}) as (url, began_s):
-        page_s = _answers(url, "/", began_s)
-        ready_s = _answers(url, "/readyz", began_s)
-        token = _call(url, "accept_license", {"agree": True})[0]
+    port = free_port()
+    with started([str(ROOT / "app.py")], port, {PREFIX + k: v for k, v in environ.items() if v}) as (url, began_s):
+        page_s = answers(url, "/", began_s)
+        ready_s = answers(url, "/readyz", began_s)
+        token = call(url, "accept_license", {"agree": True})[0]
         values = {"prompt": load_card().examples[0].text, "num_images_per_prompt": 1, "seed": options.seed}
-        _call(url, "generate", values | {"num_inference_steps": options.steps, "acceptance_token": token})
+        call(url, "generate", values | {"num_inference_steps": options.steps, "acceptance_token": token})
         return {"page_s": page_s, "ready_s": ready_s, "first_picture_s": time.perf_counter() - began_s}
 
 
 def bare_page(scratch: str) -> dict[str, float]:
-    port = _free_port()
-    with _started(["-c", BARE_PAGE, str(port)], port, {}) as (url, began_s):
-        return {"page_s": _answers(url, "/", began_s)}
+    port = free_port()
+    with started(["-c", BARE_PAGE, str(port)], port, {}) as (url, began_s):
+        return {"page_s": answers(url, "/", began_s)}
 
 
 def recipe(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
@@ -118,7 +118,7 @@ def recipe(options: argparse.Namespace, model: str, scratch: str) -> dict[str, f
 
 
 @contextlib.contextmanager
-def _started(arguments: list[str], port: int, environ: dict[str, str]) -> Iterator[tuple[str, float]]:
+def started(arguments: list[str], port: int, environ: dict[str, str]) -> Iterator[tuple[str, float]]:
     """A server in a process of its own: its address, and when it was started."""
     gradio = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
     began_s = time.perf_counter()
@@ -136,7 +136,7 @@ def _started(arguments: list[str], port: int, environ: dict[str, str]) -> Iterat
         process.wait(60)
 
 
-def _answers(url: str, path: str, began_s: float) -> float:
+def answers(url: str, path: str, began_s: float) -> float:
     """Seconds from `began_s` until `path` answers 200."""
     with httpx.Client(timeout=30) as client:  # one for all: making one takes longer than a page does
         while time.perf_counter() - began_s < PATIENCE_S:
@@ -150,7 +150,7 @@ def _answers(url: str, path: str, began_s: float) -> float:
     raise TimeoutError(f"{path} did not answer 200 in {PATIENCE_S:.0f} s")
 
 
-def _call(url: str, endpoint: str, values: dict[str, Any]) -> list[Any]:
+def call(url: str, endpoint: str, values: dict[str, Any]) -> list[Any]:
     """What an endpoint of Gradio's plain HTTP API returns."""
     asked = httpx.post(f"{url}/gradio_api/call/v2/{endpoint}", json=values, timeout=PATIENCE_S).raise_for_status()
     event = ""
@@ -165,7 +165,7 @@ def _call(url: str, endpoint: str, values: dict[str, Any]) -> list[Any]:
     raise RuntimeError(f"{endpoint} ended with {event}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
