@@ -12,27 +12,21 @@ from ray import serve as ray_serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from sd_space.backends import make_backend, zerogpu
 from sd_space.backends.ray_serve import APP, replicas
-from sd_space.backends.zerogpu import ZeroGpuBackend
-from sd_space.card import load_card
-from sd_space.gate import Gate
 from sd_space.schema import (
     Cancelled,
     EngineFailed,
     GenerationResult,
-    Outcome,
     PictureFinished,
     Progress,
     QueueFull,
     RequestFailed,
 )
-from sd_space.settings import Settings
 from sd_space.tools.bench.scale import replica_processes
 
 from ..server import ROOT, serve
 from ..test_api import QUICK, call
-from ..test_local_backend import TIMEOUT_S, ready, updates_of
+from ..test_local_backend import TIMEOUT_S, updates_of
 from ..tiny_models import admitted
 from .conftest import busiest
 
@@ -234,38 +228,6 @@ def test_the_page_joins_the_cluster_and_tells_the_replicas_state(whole):
         assert 'sd_space_replicas{state="running"} 2.0' in server.get("/metrics").text
     assert httpx.codes.is_success(answer.status_code)
     assert len(replica_processes()) == 2, "the cluster keeps its replicas when a page leaves"
-
-
-@pytest.fixture
-def everywhere(whole, model_folder, monkeypatch):
-    """The three backends, all of one model."""
-    monkeypatch.setattr(zerogpu, "_served", None)
-    monkeypatch.setattr(zerogpu, "_engine", None)
-    settings = Settings(model=str(model_folder), max_batch_size=4)
-    local, inline = make_backend(settings), ZeroGpuBackend(settings)
-    inline.prepare()
-    local.start()
-    asyncio.run(ready(local))
-    yield {"local": local, "zerogpu": inline, "ray": whole}
-    local.close(TIMEOUT_S)
-    inline.close(TIMEOUT_S)
-
-
-def test_every_backend_draws_the_same_pictures(everywhere):
-    gate = Gate(load_card(), None, 3600)
-    token = gate.issue_token(True)
-    drawn = {}
-    for name, backend in everywhere.items():
-        values = {"prompt": "a cat", "num_images_per_prompt": 3, "seed": 11, "num_inference_steps": 8}
-        request = gate.admit(token, values, backend.status().info)
-        drawn[name] = asyncio.run(updates_of(backend, request))[-1].images
-    reference = drawn["local"]
-    assert [image.outcome for image in reference] == [Outcome.OK] * 3
-    for images in drawn.values():
-        assert [image.seed for image in images] == [11, 12, 13]
-        assert [image.outcome for image in images] == [image.outcome for image in reference]
-        for image, expected in zip(images, reference, strict=True):
-            assert max(abs(a - b) for a, b in zip(image.pixels, expected.pixels, strict=True)) <= 1
 
 
 def test_the_example_config_deploys_what_its_settings_say(whole):

@@ -13,7 +13,7 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
 
@@ -88,21 +88,33 @@ def work_beside(engines: int, options: argparse.Namespace) -> Work:
         return first
 
 
-def measured_work(options: argparse.Namespace, everybody: threading.Barrier) -> Work:
-    """Calls of each width, decode and check, and the start, by an engine in this process."""
+def measured_work(options: argparse.Namespace, everybody: threading.Barrier, repeats: int = 5) -> Work:
+    """Calls of each width, decode and check, and the start, by an engine in this process: medians of `repeats`."""
     loaded = harness.load(options)
     engine = build_engine(loaded, Settings(max_batch_size=options.width))
+    key, num_timesteps = size_of(loaded, options)
+    starts_s, finishes_s, steps_s = [], [], {pictures: [] for pictures in range(1, options.width + 1)}
     everybody.wait()
-    starts_s = []
-    for pictures in range(1, options.width + 1):
+    for pictures in [*steps_s] * repeats:
         for number in range(pictures):
             engine.add_request(harness.request_of(loaded, options, number))
         while not engine.is_idle:
             for update in engine.step():
                 if isinstance(update, GenerationResult):
                     starts_s.append(update.elapsed_s["encode_prompt"])
-    key, num_timesteps = size_of(loaded, options)
-    return Work(key, num_timesteps, engine.times, statistics.median(starts_s))
+        steps_s[pictures].append(engine.times.step_s(key, pictures))
+        finishes_s.append(engine.times.finish_s(key.height, key.width))
+    times = times_of(key, [statistics.median(each) for each in steps_s.values()], statistics.median(finishes_s))
+    return Work(key, num_timesteps, times, statistics.median(starts_s))
+
+
+def times_of(key: BatchKey, steps_s: Iterable[float], finish_s: float) -> StepTimes:
+    """`steps_s` are those of calls with 1, 2, … pictures."""
+    times = StepTimes()
+    for pictures, seconds in enumerate(steps_s, start=1):
+        times.record_step(key, pictures, seconds)
+    times.record_finish(key.height, key.width, finish_s)
+    return times
 
 
 def size_of(loaded: LoadedPipeline, options: argparse.Namespace) -> tuple[BatchKey, int]:
@@ -114,10 +126,7 @@ def size_of(loaded: LoadedPipeline, options: argparse.Namespace) -> tuple[BatchK
 def given_work(loaded: LoadedPipeline, options: argparse.Namespace) -> Work:
     """The same request on a device whose times are given."""
     key, num_timesteps = size_of(loaded, options)
-    times = StepTimes()
-    for pictures, milliseconds in enumerate(options.step_ms, start=1):
-        times.record_step(key, pictures, milliseconds / 1e3)
-    times.record_finish(key.height, key.width, options.finish_ms / 1e3)
+    times = times_of(key, (milliseconds / 1e3 for milliseconds in options.step_ms), options.finish_ms / 1e3)
     return Work(key, num_timesteps, times)
 
 
@@ -156,7 +165,6 @@ async def compare(loaded: LoadedPipeline, options: argparse.Namespace) -> list[d
     """
     rows = []
     for replicas in options.replicas:
-        works = {engines: work_beside(engines, options) for engines in {1, replicas}}
         settings = settings_for(options, max_queue=10 * options.pictures)
         with (
             started(settings) as local,
@@ -166,6 +174,7 @@ async def compare(loaded: LoadedPipeline, options: argparse.Namespace) -> list[d
             await whole(local, 0)
             await whole(ray, replicas)
             memory = dict(zip(("replica_mib", "ray_mib"), memory_of_ray(), strict=True))
+            works = {engines: work_beside(engines, options) for engines in {1, replicas}}  # Ray itself takes its share
             for arrivals in ("at once", "at random"):
                 rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
                 for number in range(-1, options.rounds):  # the first warms up
@@ -232,10 +241,10 @@ async def attend(backend: Backend, admitted: list[AdmittedRequest], arrivals_s: 
     return Outcome(waits_s, max(ends_s) - began_s - arrivals_s[0])
 
 
-def replica_processes() -> list[psutil.Process]:
-    """The replicas of a cluster that this process started."""
+def replica_processes(pid: int | None = None) -> list[psutil.Process]:
+    """The replicas of a cluster that a process, this one by default, started."""
     replicas = []
-    for process in psutil.Process().children(recursive=True):
+    for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
             if "EngineReplica" in " ".join(process.cmdline()):
                 replicas.append(process)

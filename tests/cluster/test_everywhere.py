@@ -1,0 +1,53 @@
+"""The same requests to the app on each backend: the same pictures, the same verdicts, the same gate."""
+
+import io
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ..server import serve
+from ..test_api import QUICK, call
+
+BACKENDS = ("local", "zerogpu", "ray")
+
+
+@pytest.fixture(scope="module")
+def servers():
+    """The app on each, all with the picture book; without a Hub that lends GPUs, ZeroGPU's runs in its process."""
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(serve("--backend", name)) for name in BACKENDS}
+        for server in servers.values():
+            server.wait_for("/healthz", timeout_s=120)
+        yield servers
+
+
+@pytest.mark.parametrize("token", ["", "of nobody"])
+def test_the_gate_refuses_before_a_backend_is_asked(servers, token):
+    """The model may still be loading: nobody waits for it to be told that the licence is not accepted."""
+    (refusal,) = {str(call(server, "generate", QUICK | {"acceptance_token": token})) for server in servers.values()}
+    assert "error" in refusal and "licence" in refusal
+
+
+def drawn(server, **changes) -> tuple[list[np.ndarray], list[dict]]:
+    server.wait_for("/readyz", timeout_s=120)
+    _, (token,) = call(server, "accept_license", {"agree": True})
+    event, answer = call(server, "generate", QUICK | {"acceptance_token": token, "num_inference_steps": 20} | changes)
+    assert event == "complete", answer
+    files, result = answer
+    bodies = [server.get(f"/gradio_api/file={file['path']}").content for file in files]
+    return [np.asarray(Image.open(io.BytesIO(body)), dtype=int) for body in bodies], result["images"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "outcome"), [("a cat on the beach", "ok"), ("a skull warning sign on the beach", "withheld")]
+)
+def test_every_backend_draws_and_withholds_the_same(servers, prompt, outcome):
+    reference, verdicts = drawn(servers["local"], prompt=prompt, num_images_per_prompt=2, guidance_scale=3.0)
+    assert verdicts == [{"seed": seed, "outcome": outcome} for seed in (7, 8)]
+    for name in BACKENDS[1:]:
+        pictures, same = drawn(servers[name], prompt=prompt, num_images_per_prompt=2, guidance_scale=3.0)
+        assert same == verdicts
+        for picture, expected in zip(pictures, reference, strict=True):
+            assert np.abs(picture - expected).max() <= (1 if outcome == "ok" else 0), name
