@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,25 +112,24 @@ class LeastLoadedRouter(RequestRouter):
         looked_at = random.sample(candidate_replicas, min(8, len(candidate_replicas)))
         told = self.replica_queue_len_cache
         await self._probe_queue_lens([each for each in looked_at if told.get(each.replica_id) is None], 0)
-        # From here to the end nothing else is chosen, so that each of a crowd sees those before it.
+        # No await from here on, so that each of a crowd sees those before it.
         request_id = pending_request.metadata.internal_request_id
-        self.on_request_completed(None, request_id)  # what it was refused by
+        self._forget(request_id)  # where it was refused
         least = min(looked_at, key=lambda each: self._load(each.replica_id))
         self._sent_to[request_id] = least.replica_id
         self._under_way[least.replica_id] += 1
-        pending_request.future.add_done_callback(partial(self._if_never_sent, request_id))
+        pending_request.future.add_done_callback(lambda future: future.cancelled() and self._forget(request_id))
         return [[least]]
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        self._forget(internal_request_id)
 
     def _load(self, replica_id: ReplicaID) -> int:
         return max(self._under_way[replica_id], self.replica_queue_len_cache.get(replica_id) or 0)
 
-    def _if_never_sent(self, request_id: str, future: asyncio.Future) -> None:
-        if future.cancelled():
-            self.on_request_completed(None, request_id)
-
-    def on_request_completed(self, replica_id: ReplicaID | None, internal_request_id: str) -> None:
-        if (left := self._sent_to.pop(internal_request_id, None)) is not None:
-            self._under_way[left] -= 1
+    def _forget(self, request_id: str) -> None:
+        if request_id in self._sent_to:
+            self._under_way[self._sent_to.pop(request_id)] -= 1
 
 
 def replicas(settings: Settings) -> serve.Application:
