@@ -503,9 +503,9 @@ MUTANTS = (
     Mutant(f"{FRONT}._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "G35"),
     Mutant(f"{FRONT}._refusal", "and not self._has_started", "", "G35"),
     Mutant(f"{FRONT}._refusal", "not self._may_be_fetched(path.removeprefix(_FILE))", "False", "G36"),
-    Mutant(f"{FRONT}._body_refusal", "return self._event_refusal(values)", "return None", "G25"),
-    Mutant(f"{FRONT}._body_refusal", "len(data) != len(parameters)", "False", "G21"),
-    Mutant(f"{FRONT}._body_refusal", "return self._cancel_refusal(values)", "return None", "G43"),
+    Mutant(f"{FRONT}._called", "return self._event_refusal(values)", "return None", "G25"),
+    Mutant(f"{FRONT}._called", "len(data) != len(parameters)", "False", "G21"),
+    Mutant(f"{FRONT}._called", "return self._cancel_refusal(values)", "return None", "G43"),
     Mutant(f"{FRONT}._stream", "if session in self._streams:", "if False:", "G44"),
     Mutant(f"{FRONT}._stream", "self._surface.session_of(event_id)", "event_id", "G44"),
 )

@@ -16,7 +16,7 @@ from PIL import Image
 from . import faults, inside
 from .rig import HUB_TOKEN, Rig, Rigs
 from .scoreboard import Attempts, Mutant
-from .visitor import Answer, Visitor
+from .visitor import FOR_PROGRAMMERS, Answer, Visitor
 
 MARKER, ADDRESS = "xyzzymarker", "203.0.113.77"
 TTL_S = 10
@@ -121,9 +121,8 @@ for _id, _path in (
 @P("P12", "a path, token or place of the code in a refusal")
 def refusals(traces: Traces):
     for answer in traces.refused:
-        sentence = answer.sentence
-        assert not re.search(r"/tmp/|/root/|site-packages|Traceback|\.py\b", sentence), answer
-        assert traces.token not in sentence and HUB_TOKEN not in sentence
+        assert not FOR_PROGRAMMERS.search(answer.sentence), answer
+        assert traces.token not in answer.sentence and HUB_TOKEN not in answer.sentence
 
 
 @P("P13", "the prompt in a file's name or folder")
