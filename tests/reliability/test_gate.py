@@ -325,7 +325,7 @@ def raw(rig: Rig, line: str, body: bytes = b"", headers: str = "", length: int |
     """What a client that follows no rules gets: the bytes go out as they are, announced as `length` of them."""
     address = urlsplit(rig.url)
     began_s = time.monotonic()
-    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=LIMIT_S + 0.5) as connection:
         head = f"{line}\r\nHost: {address.netloc}\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}"
         connection.sendall(f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body)
         received = b""
@@ -407,6 +407,7 @@ class Victim:
     def __init__(self, rig: Rig, token: str, session: str):
         rig.invited += 1
         self._visitor = Visitor(rig.url)
+        self._visitor.http.timeout = 3  # between two words of the server, of which there are several a second
         index = self._visitor.fn_index("Prompt", "Steps")
         values = self._visitor.page_values(token, seed=99)
         values[3:5] = [2, 150]  # pictures, steps
