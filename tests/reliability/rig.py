@@ -124,6 +124,8 @@ def _count(name: str) -> int:
 class Rigs:
     """Starts servers, and ends with them."""
 
+    kind = Rig
+
     def __init__(self, root: Path, model: Path):
         self._root = root
         self._model = model
@@ -158,7 +160,7 @@ class Rigs:
         )
         process.start()
         there.close()
-        rig = Rig(f"http://127.0.0.1:{port}", process, here, folder, log)
+        rig = self.kind(f"http://127.0.0.1:{port}", process, here, folder, log)
         self._started.append(rig)
         if is_ready:
             rig.wait_for(timeout_s=120)

@@ -66,25 +66,19 @@ def told(answer: Answer, sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def running(url: str, token: str, **changes: object) -> Iterator[list[Answer]]:
+def running(host: Rig, token: str, **changes: object) -> Iterator[list[Answer]]:
     """A visitor whose run has begun; the list holds the last word once it is there, at the latest at the end."""
-    visitor, answers, has_begun = Visitor(url), [], threading.Event()
-
-    def notice(line: str) -> bool:
-        if '"step"' in line:
-            has_begun.set()
-        return False
+    visitor, answers, asked = Visitor(host.url), [], host.count("asked")
 
     def listen() -> None:
-        values = LONG | {"num_images_per_prompt": 1} | changes | {"acceptance_token": token}
-        posted = visitor.send("POST", "/gradio_api/call/v2/generate", json=values)
-        event_id = httpx.Response(200, content=posted.body).json()["event_id"]
         with contextlib.suppress(httpx.TransportError):  # the server has gone, or this visitor, who was let down
-            answers.append(visitor.events(f"/gradio_api/call/generate/{event_id}", posted, until=notice))
+            answers.append(
+                visitor.generate(**LONG | {"num_images_per_prompt": 1} | changes | {"acceptance_token": token})
+            )
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
-    assert has_begun.wait(20), "the run did not begin"
+    until(lambda: host.count("asked") > asked)
     try:
         yield answers
         thread.join(30)
@@ -224,6 +218,7 @@ def no_handles(host: Rig, guest: Visitor, token: str):
 
 @F("F26", "the folder of results is deleted under the app")
 def folder_deleted(host: Rig, guest: Visitor, token: str):
+    assert guest.generate(acceptance_token=token).is_complete
     shutil.rmtree(host.results)
     answer = guest.generate(acceptance_token=token)
     assert Path(answer.data[0][0]["path"]).is_file()
@@ -393,7 +388,7 @@ def stop_queue() -> None:
 def queue_stops(host: Rig, guest: Visitor, token: str):
     with (
         host.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05)),
-        running(host.url, token) as answers,
+        running(host, token) as answers,
     ):
         host.do(stop_queue)
         host.wait_for("/readyz", 503, timeout_s=2)
@@ -453,7 +448,7 @@ def term_finishes(rigs: Rigs):
     server = rigs.start()
     server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05))
     visitor = Visitor(server.url)
-    with running(server.url, visitor.token(), num_inference_steps=30) as answers:
+    with running(server, visitor.token(), num_inference_steps=30) as answers:
         os.kill(server.process.pid, signal.SIGTERM)
         until(lambda: answers, 8)
         assert outcomes(answers[0]) == ["ok"]
@@ -469,7 +464,7 @@ def _long_runs(server: Rig, count: int) -> contextlib.ExitStack:
     token = visitor.token()
     visitor.close()
     stack = contextlib.ExitStack()
-    stack.answers = [stack.enter_context(running(server.url, token, seed=k)) for k in range(count)]
+    stack.answers = [stack.enter_context(running(server, token, seed=k)) for k in range(count)]
     return stack
 
 
@@ -535,17 +530,21 @@ def few_handles(rigs: Rigs):
     assert server.stop() == 0
 
 
-@PROCESS("F59", "killed, and started again in the same folder: the old acceptance holds")
+@PROCESS("F59", "killed, and started again in the same folder: the old acceptance holds, old pictures go in time")
 def killed(rigs: Rigs):
-    server = rigs.start()
+    server = rigs.start(**ENVIRON)
     visitor = Visitor(server.url)
     token = visitor.token()
     assert visitor.generate(acceptance_token=token).is_complete
     assert server.stop(signal.SIGKILL) == -signal.SIGKILL
     visitor.close()
-    again = rigs.start(folder=server.folder)
+    again = rigs.start(folder=server.folder, **ENVIRON)
+    old = list(again.results.rglob("*.*"))
+    assert old, "what the first one left"
     with contextlib.closing(Visitor(again.url)) as late:
         assert late.generate(acceptance_token=token).is_complete
+    again.do(faults.expire_after, 1.0)
+    until(lambda: not any(path.exists() for path in old))
     assert again.stop() == 0
 
 
