@@ -36,7 +36,6 @@ COUNTERPARTS = {
     f"{DENOISER}.encode_prompt": "diffusers:StableDiffusionPipeline.encode_prompt",
     f"{DENOISER}.prepare_latents": "diffusers:StableDiffusionPipeline.prepare_latents",
     f"{DENOISER}.num_timesteps": "diffusers:PNDMScheduler.set_timesteps",
-    f"{DENOISER}._embed_anew": "transformers:CLIPTextModel.forward",
     f"{DENOISER}.denoise_step": "diffusers:UNet2DConditionModel.forward",
     f"{DENOISER}.decode_latents": "diffusers:AutoencoderKL.decode",
     "sd_space.gallery:ResultStore.save": "PIL.Image:Image.save",

@@ -94,7 +94,7 @@ RAISED = {
     "F02": ("prepare_latents", "RuntimeError", TRY_AGAIN),
     "F03": ("denoise_step", "RuntimeError", TRY_AGAIN),
     "F04": ("decode_latents", "RuntimeError", TRY_AGAIN),
-    "F05": ("_embed_anew", "ValueError", TRY_AGAIN),
+    "F05": ("transformers:CLIPTextModel.forward", "ValueError", TRY_AGAIN),
     "F06": ("num_timesteps", "IndexError", TRY_AGAIN),
     "F07": ("encode_prompt", "OutOfMemoryError", MEMORY),
     "F08": ("prepare_latents", "OutOfMemoryError", MEMORY),
@@ -104,7 +104,7 @@ RAISED = {
 
 def _raised(host: Rig, guest: Visitor, token: str, id: str) -> None:
     name, error, sentence = RAISED[id]
-    with host.patched(f"{DENOISER}.{name}", partial(faults.raising, error=error)):
+    with host.patched(name if ":" in name else f"{DENOISER}.{name}", partial(faults.raising, error=error)):
         told(guest.generate(acceptance_token=token, prompt=f"a cat {id}"), sentence)  # words that are not kept yet
 
 
