@@ -298,7 +298,7 @@ def main() -> None:
         rigs = StockRigs(Path(folder), model)
         try:
             if arguments.soak:
-                soak.soak(rigs.start(), arguments.soak)
+                soak.soak(rigs.start(SD_SPACE_VARIANT="fp16"), arguments.soak)
             else:
                 tally = Tally()
                 for letter in arguments.families:
