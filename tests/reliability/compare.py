@@ -273,6 +273,11 @@ def asked_to_stop(server: Rig, *numbers: int, limit_s: float = test_faults.STOP_
     assert not list(server.results.rglob("*.*")), "results stayed behind"
 
 
+def stop_queue() -> int:
+    inside.gradio_queue().stopped = True
+    return 503  # there is no readiness to ask for
+
+
 def assert_drawn(answer: Answer, number: int) -> None:
     assert answer.is_complete, answer
 
@@ -284,6 +289,7 @@ def pretend() -> None:
     soak.Crowd, test_gate.Victim = StockCrowd, StockVictim
     soak.assert_drawn, soak.census, test_soak.census = assert_drawn, soak.gradio_census, soak.gradio_census
     test_faults.told, test_faults.outcomes, test_faults.asked_to_stop = told, outcomes, asked_to_stop
+    test_faults.stop_queue = stop_queue
 
 
 def main() -> None:

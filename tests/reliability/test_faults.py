@@ -377,11 +377,10 @@ def last_run() -> str:
 # --- Gradio's queue
 
 
-def stop_queue() -> None:
-    from gradio.queueing import Queue
-
-    for queue in (thing for thing in inside.gc.get_objects() if type(thing) is Queue):
-        queue.stopped = True
+def stop_queue() -> int:
+    """Returns how readiness is answered from then on until the queue is started again, which is soon."""
+    inside.gradio_queue().stopped = True
+    return inside.live("Front")._readiness().status_code
 
 
 @F("F42", "Gradio's queue stops during a run")
@@ -390,8 +389,7 @@ def queue_stops(host: Rig, guest: Visitor, token: str):
         host.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05)),
         running(host, token) as answers,
     ):
-        host.do(stop_queue)
-        host.wait_for("/readyz", 503, timeout_s=2)
+        assert host.do(stop_queue) == 503
         host.wait_for("/readyz", 200, timeout_s=5)
         until(lambda: answers, 5)
     assert answers[0].event == "error", answers
