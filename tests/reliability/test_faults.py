@@ -379,8 +379,9 @@ def last_run() -> str:
 
 def stop_queue() -> int:
     """Returns how readiness is answered from then on until the queue is started again, which is soon."""
-    inside.gradio_queue().stopped = True
-    return inside.live("Front")._readiness().status_code
+    queue, front = inside.gradio_queue(), inside.live("Front")  # to find them takes a while
+    queue.stopped = True
+    return front._readiness().status_code
 
 
 @F("F42", "Gradio's queue stops during a run")
