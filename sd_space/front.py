@@ -108,6 +108,7 @@ class Front:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._surface.sweep(self._streams)
         send = _with_headers(scope["path"], send)
         address = self._address(scope)
         scope["client"] = (address, 0) if address else None
@@ -119,15 +120,19 @@ class Front:
             except TimeoutError:
                 answer = _refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.")
             else:
-                before = self._entering
-                answer = self._body_refusal(scope["path"], body)
-                is_entering = self._entering > before
+                called = self._called(scope["path"], body)
+                if isinstance(called, Response):
+                    answer = called
+                elif called in self._surface.draws:
+                    answer = self._crowd_refusal()
+                    is_entering = answer is None
                 receive = _replay(body, receive)
         if answer is not None:
             await answer(scope, receive, send)
         elif scope["method"] == "GET" and _STREAM.fullmatch(scope["path"]):
             await self._stream(scope, receive, send)
         else:
+            self._entering += is_entering
             try:
                 await self._app(scope, receive, send)
             finally:
@@ -197,7 +202,6 @@ class Front:
         if headers.get("content-encoding", "identity") != "identity":
             return _refuse(415, "A compressed body is not accepted; send plain JSON.")
         if _WORK.fullmatch(path):
-            self._surface.sweep(self._streams)
             wait_s = self._limiter.seconds_to_wait(scope["client"][0] if scope["client"] else None)
             if wait_s:
                 answer = _refuse(429, f"Too many calls from this address; please try again in {round(wait_s + 0.5)} s.")
@@ -226,8 +230,11 @@ class Front:
         is_ours = any(path == root or root in path.parents for root in self._surface.files)
         return is_ours and posixpath.normpath(name) == name and path.is_file()
 
-    def _body_refusal(self, path: str, body: bytes | None) -> Response | None:
-        """What is wrong with a call, in a sentence: Gradio would answer 500 to most of it."""
+    def _called(self, path: str, body: bytes | None) -> Response | str | int | None:
+        """The endpoint's name or the event's number, if it is a call, or what is wrong with it, in a sentence.
+
+        Gradio would answer 500 to most of it.
+        """
         if body is None:
             return _refuse(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
         call = _CALL.fullmatch(path)
@@ -242,7 +249,7 @@ class Front:
         if path == _CANCEL:
             return self._cancel_refusal(values)
         if not call:
-            return self._event_refusal(values) or self._crowd_refusal(values["fn_index"])
+            return self._event_refusal(values) or values["fn_index"]
         is_named, name = call.groups()
         if name not in self._surface.endpoints:
             known = ", ".join(f"/{name}" for name in self._surface.endpoints)
@@ -254,11 +261,11 @@ class Front:
             if not given <= set(parameters):
                 return _refuse(400, f"There is an unknown parameter: {takes}")
             missing = [name for name, is_required in parameters.items() if is_required and name not in given]
-            return _refuse(400, f"{missing[0]} is missing: {takes}") if missing else self._crowd_refusal(name)
+            return _refuse(400, f"{missing[0]} is missing: {takes}") if missing else name
         data = values.get("data")
         if not isinstance(data, list) or len(data) != len(parameters):
             return _refuse(400, f"data must be a list of {len(parameters)} values: {takes}")
-        return self._crowd_refusal(name)
+        return name
 
     def _event_refusal(self, values: dict[str, Any]) -> Response | None:
         """An event of the page needs its number, its inputs and its session; Gradio would log what it got instead."""
@@ -273,14 +280,11 @@ class Front:
             return _refuse(400, "session_hash must be text of 1 to 64 characters.")
         return None
 
-    def _crowd_refusal(self, what: str | int) -> Response | None:
+    def _crowd_refusal(self) -> Response | None:
         """Says no at once to those for whom there can be no place: through Gradio a crowd hears so after seconds."""
-        if what not in self._surface.draws:
-            return None
         status, settings = self._status(), self._settings
         places = max(settings.most_under_way(status.replicas.get("running", 1)), settings.max_queue + status.running)
         if max(self._entering, self._surface.num_drawing()) < places:
-            self._entering += 1
             return None
         return _refuse(503, "Too many visitors are waiting already; please come back in a few minutes.")
 

@@ -1,16 +1,19 @@
 """The same attempts at `stock_app.py`, as far as they mean anything there: ``python -m tests.reliability.compare``.
 
 Judged more gently than the real app: a refusal must be words of any kind and need not name the field. Prints each
-attempt that got through, and a line for each family.
+attempt that got through, and a line for each family. `--soak 3000` makes the visits of `soak.py` there instead.
 """
 
+import argparse
 import asyncio
 import json
+import os
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +22,33 @@ import httpx
 import torch
 
 from ..tiny_models import save_model_folder
-from . import faults, inside, test_gate, test_load, test_safety, test_values
+from . import faults, inside, soak, test_faults, test_gate, test_load, test_privacy, test_safety, test_soak, test_values
 from .crowd import CALL, Crowd, take_turns
-from .rig import Rig, Rigs, holds_picture
+from .rig import Rig, Rigs, holds_picture, until
 from .scoreboard import Attempts
-from .visitor import QUICK, Answer, Visitor
+from .visitor import FOR_PROGRAMMERS, QUICK, Answer, Visitor
 
 PIPELINE = "diffusers:StableDiffusionPipeline.__call__"
+DENOISER = test_faults.DENOISER
+# What does there what a part of ours does: a fault goes in there, and calls are counted there.
+COUNTERPARTS = {
+    "sd_space.backends.local:LocalBackend.generate": PIPELINE,
+    f"{DENOISER}.encode_prompt": "diffusers:StableDiffusionPipeline.encode_prompt",
+    f"{DENOISER}.prepare_latents": "diffusers:StableDiffusionPipeline.prepare_latents",
+    f"{DENOISER}.num_timesteps": "diffusers:PNDMScheduler.set_timesteps",
+    f"{DENOISER}.denoise_step": "diffusers:UNet2DConditionModel.forward",
+    f"{DENOISER}.decode_latents": "diffusers:AutoencoderKL.decode",
+    "sd_space.gallery:ResultStore.save": "PIL.Image:Image.save",
+}
 # G: what is not about a token, an endpoint that a stock app does not have, or the status by which ours refuses.
 GATE = [f"G{n:02d}" for n in (21, 22, 23, 24, 25, 29, 30, 32, 33, 34, 35, 37, 42, 43, 44, 45)]
+# K, F, P: what is not about parts that only ours has: its stores and threads, tokens, archive, recipes, clocks, the
+# words of its progress, its routes; nor about the Hub, which the stock app asks before there is a page, SIGINT, which
+# it may get before it is done launching, and a refusal that repeats the caller's own path.
+SOAK = [f"K{n:02d}" for n in (*range(1, 8), 14, 15, 16, 17)]
+RUNNING = [f"F{n:02d}" for n in (*range(1, 13), 16, 17, 18, 20, 21, 22, 23, 26, 29, *range(38, 44))]
+PROCESS = [f"F{n:02d}" for n in (51, 53, 58, 59, 60)]
+PRIVACY = [f"P{n:02d}" for n in (1, 3, 4, 5, 7, 8, 10, 11, 13, 15, 16, 17, 18, 19, 21, 22)]
 # V: about parameters that a stock app does not have; an upload is no malformed value there.
 OURS_ALONE = {"an unknown field", "a field named like a method", "an upload"}
 
@@ -61,6 +82,57 @@ class StockVisitor(Visitor):
         except httpx.TransportError:  # after an HTTP 500 the server closes the connection
             return super().send(method, path, **options)
 
+    def events(self, path: str, posted: Answer, until: Callable[[str], bool] = lambda line: False) -> Answer:
+        """A stream whose end never comes says every 15 s that it is there: such a visitor leaves at the second time."""
+        deadline_s = time.monotonic() + 20
+        return super().events(path, posted, lambda line: until(line) or time.monotonic() > deadline_s)
+
+    def generate(self, **changes: Any) -> Answer:
+        """The files come as ours do: one for each picture, without what a gallery puts around them."""
+        answer = super().generate(**changes)
+        if not answer.is_complete:
+            return answer
+        return replace(answer, data=[[shown["image"] for shown in answer.data[0]]])
+
+    def token(self) -> str:
+        return "there are no tokens here"  # what must not be found anywhere
+
+
+class StockCrowd(Crowd):
+    async def send(self, method: str, path: str, values: Any = None, **headers: str) -> Answer:
+        return await super().send(method, path, as_stock(values), **headers)
+
+
+class StockRig(Rig):
+    """Readiness is whether the page is there, for want of another word for it."""
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "gradio"
+
+    def do(self, function: Callable, *arguments: Any) -> Any:
+        if function is inside.patch:
+            target, factory = arguments
+            if target == f"{DENOISER}.decode_latents" and getattr(factory, "func", None) is faults.filled:
+                factory = partial(faults.filled_sample, value=factory.keywords["value"])
+            arguments = COUNTERPARTS.get(target, target), factory
+        elif function is faults.expire_after:
+            return None
+        return super().do(function, *arguments)
+
+    def wait_for(self, path: str = "/readyz", status: int = 200, timeout_s: float = 60.0) -> httpx.Response | None:
+        return super().wait_for("/config", timeout_s=timeout_s) if status == 200 else None
+
+    def wait_until_idle(self, timeout_s: float = 60.0) -> None:
+        until(lambda: self.do(_is_idle), timeout_s, "the device is still at work")
+
+
+class StockRigs(Rigs):
+    kind = StockRig
+
+    def start(self, *arguments: str, **options: Any) -> Rig:
+        return super().start(*arguments, **options | {"program": "tests.reliability.stock_app"})
+
 
 class StockVictim(test_gate.Victim):
     def _notice(self, line: str) -> bool:
@@ -82,8 +154,7 @@ def attempt_gate(rig: Rig, visitor: Visitor, make: Callable) -> None:
     before = rig.count("asked")
     for answer in make(rig, visitor, ""):
         assert not has_picture(answer), "a picture came"
-    while not rig.do(_is_idle):
-        time.sleep(0.02)
+    rig.wait_until_idle()
     assert rig.count("asked") - rig.invited == before, "a picture was begun"
 
 
@@ -111,7 +182,7 @@ def attempt_value(rig: Rig, visitor: Visitor, make: Callable, names: str) -> Non
     assert answer.status >= 400 or answer.event == "error", "no end"
     if names:
         assert len(words(answer)) > 5, "no words"
-        assert not test_values._OURS.search(words(answer)), "words for programmers"
+        assert not FOR_PROGRAMMERS.search(words(answer)), "words for programmers"
 
 
 def _checker() -> Any:
@@ -148,76 +219,162 @@ def attempt_picture(visitor: Visitor) -> None:
 
 
 class Tally:
+    """What held; prints what did not."""
+
     def __init__(self) -> None:
         self.held: dict[str, list[bool]] = {}
 
-    def attempt(self, id: str, what: str, make: Callable, *arguments: Any) -> None:
+    def attempt(self, id: str, what: str, make: Callable, *arguments: Any) -> bool:
         try:
             make(*arguments)
             reason = ""
-        except (AssertionError, httpx.HTTPError, OSError, EOFError, LookupError, TimeoutError) as error:
+        except (AssertionError, httpx.HTTPError, OSError, EOFError, LookupError, TimeoutError, TypeError) as error:
             reason = str(error).split("\n")[0][:100] or type(error).__name__
         self.held.setdefault(id[0], []).append(not reason)
         if reason:
             print(f"{id} {what}: {reason}", flush=True)
+        return not reason
 
     def line(self) -> str:
         return " · ".join(f"{family} {sum(held)}/{len(held)}" for family, held in self.held.items())
-
-
-def start(rigs: Rigs) -> Rig:
-    rig = rigs.start(program="tests.reliability.stock_app", is_ready=False)
-    rig.wait_for("/config", timeout_s=120)
-    rig.do(inside.patch, PIPELINE, partial(inside.counted, name="asked"))
-    return rig
 
 
 def chosen(attempts: Attempts, ids: list[str]) -> Iterator:
     return (attempt for attempt in attempts if attempt.id in ids)
 
 
+def told(answer: Answer, sentence: str) -> None:
+    assert answer.event == "error" or answer.status >= 400, "no refusal"
+    assert len(words(answer)) > 5, "no words"
+    assert not FOR_PROGRAMMERS.search(words(answer)), "words for programmers"
+    assert not has_picture(answer), "a picture came"
+
+
+def outcomes(answer: Answer) -> list[str]:
+    if not answer.is_complete:
+        told(answer, "")
+        return ["said"]
+    return ["ok"] * len(answer.data[0])
+
+
+def attempt_fault(rig: Rig, visitor: Visitor, make: Callable) -> None:
+    """A picture that is broken or was not checked must not come as if it were one; words will do."""
+    try:
+        test_faults.assert_survived(rig, visitor, "", make)
+    finally:
+        rig.do(faults.let_go)
+
+
+def asked_to_stop(server: Rig, *numbers: int, limit_s: float = test_faults.STOP_LIMIT_S) -> None:
+    for number in numbers[:-1]:
+        os.kill(server.process.pid, number)
+    status = server.stop(numbers[-1], limit_s)
+    assert status == 0, f"exit status {status}"
+    assert not list(server.results.rglob("*.*")), "results stayed behind"
+
+
+def stop_queue() -> int:
+    inside.gradio_queue().stopped = True
+    return 503  # there is no readiness to ask for
+
+
+def assert_drawn(answer: Answer, number: int) -> None:
+    assert answer.is_complete, answer
+
+
+def pretend() -> None:
+    """The attempts of these modules go to the stock app."""
+    for module in (test_faults, test_gate, test_privacy, test_soak, soak):
+        module.Visitor = StockVisitor
+    soak.Crowd, test_gate.Victim = StockCrowd, StockVictim
+    soak.assert_drawn, soak.census, test_soak.census = assert_drawn, soak.gradio_census, soak.gradio_census
+    test_faults.told, test_faults.outcomes, test_faults.asked_to_stop = told, outcomes, asked_to_stop
+    test_faults.stop_queue = stop_queue
+
+
 def main() -> None:
-    test_gate.Visitor, test_gate.Victim = StockVisitor, StockVictim
-    tally = Tally()
+    families = {"G": gate, "V": values, "S": safety, "L": load, "K": soaked, "F": survived, "P": privacy}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--soak", type=int, metavar="VISITS")
+    parser.add_argument("--families", default="GVSLKFP", help="those whose attempts are made, by their letters")
+    arguments = parser.parse_args()
+    pretend()
     with tempfile.TemporaryDirectory() as folder:
-        rigs = Rigs(Path(folder), save_model_folder(Path(folder) / "model"))
+        model = soak.PICTURE_BOOK if arguments.soak else save_model_folder(Path(folder) / "model")
+        rigs = StockRigs(Path(folder), model)
         try:
-            rig = start(rigs)
-            visitor = StockVisitor(rig.url)
-            assert visitor.generate().is_complete, "the stock app draws what it is asked for"
-            for attempt in chosen(test_gate.G, GATE):
-                tally.attempt(attempt.id, attempt.what, attempt_gate, rig, visitor, attempt.make)
-            rig, visitor = renewed(rigs, rig, visitor)
-            for attempt in test_values.V:
-                is_about_us = attempt.what.startswith(("scheduler", "page")) or attempt.what in OURS_ALONE
-                if attempt.id != "V301" and not is_about_us:
-                    names = test_values._EXPECTED[attempt.id]
-                    tally.attempt(attempt.id, attempt.what, attempt_value, rig, visitor, attempt.make, names)
-            for id, (harm, *arguments) in HARMS.items():
-                rig, visitor = renewed(rigs, rig, visitor)
-                rig.do(harm, *arguments)
-                tally.attempt(id, f"{harm.__name__} {arguments}", attempt_picture, visitor)
-            rig, visitor = renewed(rigs, rig, visitor)
-            for id, (target, factory) in FAULTS.items():
-                with rig.patched(target, factory):
-                    tally.attempt(id, target, attempt_picture, visitor)
-            rig, visitor = renewed(rigs, rig, visitor)
-            load(rig, tally)
-            visitor.close()
+            if arguments.soak:
+                soak.soak(rigs.start(SD_SPACE_VARIANT="fp16"), arguments.soak)
+            else:
+                tally = Tally()
+                for letter in arguments.families:
+                    families[letter](rigs, tally)
+                print(tally.line())
         finally:
             rigs.close()
-    print(tally.line())
 
 
-def renewed(rigs: Rigs, rig: Rig, visitor: Visitor) -> tuple[Rig, Visitor]:
+def gate(rigs: Rigs, tally: Tally) -> None:
+    rig, visitor = fresh(rigs)
+    assert visitor.generate().is_complete, "the stock app draws what it is asked for"
+    for attempt in chosen(test_gate.G, GATE):
+        tally.attempt(attempt.id, attempt.what, attempt_gate, rig, visitor, attempt.make)
+
+
+def values(rigs: Rigs, tally: Tally) -> None:
+    rig, visitor = fresh(rigs)
+    for attempt in test_values.V:
+        is_about_us = attempt.what.startswith(("scheduler", "page")) or attempt.what in OURS_ALONE
+        if attempt.id != "V301" and not is_about_us:
+            names = test_values._EXPECTED[attempt.id]
+            tally.attempt(attempt.id, attempt.what, attempt_value, rig, visitor, attempt.make, names)
+
+
+def safety(rigs: Rigs, tally: Tally) -> None:
+    for id, (harm, *arguments) in HARMS.items():
+        rig, visitor = fresh(rigs)
+        rig.do(harm, *arguments)
+        tally.attempt(id, f"{harm.__name__} {arguments}", attempt_picture, visitor)
+        rig.process.kill()
+    rig, visitor = fresh(rigs)
+    for id, (target, factory) in FAULTS.items():
+        with rig.patched(target, factory):
+            tally.attempt(id, target, attempt_picture, visitor)
+
+
+def soaked(rigs: Rigs, tally: Tally) -> None:
+    rig = rigs.start()
+    soaked = test_soak.Soaked(rig)
+    soaked.visit(test_soak.VISITS)
+    for attempt in chosen(test_soak.K, SOAK):
+        tally.attempt(attempt.id, attempt.what, attempt.make, soaked)
+    print("K:", soaked.after, soaked.sampled_before, soaked.sampled_after)
+
+
+def survived(rigs: Rigs, tally: Tally) -> None:
+    rig, visitor = fresh(rigs)
+    for attempt in chosen(test_faults.F, RUNNING):
+        if not tally.attempt(attempt.id, attempt.what, attempt_fault, rig, visitor, attempt.make):
+            rig.process.kill()  # what has befallen it is not held against it again
+            rig, visitor = fresh(rigs)
+    for attempt in chosen(test_faults.PROCESS, PROCESS):
+        tally.attempt(attempt.id, attempt.what, attempt.make, rigs)
+
+
+def privacy(rigs: Rigs, tally: Tally) -> None:
+    with test_privacy.traced(test_privacy.start(rigs)) as traces:
+        for attempt in chosen(test_privacy.P, PRIVACY):
+            tally.attempt(attempt.id, attempt.what, attempt.make, traces)
+
+
+def fresh(rigs: Rigs) -> tuple[Rig, Visitor]:
     """A server to which nothing has been done yet."""
-    visitor.close()
-    rig.process.kill()
-    rig = start(rigs)
+    rig = rigs.start()
     return rig, StockVisitor(rig.url)
 
 
-def load(rig: Rig, tally: Tally) -> None:
+def load(rigs: Rigs, tally: Tally) -> None:
+    rig = rigs.start()
     answers, files, alone = asyncio.run(burst(Crowd(rig.url)))
     for number in range(test_load.VISITORS):
         tally.attempt(f"L{number + 1:03d}", "", attempt_visit, number, answers[number], files, alone)

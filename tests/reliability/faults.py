@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from . import inside
+
 released = threading.Event()  # lets go of what hangs
 
 
@@ -106,6 +108,11 @@ def spoiling_the_middle(original: Callable, value: float) -> Callable:
         return errors
 
     return spoils
+
+
+def expire_after(seconds: float) -> None:
+    """Results are kept so long from now on; the app takes no less than ten seconds for a setting."""
+    inside.live("ResultStore")._ttl_s = inside.live("Runs")._result_ttl_s = seconds
 
 
 def deleting_after_the_first(original: Callable) -> Callable:

@@ -27,6 +27,15 @@ HUB_TOKEN = "hf_marker_of_the_operators_token"
 _PREFIXES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"iVBORw0KGgo", b"data:image/")  # of pictures, raw and in base64
 
 
+def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: str = "it did not come") -> Any:
+    """What `condition` returns once that is true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.02)
+    return found
+
+
 def holds_picture(data: bytes) -> bool:
     return any(prefix in data for prefix in _PREFIXES)
 
@@ -74,18 +83,11 @@ class Rig:
         return self.do(_count, name)
 
     def wait_until_idle(self, timeout_s: float = 60.0) -> None:
-        idle = ("sd_space_requests_running 0.0", "sd_space_requests_waiting 0.0")
-        deadline_s = time.monotonic() + timeout_s
-        while not all(line in httpx.get(f"{self.url}/metrics", timeout=10).text for line in idle):
-            assert time.monotonic() < deadline_s, "the device is still at work"
-            time.sleep(0.02)
+        self.wait_for_lines("sd_space_requests_running 0.0", "sd_space_requests_waiting 0.0", timeout_s=timeout_s)
 
-    def wait_for_line(self, line: str, timeout_s: float = 20.0) -> None:
+    def wait_for_lines(self, *lines: str, timeout_s: float = 20.0) -> None:
         """Until /metrics says so."""
-        deadline_s = time.monotonic() + timeout_s
-        while line not in (text := httpx.get(f"{self.url}/metrics", timeout=10).text).splitlines():
-            assert time.monotonic() < deadline_s, text
-            time.sleep(0.02)
+        until(lambda: {*lines} <= {*httpx.get(f"{self.url}/metrics", timeout=10).text.splitlines()}, timeout_s, lines)
 
     def new_files(self) -> list[Path]:
         """Files that have come up in its temporary folder since the last call."""
@@ -95,15 +97,13 @@ class Rig:
         return new
 
     def wait_for(self, path: str = "/readyz", status: int = 200, timeout_s: float = 60.0) -> httpx.Response:
-        deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
+        def answer() -> httpx.Response | None:
             assert self.process.is_alive(), self.log
             with contextlib.suppress(httpx.TransportError):
-                answer = httpx.get(self.url + path, timeout=10)
-                if answer.status_code == status:
-                    return answer
-            time.sleep(0.02)
-        raise AssertionError(f"{path} did not answer {status} in {timeout_s} s\n{self.log}")
+                response = httpx.get(self.url + path, timeout=10)
+                return response if response.status_code == status else None
+
+        return until(answer, timeout_s, f"{path} did not answer {status}")
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> int:
         """Sends the signal and returns the exit status; a signal that ends the process by itself is negative."""
@@ -123,6 +123,8 @@ def _count(name: str) -> int:
 
 class Rigs:
     """Starts servers, and ends with them."""
+
+    kind = Rig
 
     def __init__(self, root: Path, model: Path):
         self._root = root
@@ -158,7 +160,7 @@ class Rigs:
         )
         process.start()
         there.close()
-        rig = Rig(f"http://127.0.0.1:{port}", process, here, folder, log)
+        rig = self.kind(f"http://127.0.0.1:{port}", process, here, folder, log)
         self._started.append(rig)
         if is_ready:
             rig.wait_for(timeout_s=120)

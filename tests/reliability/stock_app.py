@@ -55,7 +55,8 @@ def build_demo(pipeline: StableDiffusionPipeline) -> gr.Blocks:
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    pipeline = StableDiffusionPipeline.from_pretrained(os.environ["SD_SPACE_MODEL"])
+    model, variant = os.environ["SD_SPACE_MODEL"], os.environ.get("SD_SPACE_VARIANT")
+    pipeline = StableDiffusionPipeline.from_pretrained(model, variant=variant)
     build_demo(pipeline).launch()
     return 0
 

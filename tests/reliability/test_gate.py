@@ -325,7 +325,7 @@ def raw(rig: Rig, line: str, body: bytes = b"", headers: str = "", length: int |
     """What a client that follows no rules gets: the bytes go out as they are, announced as `length` of them."""
     address = urlsplit(rig.url)
     began_s = time.monotonic()
-    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=LIMIT_S + 0.5) as connection:
         head = f"{line}\r\nHost: {address.netloc}\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}"
         connection.sendall(f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body)
         received = b""
@@ -407,6 +407,7 @@ class Victim:
     def __init__(self, rig: Rig, token: str, session: str):
         rig.invited += 1
         self._visitor = Visitor(rig.url)
+        self._visitor.http.timeout = 3  # between two words of the server, of which there are several a second
         index = self._visitor.fn_index("Prompt", "Steps")
         values = self._visitor.page_values(token, seed=99)
         values[3:5] = [2, 150]  # pictures, steps
@@ -503,9 +504,9 @@ MUTANTS = (
     Mutant(f"{FRONT}._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "G35"),
     Mutant(f"{FRONT}._refusal", "and not self._has_started", "", "G35"),
     Mutant(f"{FRONT}._refusal", "not self._may_be_fetched(path.removeprefix(_FILE))", "False", "G36"),
-    Mutant(f"{FRONT}._body_refusal", "return self._event_refusal(values)", "return None", "G25"),
-    Mutant(f"{FRONT}._body_refusal", "len(data) != len(parameters)", "False", "G21"),
-    Mutant(f"{FRONT}._body_refusal", "return self._cancel_refusal(values)", "return None", "G43"),
+    Mutant(f"{FRONT}._called", "return self._event_refusal(values)", "return None", "G25"),
+    Mutant(f"{FRONT}._called", "len(data) != len(parameters)", "False", "G21"),
+    Mutant(f"{FRONT}._called", "return self._cancel_refusal(values)", "return None", "G43"),
     Mutant(f"{FRONT}._stream", "if session in self._streams:", "if False:", "G44"),
     Mutant(f"{FRONT}._stream", "self._surface.session_of(event_id)", "event_id", "G44"),
 )

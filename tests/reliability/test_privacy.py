@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +13,11 @@ import pytest
 from PIL import Image
 
 from . import faults, inside
-from .rig import HUB_TOKEN, Rig, Rigs
+from .rig import HUB_TOKEN, Rig, Rigs, until
 from .scoreboard import Attempts, Mutant
-from .visitor import Answer, Visitor
+from .visitor import FOR_PROGRAMMERS, Answer, Visitor
 
 MARKER, ADDRESS = "xyzzymarker", "203.0.113.77"
-TTL_S = 10
 P = Attempts()
 
 
@@ -37,7 +35,7 @@ class Traces:
 
 
 def start(rigs: Rigs) -> Rig:
-    rig = rigs.start(SD_SPACE_RESULT_TTL_S=str(TTL_S), SD_SPACE_TRUSTED_PROXIES="1")
+    rig = rigs.start(SD_SPACE_RESULT_TTL_S="10", SD_SPACE_TRUSTED_PROXIES="1")
     rig.do(logging.root.setLevel, logging.DEBUG)
     return rig
 
@@ -121,9 +119,8 @@ for _id, _path in (
 @P("P12", "a path, token or place of the code in a refusal")
 def refusals(traces: Traces):
     for answer in traces.refused:
-        sentence = answer.sentence
-        assert not re.search(r"/tmp/|/root/|site-packages|Traceback|\.py\b", sentence), answer
-        assert traces.token not in sentence and HUB_TOKEN not in sentence
+        assert not FOR_PROGRAMMERS.search(answer.sentence), answer
+        assert traces.token not in answer.sentence and HUB_TOKEN not in answer.sentence
 
 
 @P("P13", "the prompt in a file's name or folder")
@@ -189,10 +186,8 @@ def acceptance(traces: Traces):
 @P("P21", "a result that outlives its time")
 def expires(traces: Traces):
     path = Path(traces.visitor.generate(acceptance_token=traces.token).data[0][0]["path"])
-    deadline_s = time.monotonic() + 1.5 * TTL_S
-    while path.parent.exists():
-        assert time.monotonic() < deadline_s, "the folder is still there"
-        time.sleep(0.1)
+    traces.rig.do(faults.expire_after, 1.0)
+    until(lambda: not path.parent.exists(), 5)
     assert traces.visitor.http.get(f"/gradio_api/file={path}").status_code == 404
 
 

@@ -359,7 +359,7 @@ MUTANTS = (
     Mutant(f"{SCREEN}._is_flagged", "len(flags) != len(views) or", "", "S23"),
     Mutant(f"{SCREEN}._is_flagged", "all(isinstance(flag, bool) for flag in flags)", "True", "S25"),
     Mutant("sd_space.safety:_views", "squares == 1", "True", "S44"),
-    Mutant("sd_space.safety:_Worker.run", "if not done.wait(timeout_s):", "if not done.wait(3):", "S38"),
+    Mutant("sd_space.safety:_Worker.run", "if not done.wait(timeout_s):", "if not done.wait(2.1):", "S38"),
     Mutant("sd_space.engine:Engine.__init__", "not isinstance(screen, SafetyScreen)", "False", "S15"),
 )  # fmt: skip
 

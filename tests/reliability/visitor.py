@@ -1,6 +1,7 @@
 """A visitor who speaks plain HTTP and keeps every byte that comes back."""
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ QUICK = {
     "scheduler": "PNDM",
 }
 LONG = QUICK | {"num_inference_steps": 150, "num_images_per_prompt": 4}
+# What a sentence for visitors must not have in it: places in the code, and words that only programmers know.
+FOR_PROGRAMMERS = re.compile(r"Traceback|File \"|/tmp/|/root/|site-packages|\.py\b|Error\(|<class|\bnull\b|\bNone\b$")
 
 
 @dataclass(frozen=True)
