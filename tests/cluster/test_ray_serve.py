@@ -80,7 +80,7 @@ def test_a_request_goes_where_no_other_page_draws(whole):
     other_page = ray_serve.get_app_handle(APP).options(stream=True)
 
     async def main():
-        theirs = other_page.generate.remote(admitted("theirs", **LONG))
+        theirs = other_page.generate.remote(admitted("theirs", **LONG | {"num_inference_steps": 999}))
         for _ in range(4):  # a second and a half: for one a page relies on what a replica said
             await anext(theirs)
         ours = asyncio.create_task(updates_of(whole, admitted("ours", **LONG)))
