@@ -14,7 +14,7 @@ from .scoreboard import Attempts, Mutant
 from .soak import AT_ONCE, ENVIRON, census, files_of, sample, seconds_until_gone, visits
 from .visitor import Visitor
 
-STATES, VISITS, FEW = 30, 160, 60
+STATES, VISITS, FEW = 30, 160, 40
 TTL_S, UNHEARD_S = 3.0, 1.0
 K = Attempts()
 
