@@ -85,6 +85,7 @@ class Engine:
         if not isinstance(screen, SafetyScreen):
             raise SafetyCheckFailed("Pictures are made only with a safety screen.")
         self.times = times or StepTimes()
+        self.unet_calls: dict[int, tuple[int, float]] = {}  # by pictures: how many calls, and their seconds in all
         self._denoiser = denoiser
         self._screen = screen
         self._batcher = StepBatcher(width)
@@ -188,7 +189,7 @@ class Engine:
             failure = error
         if failure is None:
             if self._denoiser.keep_pace():
-                self.times.record_step(key, len(batch), self._now_s() - began_s)
+                self._record(key, len(batch), self._now_s() - began_s)
             for trajectory, error in zip(batch, errors, strict=True):
                 if error is not None:
                     self._fail(trajectory.request_id, error)
@@ -207,6 +208,11 @@ class Engine:
             failure = None
             self._denoiser.free_memory()
             self._halve(batch)
+
+    def _record(self, key: BatchKey, pictures: int, seconds: float) -> None:
+        self.times.record_step(key, pictures, seconds)
+        calls, total_s = self.unet_calls.get(pictures, (0, 0.0))
+        self.unet_calls[pictures] = calls + 1, total_s + seconds
 
     def _halve(self, batch: list[Trajectory]) -> None:
         middle = (len(batch) + 1) // 2

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 from sd_space.schema import BackendStatus, GenerationResult, Outcome, SpaceError
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_SHARED = ["pictures"]
 
 
 class Metrics:
@@ -56,4 +57,12 @@ class _Queue(Collector):
             replicas.add_metric([state], count)
         yield replicas
         yield CounterMetricFamily("sd_space_reruns", "Requests run again because their replica was lost", status.reruns)
+        calls = CounterMetricFamily(
+            "sd_space_unet_calls", "UNet calls by the pictures that shared them", labels=_SHARED
+        )
+        seconds = CounterMetricFamily("sd_space_unet_seconds", "Seconds of those calls", labels=_SHARED)
+        for pictures, (number, seconds_in_all) in sorted(status.unet_calls.items()):
+            calls.add_metric([str(pictures)], number)
+            seconds.add_metric([str(pictures)], seconds_in_all)
+        yield from (calls, seconds)
         yield GaugeMetricFamily("sd_space_ready", "1 while a picture could be made", float(status.is_ready))

@@ -92,6 +92,13 @@ def test_a_request_runs_from_progress_to_result(start):
     assert [image.outcome for image in updates[-1].images] == [Outcome.OK] * 2
 
 
+def test_the_device_time_of_its_calls_is_counted_by_the_pictures_in_them(start):
+    backend = start(max_batch_size=2)
+    asyncio.run(updates_of(backend, admitted("a", num_images_per_prompt=2, num_inference_steps=5, scheduler="DDIM")))
+    assert {pictures: calls for pictures, (calls, _) in backend.status().unet_calls.items()} == {2: 5}
+    assert 0.0 < backend.status().unet_calls[2][1] < TIMEOUT_S
+
+
 def test_loading_is_told_stage_by_stage_and_requests_wait_for_it(start):
     async def main():
         backend, stages = start(), []

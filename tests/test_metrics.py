@@ -42,6 +42,12 @@ def test_replicas_are_counted_by_state():
     assert read[("sd_space_reruns_total",)] == 3
 
 
+def test_unet_calls_are_counted_by_the_pictures_that_shared_them():
+    read = samples(Metrics(lambda: BackendStatus(Stage.READY, unet_calls={4: (10, 2.5), 1: (3, 0.5)})))
+    assert (read["sd_space_unet_calls_total", "4"], read["sd_space_unet_seconds_total", "4"]) == (10, 2.5)
+    assert read["sd_space_unet_calls_total", "1"] == 3
+
+
 def test_two_servers_in_one_process_count_apart():
     first, second = (Metrics(lambda: BackendStatus(Stage.READY)) for _ in range(2))
     first.count([Outcome.OK], None, None)

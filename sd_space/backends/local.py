@@ -135,6 +135,7 @@ class LocalBackend:
         self._counts = (0, 0, 0)  # waiting, running, free places, as the engine last had them
         self._is_screen_healthy = True
         self._beat_s = time.monotonic()
+        self._unet_calls: dict[int, tuple[int, float]] = {}
         self._slowest_step_s = 0.0
         self._has_finished_any = False  # since the engine was built
 
@@ -159,12 +160,13 @@ class LocalBackend:
             waiting, running, free = self._counts
             waiting += max(0, self._unseen - free)
             running += min(self._unseen, free)
+            unet_calls = self._unet_calls
         reason = str(error) if error else ""
         if self._is_lost():
             stage, reason = Stage.FAILED, BROKEN
         elif stage is Stage.READY and not self._is_screen_healthy:
             stage, reason = Stage.FAILED, "The safety checker does not answer, so no pictures are shown."
-        return BackendStatus(stage, self._info, reason, waiting, running, detail)
+        return BackendStatus(stage, self._info, reason, waiting, running, detail, unet_calls=unet_calls)
 
     def _is_lost(self) -> bool:
         """Whether the engine's thread, once ready, has ended without a word, or hangs in a step."""
@@ -329,6 +331,7 @@ class LocalBackend:
             self._slowest_step_s = max(self._slowest_step_s, self._beat_s - began_s)
         with self._lock:
             self._counts = engine.counts()
+            self._unet_calls = dict(engine.unet_calls)
             self._is_screen_healthy = engine.is_healthy
             if self._info.memory_profile != self._loaded.placement.profile.name:
                 self._info = self._placed(self._loaded)

@@ -205,6 +205,7 @@ class RayServeBackend:
         self._info: ModelInfo | None = None
         self._handle: DeploymentHandle | None = None
         self._replicas: dict[str, int] = {}
+        self._unet_calls: dict[int, tuple[int, float]] = {}  # those of all replicas
         self._ready_s = time.monotonic()  # when a replica was last known to run
         self._reruns = 0
         self._calls: dict[str, _Call] = {}
@@ -221,9 +222,15 @@ class RayServeBackend:
         with self._lock:
             running = sum(call.is_drawn for call in self._calls.values())
             waiting = len(self._calls) - running
-            replicas, reruns = dict(self._replicas), self._reruns
             return BackendStatus(
-                self._stage, self._info, self._reason, waiting, running, replicas=replicas, reruns=reruns
+                self._stage,
+                self._info,
+                self._reason,
+                waiting,
+                running,
+                replicas=self._replicas,
+                reruns=self._reruns,
+                unet_calls=self._unet_calls,
             )
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
@@ -376,7 +383,7 @@ class RayServeBackend:
         self._set(Stage.LOADING, "")
 
     def _watch(self) -> None:
-        """Looks at the replicas' states, and asks one for the model when there is a first."""
+        """Looks at the replicas' states, and asks them how they are."""
         application = serve.status().applications[APP]
         (deployment,) = application.deployments.values()
         states = {state.lower(): count for state, count in deployment.replica_states.items() if count}
@@ -388,13 +395,28 @@ class RayServeBackend:
                 logger.error("no replica could be started: %s", deployment.message)
             self._set(*(Stage.FAILED, UNAVAILABLE) if is_failed else (Stage.LOADING, NO_REPLICA if self._info else ""))
             return
-        if self._info is None:
+        if self._handle is None:
             handle = serve.get_app_handle(APP)
-            self._info = handle.status.remote().result(timeout_s=LOST_S).info
+            self._heed([handle.status.remote().result(timeout_s=LOST_S)])
             self._handle = handle.options(stream=True)
             logger.info("%s is ready on %d replicas", self._info.model, states["running"])
+        else:
+            with contextlib.suppress(RayError, RayServeException, TimeoutError):  # one may be lost at any moment
+                self._heed(self._handle.broadcast("status").results(timeout_s=5 * POLL_S))
         self._ready_s = time.monotonic()
         self._set(Stage.READY, "")
+
+    def _heed(self, statuses: list[BackendStatus]) -> None:
+        """What the replicas say of themselves. After a redeployment they may hold another model."""
+        calls: Counter[int] = Counter()
+        seconds: Counter[int] = Counter()
+        for status in statuses:
+            for pictures, (number, seconds_in_all) in status.unet_calls.items():
+                calls[pictures] += number
+                seconds[pictures] += seconds_in_all
+        with self._lock:
+            self._info = next((status.info for status in statuses if status.info), self._info)
+            self._unet_calls = {pictures: (calls[pictures], seconds[pictures]) for pictures in calls}
 
     def _set(self, stage: Stage, reason: str) -> None:
         with self._lock:

@@ -200,7 +200,7 @@ def test_while_replicas_are_killed_pictures_are_right_or_refused_and_none_hangs(
 
 def test_a_rolling_redeploy_loses_nothing(whole, cluster_settings):
     before = {process.pid for process in replica_processes()}
-    target = ray_serve.RunTarget(replicas(replace(cluster_settings, low_vram_gb=5.0)), name=APP, route_prefix=None)
+    target = ray_serve.RunTarget(replicas(replace(cluster_settings, turbo=True)), name=APP, route_prefix=None)
 
     async def main():
         reruns = whole.status().reruns
@@ -211,6 +211,7 @@ def test_a_rolling_redeploy_loses_nothing(whole, cluster_settings):
             results += await asyncio.gather(*(updates_of(whole, request) for request in batch))
         await redeploy
         assert whole.status().reruns == reruns
+        await until(lambda: whole.status().info.turbo)  # the page tells its visitors what is served now
         return results
 
     results = asyncio.run(main())
@@ -227,6 +228,7 @@ def test_the_page_joins_the_cluster_and_tells_the_replicas_state(whole):
         event, drawn = call(server, "generate", QUICK | {"acceptance_token": token, "width": 64, "height": 64})
         assert event == "complete" and drawn[1]["model"] == "noise-painter"
         assert 'sd_space_replicas{state="running"} 2.0' in server.get("/metrics").text
+        asyncio.run(until(lambda: 'sd_space_unet_calls_total{pictures="1"}' in server.get("/metrics").text))
     assert httpx.codes.is_success(answer.status_code)
     assert len(replica_processes()) == 2, "the cluster keeps its replicas when a page leaves"
 

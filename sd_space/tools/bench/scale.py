@@ -7,14 +7,12 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import multiprocessing
 import os
 import random
 import statistics
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -25,13 +23,14 @@ from sd_space.backends.local import build_engine
 from sd_space.batcher import BatchKey
 from sd_space.denoiser import Denoiser
 from sd_space.pipeline import LoadedPipeline
-from sd_space.schema import AdmittedRequest, GenerationResult, SpaceError
+from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult, SpaceError
 from sd_space.settings import Settings
 from sd_space.step_times import StepTimes
 from sd_space.tools.bench import harness, startup
 from sd_space.tools.bench.simulator import Outcome, Work, poisson, replicas_needed, simulate
 
 MIB = 2**20
+ASK_EVERY_S = 1.5  # a page asks its replicas every second
 COLUMNS = (
     "backend", "replicas", "arrivals", "pictures/s", "simulated", "off %", "mean wait s", "simulated s", "wait off %",
     "engine CPU ms/picture", "page CPU ms/picture", "replica MiB", "Ray MiB",
@@ -71,7 +70,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     elif options.http:
         columns, rows = None, [over_http(loaded, options)]
     elif options.plan:
-        work = given_work(loaded, options) if options.step_ms else work_beside(1, options)
+        work = given_work(loaded, options) if options.step_ms else asyncio.run(measured_work(loaded, options))
         columns, rows = PLAN_COLUMNS, [plan(rate, work, options) for rate in options.plan]
     else:
         columns, rows = COLUMNS, asyncio.run(compare(loaded, options))
@@ -79,55 +78,31 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {**circumstances, "rows": rows}
 
 
-def work_beside(engines: int, options: argparse.Namespace) -> Work:
-    """What a request costs one of `engines` that draw at once, in a process each: they share caches and memory."""
-    spawn = multiprocessing.get_context("spawn")
-    with spawn.Manager() as manager, ProcessPoolExecutor(engines, spawn) as pool:
-        everybody = manager.Barrier(engines)
-        first, *_ = pool.map(measured_work, [options] * engines, [everybody] * engines)
-        return first
-
-
-def measured_work(options: argparse.Namespace, everybody: threading.Barrier, repeats: int = 5) -> Work:
-    """Calls of each width, decode and check, and the start, by an engine in this process: medians of `repeats`."""
-    loaded = harness.load(options)
-    engine = build_engine(loaded, Settings(max_batch_size=options.width))
-    key, num_timesteps = size_of(loaded, options)
-    starts_s, finishes_s, steps_s = [], [], {pictures: [] for pictures in range(1, options.width + 1)}
-    everybody.wait()
-    for pictures in [*steps_s] * repeats:
-        for number in range(pictures):
-            engine.add_request(harness.request_of(loaded, options, number))
-        while not engine.is_idle:
-            for update in engine.step():
-                if isinstance(update, GenerationResult):
-                    starts_s.append(update.elapsed_s["encode_prompt"])
-        steps_s[pictures].append(engine.times.step_s(key, pictures))
-        finishes_s.append(engine.times.finish_s(key.height, key.width))
-    times = times_of(key, [statistics.median(each) for each in steps_s.values()], statistics.median(finishes_s))
-    return Work(key, num_timesteps, times, statistics.median(starts_s))
-
-
-def times_of(key: BatchKey, steps_s: Iterable[float], finish_s: float) -> StepTimes:
-    """`steps_s` are those of calls with 1, 2, … pictures."""
-    times = StepTimes()
-    for pictures, seconds in enumerate(steps_s, start=1):
+def work_of(
+    request: GenerationRequest, num_timesteps: int, steps_s: dict[int, float], finish_s: float, start_s: float = 0.0
+) -> Work:
+    """`steps_s` are those of calls by the pictures in them."""
+    key, times = BatchKey(request.height, request.width, request.guidance_scale > 1.0), StepTimes()
+    for pictures, seconds in steps_s.items():
         times.record_step(key, pictures, seconds)
-    times.record_finish(key.height, key.width, finish_s)
-    return times
-
-
-def size_of(loaded: LoadedPipeline, options: argparse.Namespace) -> tuple[BatchKey, int]:
-    request = harness.request_of(loaded, options).request
-    num_timesteps = Denoiser(loaded.pipeline).num_timesteps(request)
-    return BatchKey(request.height, request.width, request.guidance_scale > 1.0), num_timesteps
+    times.record_finish(request.height, request.width, finish_s)
+    return Work(key, num_timesteps, times, start_s)
 
 
 def given_work(loaded: LoadedPipeline, options: argparse.Namespace) -> Work:
-    """The same request on a device whose times are given."""
-    key, num_timesteps = size_of(loaded, options)
-    times = times_of(key, (milliseconds / 1e3 for milliseconds in options.step_ms), options.finish_ms / 1e3)
-    return Work(key, num_timesteps, times)
+    """The request on a device whose times are given."""
+    steps_s = {pictures: milliseconds / 1e3 for pictures, milliseconds in enumerate(options.step_ms, start=1)}
+    request = harness.request_of(loaded, options).request
+    return work_of(request, Denoiser(loaded.pipeline).num_timesteps(request), steps_s, options.finish_ms / 1e3)
+
+
+async def measured_work(loaded: LoadedPipeline, options: argparse.Namespace) -> Work:
+    """The request on this machine, in a crowd."""
+    with started(settings_for(options, max_queue=options.pictures)) as backend:
+        await whole(backend, 0)
+        admitted = requests(loaded, options, options.pictures, "crowd")
+        _, work = await attend(loaded, backend, admitted, [0.0] * len(admitted))
+        return work
 
 
 def plan(per_minute: float, work: Work, options: argparse.Namespace) -> dict[str, Any]:
@@ -162,6 +137,7 @@ async def compare(loaded: LoadedPipeline, options: argparse.Namespace) -> list[d
     """A crowd at once, and arrivals at random, on each number of replicas and on the local backend.
 
     They take turns, so that other work on this machine slows all alike; each figure is the median of the rounds.
+    Each crowd is simulated with the times that its own calls took: a shared machine's speed changes by the minute.
     """
     rows = []
     for replicas in options.replicas:
@@ -174,25 +150,24 @@ async def compare(loaded: LoadedPipeline, options: argparse.Namespace) -> list[d
             await whole(local, 0)
             await whole(ray, replicas)
             memory = dict(zip(("replica_mib", "ray_mib"), memory_of_ray(), strict=True))
-            works = {engines: work_beside(engines, options) for engines in {1, replicas}}  # Ray itself takes its share
+            at_once: dict[str, float] = {}  # pictures a second
             for arrivals in ("at once", "at random"):
                 rounds: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
                 for number in range(-1, options.rounds):  # the first warms up
                     for way, (backend, engines) in ways.items():
                         moments_s = [0.0] * options.pictures * engines
                         if arrivals == "at random":
-                            rate_per_s = options.load * engines * options.width / works[engines].num_timesteps
-                            rate_per_s /= works[engines].times.step_s(works[engines].key, options.width)
-                            moments_s = poisson(rate_per_s, len(moments_s), options.seed)
+                            moments_s = poisson(options.load * at_once[way], len(moments_s), options.seed)
                         admitted = requests(loaded, options, len(moments_s), f"{arrivals} {number}")
                         before_s = cpu_seconds()
-                        outcome = await attend(backend, admitted, moments_s)
+                        outcome, work = await attend(loaded, backend, admitted, moments_s)
                         used_s = [after - before for after, before in zip(cpu_seconds(), before_s, strict=True)]
-                        expected = simulate(moments_s, engines, options.width, works[engines], settings.max_queue)
+                        expected = simulate(moments_s, engines, options.width, work, settings.max_queue)
                         if number >= 0:
                             rounds[way].append(figures_of(outcome, expected, used_s[way == "ray"], used_s[0]))
                 for way, (_, engines) in ways.items():
                     medians = {key: statistics.median(one[key] for one in rounds[way]) for key in rounds[way][0]}
+                    at_once.setdefault(way, medians["pictures_per_s"])
                     of_ray = memory if way == "ray" else dict.fromkeys(memory)
                     rows.append({"backend": way, "replicas": engines, "arrivals": arrivals} | medians | of_ray)
     return rows
@@ -225,20 +200,44 @@ async def whole(backend: Backend, replicas: int) -> None:
         await asyncio.sleep(0.2)
 
 
-async def attend(backend: Backend, admitted: list[AdmittedRequest], arrivals_s: list[float]) -> Outcome:
-    """Sends each request at its moment and waits for all of their pictures."""
+async def attend(
+    loaded: LoadedPipeline, backend: Backend, admitted: list[AdmittedRequest], arrivals_s: list[float]
+) -> tuple[Outcome, Work]:
+    """Sends each request at its moment and waits for all of their pictures; also what they cost the engines."""
+    before = await calls_so_far(backend)
     began_s = time.perf_counter()
 
-    async def visit(one: AdmittedRequest, at_s: float) -> tuple[float, float]:
+    async def visit(one: AdmittedRequest, at_s: float) -> tuple[float, float, Mapping[str, float]]:
         await asyncio.sleep(max(0.0, began_s + at_s - time.perf_counter()))
         asked_s = time.perf_counter()
         last = [update async for update in backend.generate(one)][-1]
         assert isinstance(last, GenerationResult), last
-        return time.perf_counter() - asked_s, time.perf_counter()
+        return time.perf_counter() - asked_s, time.perf_counter(), last.elapsed_s
 
     visits = await asyncio.gather(*(visit(*pair) for pair in zip(admitted, arrivals_s, strict=True)))
-    waits_s, ends_s = zip(*visits, strict=True)
-    return Outcome(waits_s, max(ends_s) - began_s - arrivals_s[0])
+    waits_s, ends_s, stages_s = zip(*visits, strict=True)
+    steps_s = {}
+    for pictures, (calls, seconds) in (await calls_so_far(backend)).items():
+        earlier, earlier_s = before.get(pictures, (0, 0.0))
+        if calls > earlier:
+            steps_s[pictures] = (seconds - earlier_s) / (calls - earlier)
+    request = admitted[0].request
+    finish_s, start_s = (
+        statistics.mean(sum(stage_s.get(name, 0.0) for name in names) for stage_s in stages_s)
+        for names in (("decode", "safety"), ("encode_prompt",))
+    )
+    work = work_of(request, Denoiser(loaded.pipeline).num_timesteps(request), steps_s, finish_s, start_s)
+    return Outcome(waits_s, max(ends_s) - began_s - arrivals_s[0]), work
+
+
+async def calls_so_far(backend: Backend) -> Mapping[int, tuple[int, float]]:
+    """Once they no longer grow, so that none is missing."""
+    calls, before = backend.status().unet_calls, None
+    while calls != before:
+        before = calls
+        await asyncio.sleep(ASK_EVERY_S)
+        calls = backend.status().unet_calls
+    return calls
 
 
 def replica_processes(pid: int | None = None) -> list[psutil.Process]:
