@@ -59,12 +59,19 @@ _REMEMBER_JS = (
 )
 
 # Gradio names a picture's button "Thumbnail 1 of 4", whatever its caption says; who only hears it wants the caption.
-_NAMES_JS = """() => new MutationObserver(() => {
-  for (const button of document.querySelectorAll('#gallery .thumbnail-lg')) {
-    const caption = button.querySelector('.caption-label')
-    if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent
-  }
-}).observe(document.body, { childList: true, subtree: true })"""
+# It also focuses the small button below an opened picture, and the browser then scrolls the picture itself away.
+_GALLERY_JS = """() => {
+  new MutationObserver(() => {
+    for (const button of document.querySelectorAll('#gallery .thumbnail-lg')) {
+      const caption = button.querySelector('.caption-label')
+      if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent
+    }
+  }).observe(document.body, { childList: true, subtree: true })
+  document.addEventListener('focusin', ({ target }) => {
+    const opened = target.closest('#gallery .preview')
+    if (opened) requestAnimationFrame(() => opened.scrollIntoView({ block: 'nearest' }))
+  })
+}"""
 
 # A visitor who calls `/model` or opens the page must know these before any model is loaded.
 _CARD_DEFAULTS = Defaults()
@@ -212,7 +219,7 @@ def launch(
         footer_links=["api"],
         theme=_THEME,
         css=CSS.read_text(encoding="utf-8"),
-        js=_NAMES_JS,
+        js=_GALLERY_JS,
         app_kwargs={"middleware": [front], "openapi_url": None},
         **options,
     )

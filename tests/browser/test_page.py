@@ -61,6 +61,20 @@ def test_the_acceptance_and_the_last_pictures_survive_a_reload(studio):
     expect(finished_pictures(page)).to_have_count(4)
 
 
+def test_an_opened_picture_is_seen_whole(studio):
+    page = studio(viewport={"width": 1366, "height": 650})
+    generate(page)
+    expect(page.locator("#status")).to_contain_text("4 pictures in")
+    finished_pictures(page).first.click()
+    opened = page.locator("#gallery .preview")
+    expect(opened).to_be_in_viewport(ratio=0.99)
+    page.keyboard.press("ArrowRight")
+    expect(opened.get_by_role("button", name="Thumbnail 2 of 4")).to_be_focused()
+    expect(opened).to_be_in_viewport(ratio=0.99)
+    page.keyboard.press("Escape")
+    expect(opened).to_have_count(0)
+
+
 def test_a_run_goes_on_through_a_reload(studio):
     page = studio()
     page.get_by_text("More options").click()
