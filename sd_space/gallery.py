@@ -229,6 +229,8 @@ def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> s
     }
     if info.revision:
         pairs["Model hash"] = info.revision[:10]
+    if info.turbo:  # without it the same values draw another picture
+        pairs["Turbo"] = "on"
     lines.append(", ".join(f"{name}: {value}" for name, value in pairs.items()))
     return "\n".join(lines)
 

@@ -73,8 +73,9 @@ def test_the_recipe_can_be_left_out_but_not_that_a_model_made_it(store):
         assert "trainedAlgorithmicMedia" in image.text["XML:com.adobe.xmp"]
 
 
-def test_a_pinned_revision_is_part_of_the_recipe():
+def test_revision_and_turbo_are_part_of_the_recipe():
     assert "Model hash: 133a221b8a" in parameters_text(REQUEST, 7, replace(INFO, revision="133a221b8aa7292a"))
+    assert parameters_text(REQUEST, 7, replace(INFO, turbo=True)).endswith(", Turbo: on")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.WITHHELD, Outcome.BROKEN])
