@@ -14,7 +14,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import (
@@ -31,8 +31,11 @@ from diffusers import (
 )
 from diffusers.utils.torch_utils import randn_tensor
 
+from sd_space.faults import is_out_of_memory
 from sd_space.schema import GenerationRequest
 from sd_space.unet_calls import UNetCalls
+
+Step = TypeVar("Step")
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +119,7 @@ class Denoiser:
         self._make_room = make_room
         self._unet_calls = unet_calls or UNetCalls(pipeline.unet)
         self._turbo = turbo
-        self._last_step: torch.cuda.Event | None = None  # set when the device has done that step
+        self._last_step: tuple[torch.cuda.Event, Any] | None = None  # set when the device has done that step; which
         self._scheduler_config = dict(pipeline.scheduler.config)
         self._step_parameters = {
             scheduler_class: frozenset(inspect.signature(scheduler_class.step).parameters)
@@ -215,8 +218,8 @@ class Denoiser:
             logger.warning(
                 "%d pictures were no numbers in %s and are decoded again in float32", int(broken.sum()), dtype
             )
-            vae.to(torch.float32)
             try:
+                vae.to(torch.float32)
                 again = latents[broken].float()
                 images = images.float()
                 images[broken] = self._in_room(lambda: vae.decode(again, return_dict=False)[0], vae.enable_slicing)
@@ -246,18 +249,19 @@ class Denoiser:
             torch.cuda.synchronize(self.device)
             self._last_step = None
 
-    def keep_pace(self) -> bool:
-        """Waits for the step before the last, so that the device is never without work and a cancel is never late.
+    def keep_pace(self, step: Step) -> Step | None:
+        """Waits for the step before `step`, so that the device is never without work and a cancel is never late.
 
-        Whether there was one: then the time from one call of this to the next is that of a step on the device.
+        Returns which step has just ended, if one has: the time since the last call of this is what it took.
         """
         if self.device.type != "cuda":
-            return True
-        before, self._last_step = self._last_step, torch.cuda.Event()
-        self._last_step.record()
-        if before is not None:
-            before.synchronize()
-        return before is not None
+            return step
+        before, self._last_step = self._last_step, (torch.cuda.Event(), step)
+        self._last_step[0].record()
+        if before is None:
+            return None
+        before[0].synchronize()
+        return before[1]
 
     def make_room(self) -> bool:
         """Goes a rung down the memory ladder after an out-of-memory error; False where there is none."""
@@ -269,7 +273,9 @@ class Denoiser:
         while True:
             try:
                 return call()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 failure = error.with_traceback(None)  # which holds what the failed call held
             if first is not None:
                 first()

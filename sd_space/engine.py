@@ -15,7 +15,7 @@ import torch
 
 from sd_space.batcher import BatchKey, StepBatcher, Trajectory
 from sd_space.denoiser import Denoiser, DenoisingState, EncodedPrompt
-from sd_space.faults import described
+from sd_space.faults import described, is_device_lost, is_out_of_memory
 from sd_space.safety import SafetyScreen
 from sd_space.schema import (
     AdmittedRequest,
@@ -188,19 +188,21 @@ class Engine:
         except Exception as error:
             failure = error
         if failure is None:
-            if self._denoiser.keep_pace():
-                self._record(key, len(batch), self._now_s() - began_s)
+            timed = self._denoiser.keep_pace((key, len(batch)))
+            if timed is not None:
+                self._record(*timed, self._now_s() - began_s)
             for trajectory, error in zip(batch, errors, strict=True):
                 if error is not None:
                     self._fail(trajectory.request_id, error)
             self._denoised.extend(self._batcher.advance([t for t in batch if t.request_id in self._runs]))
             return
-        is_full = isinstance(failure, torch.OutOfMemoryError)
+        is_full = is_out_of_memory(failure)
         if is_full:
             failure = failure.with_traceback(None)  # it keeps the failed call's tensors
         if len(batch) == 1 and is_full and self._denoiser.make_room():
+            self._fitting.clear()  # there is more room now
             self._denoise(batch)
-        elif len(batch) == 1 or isinstance(failure, torch.AcceleratorError):
+        elif len(batch) == 1 or is_device_lost(failure):
             self._fail(batch[0].request_id, failure)
         else:
             if is_full:
@@ -277,7 +279,7 @@ class Engine:
 
     def _fail(self, request_id: str, error: Exception) -> None:
         """Ends a request and drops all that it held; the others are untouched. Raises if the device itself is lost."""
-        if isinstance(error, torch.AcceleratorError):
+        if is_device_lost(error):
             raise error
         run = self._runs.pop(request_id, None)
         if run is None:
@@ -327,7 +329,7 @@ def _told(error: Exception, request_id: str) -> SpaceError:
     if isinstance(error, SpaceError):
         return error
     logger.error("request %s failed:\n%s", request_id, described(error))
-    return EngineFailed(OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED)
+    return EngineFailed(OUT_OF_MEMORY if is_out_of_memory(error) else FAILED)
 
 
 def run_to_completion(engine: Engine, admitted: AdmittedRequest) -> GenerationResult:
@@ -359,6 +361,8 @@ def calibrate(
     times, encoded = StepTimes(), denoiser.encode_prompt(request)
     side = min(PROBE_SIZE, request.width, request.height)
     probe = [denoiser.prepare_latents(replace(request, width=side, height=side), 0, encoded)]
+    if denoiser.device.type == "cuda":  # the first call also loads the libraries' code from the disk
+        _fastest(denoiser, [probe], now_s, rounds=1)
     probe_s = (_fastest(denoiser, [probe], now_s, rounds=2) or [0.0])[0]
     if probe_s > LONG_PROBE_S:
         times.slowest_s = probe_s * request.width * request.height / side**2  # a guess, more than it will be
@@ -406,7 +410,9 @@ def _fastest(
             if now_s() - began_s > LONG_STEP_S:
                 break
         return least
-    except torch.OutOfMemoryError:
-        pass  # leaving this block lets go of what the failed call held
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+    # Having left this block lets go of what the failed call held.
     denoiser.free_memory()
     return None

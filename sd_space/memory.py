@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 GIB = 2**30
 # cuDNN's and cuBLAS's workspaces, and what the allocator cannot use of its blocks.
 RESERVE_BYTES = GIB // 4
+RECORDED_STEPS = 1.3  # of a step: recordings of all numbers of rows share their memory, but do not fill it
+RECORDINGS_BYTES = 3 * GIB // 4  # of the driver's own for 16 recordings: 64 KiB a kernel up to driver 550
 LARGEST_AREA = 2.25  # of the default one: pages offer sides of up to 1.5 times the model's own
 TILE_AREA = 0.25  # of the default one: a tile has half of its sides
 
@@ -86,7 +88,8 @@ def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: in
         text = footprint.text_encoder
         return footprint.vae + max(footprint.unet + max(step, text), text + decode) + RESERVE_BYTES
     resident = footprint.weights - (footprint.safety_checker if profile.checker_on_cpu else 0)
-    return resident + step * profile.recorded_steps + max(step, decode) + RESERVE_BYTES
+    recorded = RECORDED_STEPS * step + RECORDINGS_BYTES if profile.recorded_steps else 0
+    return resident + recorded + max(step, decode) + RESERVE_BYTES
 
 
 # From the least to the most painful. Sharing a step pays little on cards this small, a checker on the CPU costs a

@@ -69,7 +69,7 @@ class PipelineSpec:
     total_vram_bytes: int | None = None
     free_vram_bytes: int | None = None
     max_batch_size: int | None = None
-    recorded_steps: bool = True
+    owns_device: bool = True
     turbo: bool = False
     openvino: bool = False
     hub_timeout_s: float = 60.0
@@ -111,8 +111,7 @@ class PipelineSpec:
             total_vram_bytes=hardware.total_vram_bytes if device == hardware.device else None,
             free_vram_bytes=hardware.free_vram_bytes if device == hardware.device else None,
             max_batch_size=settings.max_batch_size,
-            recorded_steps=settings.backend
-            != "zerogpu",  # whose GPU is lent by the call, after the weights were placed
+            owns_device=settings.backend != "zerogpu",  # whose GPU is lent by the call, after the weights were placed
             turbo=settings.turbo,
             openvino=settings.openvino,
             hub_timeout_s=settings.hub_timeout_s,
@@ -283,11 +282,11 @@ def fit_pipeline(
         low_vram_gb=spec.low_vram_gb,
         max_vram_gb=spec.max_vram_gb,
         most_pictures=spec.max_batch_size or 8,
-        recorded_steps=spec.recorded_steps,
+        recorded_steps=spec.owns_device,
     )
     if spec.device == "cpu":
         keep_freed_memory()
-    if spec.device == "cuda" and spec.max_vram_gb and spec.total_vram_bytes:
+    if spec.device == "cuda" and spec.owns_device and spec.max_vram_gb and spec.total_vram_bytes:
         fraction = min(1.0, spec.max_vram_gb * GIB / spec.total_vram_bytes)
         torch.cuda.set_per_process_memory_fraction(fraction)
     try:

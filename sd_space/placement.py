@@ -9,6 +9,7 @@ from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
+from sd_space.faults import is_out_of_memory
 from sd_space.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
 from sd_space.unet_calls import UNetCalls, cuda_graphs
 
@@ -53,20 +54,23 @@ class Placement:
 
     def lower(self) -> bool:
         """Goes down to the next profile that fits; `False` when this was the last, which then stays."""
-        while len(self._ladder) > 1:
-            del self._ladder[0]
-            if self._try():
-                logger.warning("out of memory; from now on: %s", self.profile.name)
-                return True
+        with torch.inference_mode(False):  # weights that are moved in it can be used nowhere else any more
+            while len(self._ladder) > 1:
+                del self._ladder[0]
+                if self._try():
+                    logger.warning("out of memory; from now on: %s", self.profile.name)
+                    return True
         return False
 
     def _try(self) -> bool:
         try:
             self._apply(self.profile)
-        except torch.OutOfMemoryError:
-            pass  # leaving this block lets go of what the failed call held
-        else:
             return True
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Having left this block lets go of what the failed call held.
+        self._pipeline.remove_all_hooks()
         self._move("cpu", RUNNING)
         self._free()
         return False
@@ -76,6 +80,7 @@ class Placement:
         pipeline.remove_all_hooks()
         self.unet_calls.record(None)
         separate_projections(pipeline.unet)
+        _order_weights(pipeline, torch.contiguous_format)
         if profile.attention_slicing:
             # One head at a time: two halves ("auto") would need more memory than the fused attention they replace.
             pipeline.enable_attention_slicing("max")
@@ -105,8 +110,7 @@ class Placement:
 
     def _speed_up(self) -> None:
         """What a CUDA device is faster with: weights in its matrix units' order, joined projections, recorded steps."""
-        for network in (self._pipeline.unet, self._pipeline.vae):
-            network.to(memory_format=torch.channels_last)
+        _order_weights(self._pipeline, torch.channels_last)
         if not self.profile.attention_slicing:  # which has a way of its own of calling the projections
             join_projections(self._pipeline.unet)
         self.unet_calls.record(cuda_graphs())
@@ -119,6 +123,11 @@ class Placement:
         gc.collect()
         if self._device == "cuda":
             torch.cuda.empty_cache()
+
+
+def _order_weights(pipeline: StableDiffusionPipeline, memory_format: torch.memory_format) -> None:
+    for network in (pipeline.unet, pipeline.vae):
+        network.to(memory_format=memory_format)
 
 
 def join_projections(unet: UNet2DConditionModel) -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import queue
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from torch import nn
 
+from sd_space.faults import is_out_of_memory
 from sd_space.schema import Outcome, Preview, SafetyCheckFailed, ScreenedImage
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class SafetyScreen:
         self._latent_rgb = latent_rgb.detach().to("cpu", torch.float32)  # (C + 1, 3), the last row is the offset
         self._timeout_s = timeout_s
         self._worker = _Worker()
+        weakref.finalize(self, self._worker.end)
         self.self_test()
 
     @property
@@ -147,8 +150,10 @@ class SafetyScreen:
         """The verdict, from the CPU from now on if the device has no memory left for the checker."""
         try:
             return self._is_flagged(picture)
-        except torch.OutOfMemoryError:
-            pass  # leaving this block lets go of what the failed call held
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Having left this block lets go of what the failed call held.
         logger.warning("the safety checker ran out of memory and runs on the CPU from now on")
         self._safety_checker.to("cpu")
         return self._is_flagged(picture)
@@ -254,12 +259,16 @@ class _Worker:
             raise error
         return verdict
 
+    def end(self) -> None:
+        """Lets the thread go, and what CUDA's libraries keep for each thread."""
+        self._calls.put(None)
+
     def _work(self) -> None:
-        while True:
-            call, done, outcome = self._calls.get()
+        while (item := self._calls.get()) is not None:
+            call, done, outcome = item
             try:
                 outcome[:] = [call(), None]
             except Exception as error:
                 outcome[:] = [None, error]
             done.set()
-            del call, done, outcome  # holds no picture while it waits for the next
+            del item, call, done, outcome  # holds no picture while it waits for the next

@@ -3,6 +3,7 @@
 Shapes: R rows, C latent channels, h x w latents, L tokens, D features, F channels of the UNet's first level.
 """
 
+import contextlib
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from diffusers import UNet2DConditionModel
 logger = logging.getLogger(__name__)
 
 RECORD_AT = 3  # the call of a shape that is recorded; those before let the libraries choose and prepare their kernels
-MOST_RECORDED = 24  # shapes; each costs some megabytes beside the memory that all share
+MOST_RECORDED = 16  # shapes; each takes memory of the driver's beside that which all share (`memory.py`)
+RECORD_AGAIN_AFTER = 50  # further calls of a shape whose recording was let go: to record one takes longer than a call
 
 Tensors = tuple[torch.Tensor, ...]
 Capture = Callable[[Callable[[], Tensors]], tuple[Callable[[], object], Tensors]]
@@ -36,7 +38,7 @@ class UNetCalls:
         Lets go of all earlier recordings and of their memory, so it is to be called when the UNet was moved.
         """
         calls = (self._plain, self._with_features, self._from_features)
-        self._recorded = {call: Recorded(call, capture) for call in calls} if capture else {}
+        self._recorded = {call: Recorded(call, capture, lambda: self.record(None)) for call in calls} if capture else {}
 
     def predict(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         return self._run(self._plain, sample, timesteps, embeds)[0]
@@ -82,6 +84,8 @@ class UNetCalls:
     ) -> Tensors:
         """UNet2DConditionModel.forward (diffusers, unet_2d_condition.py) without what lies between."""
         unet = self._unet
+        if hasattr(unet, "_hf_hook"):  # accelerate's, on `forward`: brings the UNet to the device when it was offloaded
+            unet._hf_hook.pre_forward(unet)
         emb = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
         down, up = unet.down_blocks[0], unet.up_blocks[-1]
 
@@ -100,13 +104,14 @@ class UNetCalls:
 class Recorded:
     """A function of tensors that is replayed, once a shape was seen `RECORD_AT` times: same kernels, one launch.
 
-    Recordings read their inputs from the same place each time, and write their outputs to one. A shape that cannot
-    be recorded is called as it is.
+    Recordings read their inputs from the same place each time, and write their outputs to one. When one fails, the
+    others are let go, `give_up` is called, and from then on calls are made as they are.
     """
 
-    def __init__(self, call: Callable[..., Tensors], capture: Capture):
+    def __init__(self, call: Callable[..., Tensors], capture: Capture, give_up: Callable[[], None] = lambda: None):
         self._call = call
         self._capture = capture
+        self._give_up = give_up
         self._seen: Counter[tuple] = Counter()
         self._replays: OrderedDict[tuple, tuple[Tensors, Callable[[], object], Tensors]] = OrderedDict()
 
@@ -128,23 +133,32 @@ class Recorded:
         try:
             replay, outputs = self._capture(lambda: self._call(*inputs))
         except Exception as error:  # whatever it is, the call as it is will tell whether the device is lost
-            logger.warning("a UNet call could not be recorded (%s) and is made as it is", type(error).__name__)
+            kind = type(error).__name__
+            logger.warning("a UNet call could not be recorded (%s); from now on they are made as they are", kind)
+            self._replays.clear()  # what a failed recording took stays in the pool while it has any graph
+            self._give_up()
             return False
         if len(self._replays) == MOST_RECORDED:
             oldest, _ = self._replays.popitem(last=False)
-            del self._seen[oldest]
+            self._seen[oldest] = RECORD_AT - RECORD_AGAIN_AFTER
         self._replays[key] = inputs, replay, outputs
         return True
 
 
 def cuda_graphs() -> Capture:
     """Records calls as CUDA graphs, which share one pool of memory because they never run at the same time."""
-    pool = torch.cuda.graph_pool_handle()
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def capture(call: Callable[[], Tensors]) -> tuple[Callable[[], object], Tensors]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):  # other threads may use the device
-            outputs = call()
+        graph, caller = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:  # other threads may use the device meanwhile
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                outputs = call()
+        except Exception:  # torch leaves its stream and its pool in use where not even the capture's end succeeded
+            torch.cuda.set_stream(caller)
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(caller.device_index, pool)
+            raise
         return graph.replay, outputs
 
     return capture

@@ -324,14 +324,23 @@ def test_a_broken_picture_is_not_decoded(noise_painter, monkeypatch):
     assert image.outcome is Outcome.BROKEN
 
 
-def test_out_of_memory_splits_the_batch(noise_painter, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no memory"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_out_of_memory_splits_the_batch(noise_painter, monkeypatch, error):
     """Nobody loses: the same step is run again in halves, and later steps are not tried so wide again."""
     expected = pixels(run_to_completion(make_engine(noise_painter, width=2), admitted("a", num_images_per_prompt=2)))
     rows = []
 
     def breaks(call, sample):
         rows.append(len(sample))
-        return torch.OutOfMemoryError("no memory") if len(sample) > 4 else None
+        return error if len(sample) > 4 else None
 
     break_unet(monkeypatch, noise_painter, breaks)
     engine = make_engine(noise_painter, width=4)

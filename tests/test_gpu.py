@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sd_space.backends.local import build_engine
+from sd_space.batcher import BatchKey
 from sd_space.denoiser import Denoiser
 from sd_space.engine import run_to_completion
 from sd_space.memory import GIB
@@ -97,6 +98,17 @@ def test_500_mixed_requests_have_no_failure():
     assert len(ended) == 500
     images = [image for result in ended.values() if isinstance(result, GenerationResult) for image in result.images]
     assert len(images) == 750 and {image.outcome for image in images} == {Outcome.OK}
+
+
+def test_step_times_are_those_of_the_size_that_they_are_told_for():
+    """The host is a step ahead, so the time of a step is known only during the next, which may be another size's."""
+    engine = make_engine(load(), width=2)
+    for number in range(4):
+        engine.add_request(admitted(f"r{number}", **OWN_SIZE | {"width": 768 if number % 2 else 256, "height": 512}))
+    while not engine.is_idle:
+        engine.step()
+    small, large = (engine.times.step_s(BatchKey(512, width, True), 2) for width in (256, 768))
+    assert 1.5 * small < large
 
 
 @pytest.mark.parametrize("limit_gb", [24, 12, 8, 6, 4, 3])

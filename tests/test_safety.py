@@ -1,3 +1,4 @@
+import gc
 import threading
 import time
 
@@ -53,6 +54,16 @@ def test_a_passed_picture_has_the_bytes_of_the_stock_pipeline(noise_painter, scr
     assert outcomes(screened) == [Outcome.OK] * 3
     assert [image.seed for image in screened] == list(SEEDS)
     assert [image.pixels for image in screened] == [picture.tobytes() for picture in expected]
+
+
+def test_the_thread_ends_with_its_screen(noise_painter):
+    screen = make_screen(noise_painter)
+    thread = screen._worker._thread
+    assert thread.is_alive()
+    del screen
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 def test_a_flagged_picture_is_withheld_and_the_others_are_not(screen):

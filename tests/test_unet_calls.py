@@ -1,9 +1,11 @@
 """The ways of calling the UNet agree. CUDA graphs need CUDA (test_gpu.py); their bookkeeping does not."""
 
+import weakref
+
 import pytest
 import torch
 
-from sd_space.unet_calls import MOST_RECORDED, RECORD_AT, Recorded, UNetCalls
+from sd_space.unet_calls import MOST_RECORDED, RECORD_AGAIN_AFTER, RECORD_AT, Recorded, UNetCalls
 
 
 @pytest.fixture
@@ -66,20 +68,28 @@ def test_each_shape_has_a_recording_of_its_own(unet):
     assert recorder.recorded == 3
 
 
-def test_a_call_that_cannot_be_recorded_is_made_as_it_is_and_tried_once(unet, caplog):
-    attempts = []
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_after_one_that_fails_nothing_is_recorded_and_no_recording_is_kept(unet, error, caplog):
+    recorder, kept = Recorder(), []
 
-    def refuse(call):
-        attempts.append(call)
-        raise RuntimeError("operation not permitted when stream is capturing")
+    def record_two(call):
+        if recorder.recorded == 2:
+            raise error("operation not permitted when stream is capturing")
+        replay, outputs = recorder(call)
+        kept.append(weakref.ref(outputs[0]))
+        return replay, outputs
 
     calls = UNetCalls(unet)
-    calls.record(refuse)
-    tensors = inputs()
-    for _ in range(RECORD_AT + 2):
-        assert torch.equal(calls.predict(*tensors), plainly(unet, *tensors))
-    assert len(attempts) == 1
-    assert "could not be recorded (RuntimeError)" in caplog.text
+    calls.record(record_two)
+    for rows in (2, 4, 6):
+        tensors = inputs(rows)
+        for _ in range(RECORD_AT + 2):
+            assert torch.equal(calls.predict(*tensors), plainly(unet, *tensors))
+    assert "could not be recorded" in caplog.text and caplog.text.count(error.__name__) == 1
+    assert [output() for output in kept] == [None, None], "what recordings share can be given back"
+    tensors = inputs(2)
+    assert torch.equal(calls.predict(*tensors), plainly(unet, *tensors))
+    assert recorder.replayed == 6, "none after the failure"
 
 
 def test_only_so_many_recordings_are_kept_and_the_least_used_goes():
@@ -98,8 +108,10 @@ def test_only_so_many_recordings_are_kept_and_the_least_used_goes():
     replayed = recorder.replayed
     use(1)
     assert recorder.replayed == replayed + 1, "the one used last is still there"
-    use(2, RECORD_AT)
-    assert recorder.recorded == MOST_RECORDED + 2, "the oldest is recorded again when it is used again"
+    use(2, RECORD_AGAIN_AFTER - 1)
+    assert recorder.recorded == MOST_RECORDED + 1, "to record and let go in turns would cost more than it saves"
+    use(2)
+    assert recorder.recorded == MOST_RECORDED + 2, "the oldest is recorded again when it is much used again"
 
 
 def test_recordings_are_let_go(unet):

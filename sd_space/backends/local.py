@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from sd_space.faults import described
+from sd_space.faults import described, is_device_lost, is_out_of_memory
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -65,8 +65,6 @@ def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
     """The engine over a loaded model: safety screen tested, width measured. Raises SafetyCheckFailed."""
-    import torch
-
     from sd_space.denoiser import Denoiser
     from sd_space.engine import Engine, calibrate
     from sd_space.pipeline import VISITORS_SENTENCE
@@ -101,7 +99,9 @@ def build_engine(
     widths = tuple(sorted({1, width})) if width else tuple(w for w in WIDTHS if w <= (most or w))
     try:
         measured_width, times = calibrate(denoiser, request, widths=widths)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         hint = "Not even one picture fits into the device's memory; set SD_SPACE_MODEL to a smaller model."
         raise ModelUnavailable(VISITORS_SENTENCE, hint) from error
     return Engine(denoiser, screen, width or measured_width, times)
@@ -277,9 +277,7 @@ class LocalBackend:
 
         Raises `error` where that is no use: the device is lost, or no picture was finished since the last time.
         """
-        import torch
-
-        if isinstance(error, torch.AcceleratorError) or not self._has_finished_any:
+        if is_device_lost(error) or not self._has_finished_any:
             raise error
         logger.error("the engine failed and is built anew:\n%s", described(error))
         self._has_finished_any = False
