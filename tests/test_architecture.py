@@ -27,7 +27,7 @@ ALLOWED = {
     "memory": set(),
     "unet_calls": set(),
     "openvino_unet": set(),
-    "placement": {"memory", "unet_calls"},
+    "placement": {"faults", "memory", "unet_calls"},
     "pipeline": DATA | {"hub", "memory", "openvino_unet", "placement", "unet_calls"},
     "denoiser": DATA | {"unet_calls"},
     "safety": DATA,
