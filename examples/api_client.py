@@ -27,7 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     client = Client(arguments.url, verbose=False)
     try:
         token = client.predict(agree=arguments.agree, api_name="/accept_license")
-        model = client.predict(api_name="/model")
+        while "defaults" not in (model := client.predict(api_name="/model")):  # the page is up before the model is
+            if model["stage"] in ("failed", "stopped"):
+                print(model.get("reason", "The Space has stopped."), file=sys.stderr)
+                return 1
+            print(f"\r{model['stage']}…".ljust(60), end="", file=sys.stderr)
+            time.sleep(2)
         job = client.submit(
             prompt=arguments.prompt,
             num_images_per_prompt=arguments.num,

@@ -1,4 +1,4 @@
-"""What operators count: pictures by outcome, refusals by reason, seconds by stage, and the queue, for Prometheus."""
+"""What operators count: pictures by outcome, failed runs by kind, seconds by stage, and the queue, for Prometheus."""
 
 from collections.abc import Callable, Iterator
 

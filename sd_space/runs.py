@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sd_space.backends import Backend
 from sd_space.faults import described
@@ -166,6 +166,8 @@ class Runs:
                             )
                         case GenerationResult():
                             run.result = update
+                            if now := self._backend.status().info:  # a rung may have been left meanwhile
+                                run.info = replace(run.info, memory_profile=now.memory_profile)
                         case RequestFailed():
                             run.error = update.error
                     run._notify()

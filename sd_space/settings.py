@@ -141,7 +141,9 @@ class Settings:
         _whole(0, 10),
         "proxies in front whose X-Forwarded-For is believed when calls are counted per address (1 on a Space)",
     )
-    rate_per_minute: int = _setting(60, _whole(1, 100_000), "most calls of an endpoint per address and minute")
+    rate_per_minute: int = _setting(
+        60, _whole(1, 100_000), "most calls per address and minute, of all endpoints together"
+    )
 
     zerogpu_step_s: float = _setting(
         0.06, _positive, "seconds per step of a 512 × 512 picture that the first ZeroGPU call plans with; then measured"
@@ -192,7 +194,7 @@ class Settings:
 
     @classmethod
     def table(cls) -> list[tuple[str, str, str]]:
-        """Rows (variable, default, help) for README and `--help`."""
+        """Rows (variable, default, help) for README."""
 
         def shown(default: Any) -> str:
             if default is None:

@@ -73,7 +73,7 @@ _GALLERY_JS = """() => {
   })
 }"""
 
-# A visitor who calls `/model` or opens the page must know these before any model is loaded.
+# What the form shows before any model is loaded.
 _CARD_DEFAULTS = Defaults()
 _CARD_LIMITS = Limits(min_size=256, max_size=768)
 
@@ -357,6 +357,7 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
     with gr.Column(elem_id="about"):
         gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>', padding=False)
         gr.Markdown("## About Stable Diffusion v1-4\n\nFrom its model card, by Robin Rombach and Patrick Esser.")
+        gr.Markdown(card.introduction)
         for title, parts in _CARD_PAGES.items():
             with gr.Accordion(title, open=False):
                 gr.Markdown(_as_markdown([card.section(part) for part in parts]))
@@ -438,7 +439,7 @@ class Handlers:
         untouched = _CARD_DEFAULTS
         size = _size(untouched.width, untouched.height)
         updates = self._doors(self._is_accepted(token)) | self.tick(
-            untouched.num_inference_steps, untouched.guidance_scale, untouched.scheduler, size
+            untouched.num_inference_steps, untouched.guidance_scale, untouched.scheduler, size, request
         )
         linked = recipe_from_query(request.query_params)
         info = self.backend.status().info
@@ -467,8 +468,11 @@ class Handlers:
             "scheduler": page.scheduler,
         }
 
-    def tick(self, steps: int, guidance: float, scheduler: str, size: str) -> dict:
-        """Each second until the model is there: the banner; then what nobody touched becomes the model's own."""
+    def tick(self, steps: int, guidance: float, scheduler: str, size: str, request: gr.Request) -> dict:
+        """Each second until the model is there: the banner; then what nobody touched becomes the model's own.
+
+        What a link asks for stays, also where it is the card's default.
+        """
         page, status = self.page, self.backend.status()
         updates = {page.banner: views.banner(status)}
         if status.stage is Stage.FAILED:
@@ -477,18 +481,21 @@ class Handlers:
             return updates
         card, own, limits = _CARD_DEFAULTS, status.info.defaults, status.info.limits
 
-        def kept(current: object, default: object, value: object) -> dict:
-            return {"value": value} if current == default else {}
+        linked = recipe_from_query(request.query_params)
 
-        size_kept = kept(size, _size(card.width, card.height), _size(own.width, own.height))
+        def kept(name: str, current: object, default: object, value: object) -> dict:
+            return {"value": value} if name not in linked and current == default else {}
+
+        size_kept = kept("width", size, _size(card.width, card.height), _size(own.width, own.height))
         return updates | {
             page.clock: gr.update(active=False),
             page.steps: gr.update(
-                maximum=limits.max_steps, **kept(steps, card.num_inference_steps, own.num_inference_steps)
+                maximum=limits.max_steps,
+                **kept("num_inference_steps", steps, card.num_inference_steps, own.num_inference_steps),
             ),
-            page.guidance: gr.update(**kept(guidance, card.guidance_scale, own.guidance_scale)),
+            page.guidance: gr.update(**kept("guidance_scale", guidance, card.guidance_scale, own.guidance_scale)),
             page.scheduler: gr.update(
-                choices=list(limits.schedulers), **kept(scheduler, card.scheduler, own.scheduler)
+                choices=list(limits.schedulers), **kept("scheduler", scheduler, card.scheduler, own.scheduler)
             ),
             page.size: gr.update(choices=_size_choices(own), **size_kept),
         }
@@ -713,7 +720,7 @@ def _add_api(gate: Gate, backend: Backend, runs: Runs) -> None:
                 )
                 for picture in run.finished
             ]
-            yield files, result_json(run.admitted.request, info, run.result)
+            yield files, result_json(run.admitted.request, run.info, run.result)
 
     def model() -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""

@@ -50,13 +50,15 @@ def banner(status: BackendStatus) -> str:
         )
     info = status.info
     if info.is_picture_book:
+        link = f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a>'
+        way = f"For {link} itself, start this Space on a CUDA GPU, or with <code>--model {V1_4}</code>."
+        if info.fallback_reason:  # the GPU is there; the reason itself is nothing for the public
+            way = f"The log, and <code>python -m sd_space.tools.doctor</code>, say why {link} does not."
         why = f" {escape(info.fallback_reason)}" if info.fallback_reason else ""
         return (
             f'<div class="banner" role="status"><strong>{escape(info.title)}, a tiny stand-in model, is drawing.'
             "</strong>"
-            f"{why} It knows a small drawn world: the examples and their mixtures. For "
-            f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a> itself, start this Space '
-            "on a CUDA GPU, or with <code>--model CompVis/stable-diffusion-v1-4</code>.</div>"
+            f"{why} It knows a small drawn world: the examples and their mixtures. {way}</div>"
         )
     return (
         f'<div class="banner" role="status"><strong>{escape(info.title)}</strong> on {escape(info.device)}, '

@@ -61,6 +61,8 @@ def test_the_picture_book_is_labelled_for_what_it_is():
     info = replace(INFO, is_picture_book=True, fallback_reason="v1-4 could not be loaded.")
     banner = views.banner(BackendStatus(Stage.READY, info))
     assert "stand-in" in banner and views.V1_4_URL in banner and "v1-4 could not be loaded." in banner
+    assert "on a CUDA GPU" not in banner, "there is one"
+    assert "on a CUDA GPU" in views.banner(BackendStatus(Stage.READY, replace(info, fallback_reason="")))
     assert "stand-in" not in views.banner(BackendStatus(Stage.READY, INFO))
 
 

@@ -349,6 +349,7 @@ class LocalBackend:
 
     def _set_stage(self, stage: Stage) -> None:
         self._stop_if_closing()
+        logger.info("%s", stage)
         with self._lock:
             self._stage, self._detail = stage, ""
             waiters = list(self._waiters.values())

@@ -246,11 +246,12 @@ class RayServeBackend:
                     return
                 except _ReplicaLost as lost:
                     logger.warning("request %s lost its replica: %s", admitted.request_id, lost)
+                    if attempt == ATTEMPTS - 1:
+                        raise EngineFailed(LOST) from None
                 with self._lock:
                     self._reruns += 1
                 pictures = admitted.request.num_images_per_prompt
                 yield Progress(admitted.request_id, 1, 0, 1, len(call.delivered), pictures, note=AGAIN)
-            raise EngineFailed(LOST)
         except Cancelled as error:
             yield RequestFailed(admitted.request_id, error)
         finally:
