@@ -42,13 +42,13 @@ class FakeBackend:
     def __init__(self, outcomes: Sequence[Outcome] = (Outcome.OK,) * 4, error: SpaceError | None = None):
         self.outcomes = outcomes
         self.error = error
-        self.stage = Stage.READY
+        self.stage, self.info = Stage.READY, INFO
         self.proceed = asyncio.Event()
         self.cancelled: dict[str, asyncio.Event] = {}
         self.started: list[AdmittedRequest] = []
 
     def status(self) -> BackendStatus:
-        return BackendStatus(self.stage, INFO if self.stage is Stage.READY else None)
+        return BackendStatus(self.stage, self.info if self.stage is Stage.READY else None)
 
     def cancel(self, request_id: str) -> None:
         self.cancelled[request_id].set()

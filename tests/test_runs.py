@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,16 @@ def test_a_run_ends_with_its_pictures_on_disk_in_order(tmp_path):
         assert [p.seed for p in run.finished] == list(run.admitted.request.seeds)
         assert all(p.path.is_file() for p in run.finished)
         assert run.result is not None and run.error is None and s.done == [run]
+
+    play(tmp_path, scene)
+
+
+def test_a_result_tells_the_rung_that_is_in_force_at_its_end(tmp_path):
+    async def scene(s: Scene):
+        run = s.start()
+        s.backend.info = replace(INFO, memory_profile="sliced decode")
+        s.backend.proceed.set()
+        assert (await s.watched(run)).info.memory_profile == "sliced decode"
 
     play(tmp_path, scene)
 
