@@ -35,8 +35,10 @@ from sd_space.schema import (
     MAX_SEED,
     SCHEDULERS,
     Defaults,
+    InvalidRequest,
     LicenceNotAccepted,
     Limits,
+    ModelInfo,
     SpaceError,
     Stage,
 )
@@ -49,29 +51,20 @@ QUEUE_LOOK_S = 0.5  # how often Gradio's queue is looked at
 INTERRUPTED = "The server's queue failed and was started again; please try again."
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
-CSS = Path(__file__).with_name("ui.css")
+CSS, JS = (Path(__file__).with_name(name) for name in ("ui.css", "ui.js"))
 
 # Storage is blocked in some frames (huggingface.co with third-party cookies off): then nothing is remembered.
 _RECALL_JS = """() => { const get = (key) => { try { return localStorage.getItem('sd_space.' + key) || '' }
-  catch (error) { return '' } }; return [get('token'), get('run')] }"""
+  catch (error) { return '' } }
+  let draft = ''
+  try { draft = sessionStorage.getItem('sd_space.draft') || '' } catch (error) {}
+  return [get('token'), get('run'), draft] }"""
+_KEEP_DRAFT_JS = (
+    "(value) => { try { sessionStorage.setItem('sd_space.draft', value || '') } catch (error) {} return [] }"
+)
 _REMEMBER_JS = (
     "(value) => {{ try {{ localStorage.setItem('sd_space.{}', value || '') }} catch (error) {{}} return [] }}"
 )
-
-# Gradio names a picture's button "Thumbnail 1 of 4", whatever its caption says; who only hears it wants the caption.
-# It also focuses the small button below an opened picture, and the browser then scrolls the picture itself away.
-_GALLERY_JS = """() => {
-  new MutationObserver(() => {
-    for (const button of document.querySelectorAll('#gallery .thumbnail-lg')) {
-      const caption = button.querySelector('.caption-label')
-      if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent
-    }
-  }).observe(document.body, { childList: true, subtree: true })
-  document.addEventListener('focusin', ({ target }) => {
-    const opened = target.closest('#gallery .preview')
-    if (opened) requestAnimationFrame(() => opened.scrollIntoView({ block: 'nearest' }))
-  })
-}"""
 
 # What the form shows before any model is loaded.
 _CARD_DEFAULTS = Defaults()
@@ -219,7 +212,7 @@ def launch(
         footer_links=["api"],
         theme=_THEME,
         css=CSS.read_text(encoding="utf-8"),
-        js=_GALLERY_JS,
+        js=JS.read_text(encoding="utf-8"),
         app_kwargs={"middleware": [front], "openapi_url": None},
         **options,
     )
@@ -407,6 +400,17 @@ def _size_choices(defaults: Defaults) -> list[tuple[str, str]]:
     return [(f"{name}, {w} × {h}", _size(w, h)) for name, (w, h) in shapes.items()]
 
 
+def _models_own(values: dict[str, Any], own: Defaults, linked: dict[str, Any]) -> dict[str, Any]:
+    """The model's own values in place of those that are still the card's and not a link's."""
+    card, pairs = _CARD_DEFAULTS, (("num_inference_steps",), ("guidance_scale",), ("scheduler",), ("width", "height"))
+    return {
+        name: getattr(own, name)
+        for names in pairs
+        if all(name not in linked and values[name] == getattr(card, name) for name in names)
+        for name in names
+    }
+
+
 class Handlers:
     """What happens on each event. Async, because they wait for the engine; they run on the server's event loop."""
 
@@ -449,12 +453,14 @@ class Handlers:
         if "seed" in linked:
             updates[page.random_seed] = False
         if "width" in linked and "height" in linked:
-            size = f"{linked['width']}x{linked['height']}"
-            choices = _size_choices(info.defaults if info else _CARD_DEFAULTS)
-            if size not in [value for _, value in choices]:
-                choices.append((size.replace("x", " × "), size))
-            updates[page.size] = gr.update(choices=choices, value=size)
+            updates[page.size] = self._size_update(linked["width"], linked["height"], info)
         return updates
+
+    def _size_update(self, width: int, height: int, info: ModelInfo | None) -> dict:
+        size, choices = _size(width, height), _size_choices(info.defaults if info else _CARD_DEFAULTS)
+        if size not in [value for _, value in choices]:
+            choices.append((size.replace("x", " × "), size))
+        return gr.update(choices=choices, value=size)
 
     def _fields(self) -> dict[str, gr.components.Component]:
         page = self.page
@@ -543,28 +549,41 @@ class Handlers:
         }
         try:
             self.gate.verify_token(token)
+            is_early = not self.backend.status().is_ready
             async for stage in until_ready(self.backend):
                 yield {page.status: views.note(f"Getting ready: {stage}… Your pictures come next.")}
             info = self.backend.status().info
+            if is_early:  # asked before the model had said what it draws: what nobody touched is the model's own
+                values |= _models_own(values, info.defaults, recipe_from_query(request.query_params))
             admitted = self.gate.admit(token, values, info)
             run = self.runs.start(admitted, info, embed_recipe is True, _address(request))
         except LicenceNotAccepted as error:
             yield self._doors(False) | {page.status: views.note(str(error), "error")}
+        except InvalidRequest as error:  # which names the parameter of the API: the page calls it by its label
+            label = self._fields()[error.field].label if error.field in self._fields() else error.field.capitalize()
+            yield {page.status: views.note(str(error).replace(error.field, label, 1), "error")}
         except SpaceError as error:
             yield {page.status: views.note(str(error), "error")}
         else:
             async for updates in self._follow(run):
                 yield updates
 
-    async def resume(self, token: str, run_id: str) -> AsyncIterator[dict]:
-        """After a reload: shows the last run, finished or still going."""
+    async def resume(self, token: str, run_id: str, prompt: str, request: gr.Request) -> AsyncIterator[dict]:
+        """After a reload: shows the last run, finished or still going. The form becomes the run's own, unless a link
+        has filled it; words that were being written stay."""
         run = self.runs.get(run_id) if self._is_accepted(token) else None
         if run is None:
             yield {self.page.status: ""}
             return
-        request = run.admitted.request
-        yield {self.page.prompt: request.prompt, self.page.negative_prompt: request.negative_prompt}
+        is_linked = bool(recipe_from_query(request.query_params))
+        if not is_linked:
+            asked = run.admitted.request
+            form = {component: getattr(asked, name) for name, component in self._fields().items()}
+            form[self.page.size] = self._size_update(asked.width, asked.height, run.info)
+            yield form | ({self.page.prompt: prompt} if prompt else {})
         async for updates in self._follow(run):
+            if is_linked:
+                updates.pop(self.page.seed, None)
             yield updates
 
     async def _follow(self, run: Run) -> AsyncIterator[dict]:
@@ -617,9 +636,12 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     form = [*on._fields().values(), page.random_seed, page.size]
     blocks = gr.context.Context.root_block
 
-    blocks.load(None, None, [page.token, page.run_id], js=_RECALL_JS, **quiet).then(
+    blocks.load(None, None, [page.token, page.run_id, page.prompt], js=_RECALL_JS, **quiet).then(
         _careful(on.open_page), page.token, list(dict.fromkeys([*doors, *model_defaults, *form])), **quiet
-    ).then(_careful(on.resume), [page.token, page.run_id], [*run_view, page.prompt, page.negative_prompt], **queued)
+    ).then(
+        _careful(on.resume), [page.token, page.run_id, page.prompt], list(dict.fromkeys([*run_view, *form])), **queued
+    )
+    page.prompt.change(None, page.prompt, None, js=_KEEP_DRAFT_JS, **quiet)
     page.clock.tick(_careful(on.tick), [page.steps, page.guidance, page.scheduler, page.size], model_defaults, **quiet)
     page.token.change(None, page.token, None, js=_REMEMBER_JS.format("token"), **quiet)
     page.run_id.change(None, page.run_id, None, js=_REMEMBER_JS.format("run"), **quiet)

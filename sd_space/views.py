@@ -101,7 +101,8 @@ def waiting(run: Run) -> str:
         if progress.pictures_done:
             text = f"{progress.pictures_done} of {num_pictures} pictures done · {text}"
     if progress is not None and progress.seconds_left is not None:
-        text += f" · about {duration(progress.seconds_left)} left"
+        about = "about " * (progress.seconds_left >= 1)
+        text += f" · {about}{duration(progress.seconds_left)} left"
     if progress is not None and progress.note:
         text += f". {progress.note}"
     previews = progress.previews if progress else ()

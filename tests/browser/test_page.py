@@ -97,7 +97,7 @@ def test_withdrawing_closes_the_gate_for_good(studio):
 def test_an_empty_prompt_is_refused_in_a_sentence(studio):
     page = studio()
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("alert")).to_contain_text("prompt must not be empty")
+    expect(page.get_by_role("alert")).to_contain_text("Prompt must not be empty")
 
 
 def test_a_link_brings_a_recipe_back(studio):
@@ -106,6 +106,78 @@ def test_a_link_brings_a_recipe_back(studio):
     page.get_by_text("More options").click()
     expect(page.get_by_label("number input for Steps")).to_have_value("12")
     expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
+
+
+def test_a_link_wins_over_the_visitors_own_last_run(studio):
+    page = studio()
+    generate(page)
+    expect(page.locator("#status")).to_contain_text("4 pictures in")
+    page.goto("/?prompt=a+robot&seed=42&num_inference_steps=12")
+    expect(finished_pictures(page)).to_have_count(4)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a robot")
+    page.get_by_text("More options").click()
+    expect(page.get_by_label("number input for Steps")).to_have_value("12")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
+
+
+def test_words_that_are_being_written_and_the_last_settings_survive_a_reload(studio):
+    page = studio()
+    page.get_by_text("More options").click()
+    page.get_by_label("number input for Steps").fill("11")
+    generate(page)
+    expect(page.locator("#status")).to_contain_text("4 pictures in")
+    page.get_by_label("Prompt", exact=True).fill("something new")
+    page.reload()
+    expect(finished_pictures(page)).to_have_count(4)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("something new")
+    page.get_by_text("More options").click()
+    expect(page.get_by_label("number input for Steps")).to_have_value("11")
+
+
+def test_whoever_has_only_a_keyboard_is_led_on(new_page):
+    """What is pressed goes away at each step, and the focus goes to what stands there then."""
+    page = new_page(viewport={"width": 390, "height": 844})
+    page.get_by_label("I have read the licence and accept it").press("Space")
+    page.get_by_role("button", name=ACCEPT).press("Enter")
+    prompt = page.get_by_label("Prompt", exact=True)
+    expect(prompt).to_be_focused()
+    expect(prompt).to_be_in_viewport()
+    prompt.fill("A robot")
+    page.get_by_text("More options").click()
+    page.get_by_label("number input for Steps").fill("150")
+    page.get_by_role("button", name="Generate").press("Enter")
+    cancel = page.get_by_role("button", name="Cancel")
+    expect(cancel).to_be_focused()
+    cancel.press("Enter")
+    expect(page.get_by_role("button", name="Generate")).to_be_focused()
+    page.get_by_label("number input for Steps").fill("5")
+    prompt.press("Enter")
+    expect(page.locator("#status")).to_contain_text("4 pictures in")
+    pictures = page.locator("#gallery .thumbnail-lg")
+    pictures.nth(1).press("Enter")
+    expect(page.locator("#gallery .grid-wrap")).to_have_attribute("inert", "")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Escape")
+    expect(pictures.nth(2)).to_be_focused()
+    page.get_by_role("button", name="Withdraw my acceptance").press("Enter")
+    expect(page.get_by_label("I have read the licence and accept it")).to_be_focused()
+    assert page.errors == []
+
+
+def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(studio):
+    page = studio()
+    other = page.context.new_page()
+    other.goto("/")
+    other.get_by_role("button", name="Withdraw my acceptance").click()
+    expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
+
+
+def test_an_error_calls_a_field_by_its_label(studio):
+    page = studio()
+    page.get_by_text("More options").click()
+    page.get_by_label("number input for Steps").fill("2.5")
+    generate(page)
+    expect(page.get_by_role("alert")).to_contain_text("Steps must be a whole number")
 
 
 def test_a_phone_shows_it_all_without_sideways_scrolling(studio):
