@@ -35,7 +35,6 @@ from sd_space.schema import (
     MAX_SEED,
     SCHEDULERS,
     Defaults,
-    InvalidRequest,
     LicenceNotAccepted,
     Limits,
     ModelInfo,
@@ -360,7 +359,7 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
             "Withdraw my acceptance of the licence", size="sm", variant="secondary", visible=False, elem_id="withdraw"
         )
 
-    names["clock"] = gr.Timer(1.0)
+    names["clock"] = gr.Timer(1.0, active=False)
     names["token"] = gr.Textbox(visible="hidden")
     names["run_id"] = gr.Textbox(visible="hidden")
     return Page(**names)
@@ -445,6 +444,7 @@ class Handlers:
         updates = self._doors(self._is_accepted(token)) | self.tick(
             untouched.num_inference_steps, untouched.guidance_scale, untouched.scheduler, size, request
         )
+        updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
         linked = recipe_from_query(request.query_params)
         info = self.backend.status().info
         for name, component in self._fields().items():
@@ -559,9 +559,6 @@ class Handlers:
             run = self.runs.start(admitted, info, embed_recipe is True, _address(request))
         except LicenceNotAccepted as error:
             yield self._doors(False) | {page.status: views.note(str(error), "error")}
-        except InvalidRequest as error:  # which names the parameter of the API: the page calls it by its label
-            label = self._fields()[error.field].label if error.field in self._fields() else error.field.capitalize()
-            yield {page.status: views.note(str(error).replace(error.field, label, 1), "error")}
         except SpaceError as error:
             yield {page.status: views.note(str(error), "error")}
         else:

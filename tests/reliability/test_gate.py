@@ -209,9 +209,9 @@ def accepted_session(rig: Rig, visitor: Visitor, token: str):
 def another_run(rig: Rig, visitor: Visitor, token: str):
     run_id = _finished_run(rig, visitor, token)
     for event in visitor.config["dependencies"]:
-        if len(event["inputs"]) == 2:
+        if len(event["inputs"]) in (2, 3):  # the token, a run, and what is being written
             for forged in ("", "x", flipped(token)):
-                yield visitor.join(event["id"], [forged, run_id])
+                yield visitor.join(event["id"], [forged, run_id, ""][: len(event["inputs"])])
 
 
 def _finished_run(rig: Rig, visitor: Visitor, token: str) -> str:
@@ -480,9 +480,9 @@ def anothers_heartbeat(rig: Rig, visitor: Visitor, token: str):
 @G("G46", "another's run through an accepted visitor's own page")
 def guessed_run_ids(rig: Rig, visitor: Visitor, token: str):
     for event in visitor.config["dependencies"]:
-        if len(event["inputs"]) == 2:
+        if len(event["inputs"]) in (2, 3):  # the token, a run, and what is being written
             for run_id in ("", "0", "../", secrets.token_urlsafe(16), None, 5, ["x"]):
-                yield visitor.join(event["id"], [token, run_id])
+                yield visitor.join(event["id"], [token, run_id, ""][: len(event["inputs"])])
 
 
 @pytest.mark.parametrize("attempt", list(G), ids=str)
