@@ -53,17 +53,11 @@ _GENERATE = "generate"  # the name of both handlers that ask for pictures
 CSS, JS = (Path(__file__).with_name(name) for name in ("ui.css", "ui.js"))
 
 # Storage is blocked in some frames (huggingface.co with third-party cookies off): then nothing is remembered.
-_RECALL_JS = """() => { const get = (key) => { try { return localStorage.getItem('sd_space.' + key) || '' }
+# What is being written belongs to its tab, the acceptance and the last run to the visitor.
+_RECALL_JS = """() => { const get = (storage, key) => { try { return window[storage].getItem('sd_space.' + key) || '' }
   catch (error) { return '' } }
-  let draft = ''
-  try { draft = sessionStorage.getItem('sd_space.draft') || '' } catch (error) {}
-  return [get('token'), get('run'), draft] }"""
-_KEEP_DRAFT_JS = (
-    "(value) => { try { sessionStorage.setItem('sd_space.draft', value || '') } catch (error) {} return [] }"
-)
-_REMEMBER_JS = (
-    "(value) => {{ try {{ localStorage.setItem('sd_space.{}', value || '') }} catch (error) {{}} return [] }}"
-)
+  return [get('localStorage', 'token'), get('localStorage', 'run'), get('sessionStorage', 'draft')] }"""
+_REMEMBER_JS = "(value) => {{ try {{ {}.setItem('sd_space.{}', value || '') }} catch (error) {{}} return [] }}"
 
 # What the form shows before any model is loaded.
 _CARD_DEFAULTS = Defaults()
@@ -391,6 +385,12 @@ def _size(width: int, height: int) -> str:
     return f"{width}x{height}"
 
 
+def _sides(size: str) -> dict[str, int | str]:
+    """Width and height of `_size`; what is none stays as it is, to be refused in a sentence."""
+    width, _, height = str(size).partition("x")
+    return {"width": int(width) if width.isdigit() else size, "height": int(height) if height.isdigit() else size}
+
+
 def _size_choices(defaults: Defaults) -> list[tuple[str, str]]:
     """Square, portrait and landscape around the model's own size."""
     long, wide = defaults.width, defaults.height
@@ -405,7 +405,7 @@ def _models_own(values: dict[str, Any], own: Defaults, linked: dict[str, Any]) -
     return {
         name: getattr(own, name)
         for names in pairs
-        if all(name not in linked and values[name] == getattr(card, name) for name in names)
+        if not all(name in linked for name in names) and all(values[name] == getattr(card, name) for name in names)
         for name in names
     }
 
@@ -485,25 +485,20 @@ class Handlers:
             updates[page.clock] = gr.update(active=False)
         if not status.is_ready:
             return updates
-        card, own, limits = _CARD_DEFAULTS, status.info.defaults, status.info.limits
+        defaults, limits = status.info.defaults, status.info.limits
+        values = {"num_inference_steps": steps, "guidance_scale": guidance, "scheduler": scheduler} | _sides(size)
+        own = _models_own(values, defaults, recipe_from_query(request.query_params))
 
-        linked = recipe_from_query(request.query_params)
+        def kept(name: str) -> dict:
+            return {"value": own[name]} if name in own else {}
 
-        def kept(name: str, current: object, default: object, value: object) -> dict:
-            return {"value": value} if name not in linked and current == default else {}
-
-        size_kept = kept("width", size, _size(card.width, card.height), _size(own.width, own.height))
+        size_kept = {"value": _size(own["width"], own["height"])} if "width" in own else {}
         return updates | {
             page.clock: gr.update(active=False),
-            page.steps: gr.update(
-                maximum=limits.max_steps,
-                **kept("num_inference_steps", steps, card.num_inference_steps, own.num_inference_steps),
-            ),
-            page.guidance: gr.update(**kept("guidance_scale", guidance, card.guidance_scale, own.guidance_scale)),
-            page.scheduler: gr.update(
-                choices=list(limits.schedulers), **kept("scheduler", scheduler, card.scheduler, own.scheduler)
-            ),
-            page.size: gr.update(choices=_size_choices(own), **size_kept),
+            page.steps: gr.update(maximum=limits.max_steps, **kept("num_inference_steps")),
+            page.guidance: gr.update(**kept("guidance_scale")),
+            page.scheduler: gr.update(choices=list(limits.schedulers), **kept("scheduler")),
+            page.size: gr.update(choices=_size_choices(defaults), **size_kept),
         }
 
     def accept(self, agree: bool) -> dict:
@@ -535,7 +530,6 @@ class Handlers:
     ) -> AsyncIterator[dict]:
         """Admits the form's values and follows the run to its end."""
         page = self.page
-        width, _, height = str(size).partition("x")
         values = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
@@ -544,9 +538,7 @@ class Handlers:
             "guidance_scale": guidance,
             "seed": -1 if random_seed else seed,
             "scheduler": scheduler,
-            "width": int(width) if width.isdigit() else size,
-            "height": int(height) if height.isdigit() else size,
-        }
+        } | _sides(size)
         try:
             self.gate.verify_token(token)
             is_early = not self.backend.status().is_ready
@@ -638,10 +630,10 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     ).then(
         _careful(on.resume), [page.token, page.run_id, page.prompt], list(dict.fromkeys([*run_view, *form])), **queued
     )
-    page.prompt.change(None, page.prompt, None, js=_KEEP_DRAFT_JS, **quiet)
+    page.prompt.change(None, page.prompt, None, js=_REMEMBER_JS.format("sessionStorage", "draft"), **quiet)
     page.clock.tick(_careful(on.tick), [page.steps, page.guidance, page.scheduler, page.size], model_defaults, **quiet)
-    page.token.change(None, page.token, None, js=_REMEMBER_JS.format("token"), **quiet)
-    page.run_id.change(None, page.run_id, None, js=_REMEMBER_JS.format("run"), **quiet)
+    page.token.change(None, page.token, None, js=_REMEMBER_JS.format("localStorage", "token"), **quiet)
+    page.run_id.change(None, page.run_id, None, js=_REMEMBER_JS.format("localStorage", "run"), **quiet)
 
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)

@@ -5,6 +5,7 @@ import re
 from playwright.sync_api import expect
 
 ACCEPT = "Accept and continue"
+LINK = "/?prompt=a+robot&seed=42&num_inference_steps=12"
 
 
 def finished_pictures(page):
@@ -14,6 +15,14 @@ def finished_pictures(page):
 def generate(page, prompt="A small cabin on top of a snowy mountain", steps=None):
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_role("button", name="Generate").click()
+
+
+def expect_recipe(page):
+    """The form as LINK fills it."""
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a robot")
+    page.get_by_text("More options").click()
+    expect(page.get_by_label("number input for Steps")).to_have_value("12")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
 
 
 def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
@@ -101,23 +110,16 @@ def test_an_empty_prompt_is_refused_in_a_sentence(studio):
 
 
 def test_a_link_brings_a_recipe_back(studio):
-    page = studio("/?prompt=a+robot&seed=42&num_inference_steps=12")
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a robot")
-    page.get_by_text("More options").click()
-    expect(page.get_by_label("number input for Steps")).to_have_value("12")
-    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
+    expect_recipe(studio(LINK))
 
 
 def test_a_link_wins_over_the_visitors_own_last_run(studio):
     page = studio()
     generate(page)
     expect(page.locator("#status")).to_contain_text("4 pictures in")
-    page.goto("/?prompt=a+robot&seed=42&num_inference_steps=12")
+    page.goto(LINK)
     expect(finished_pictures(page)).to_have_count(4)
-    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a robot")
-    page.get_by_text("More options").click()
-    expect(page.get_by_label("number input for Steps")).to_have_value("12")
-    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
+    expect_recipe(page)
 
 
 def test_words_that_are_being_written_and_the_last_settings_survive_a_reload(studio):
