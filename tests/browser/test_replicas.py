@@ -18,9 +18,7 @@ def ready_server():
 
 def test_a_lost_machine_costs_the_visitor_a_sentence_and_time(studio, ready_server):
     page = studio()
-    page.get_by_text("More options").click()
-    page.get_by_label("number input for Steps").fill("60")
-    generate(page)
+    generate(page, steps=60)
     page.locator("#waiting progress").wait_for()
     (replica,) = replica_processes(ready_server.process.pid)
     replica.kill()
