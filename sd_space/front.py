@@ -112,7 +112,10 @@ class Front:
         send = _with_headers(scope["path"], send)
         address = self._address(scope)
         scope["client"] = (address, 0) if address else None
-        answer = self._own_answer(scope["method"], scope["path"]) or self._refusal(scope)
+        if (own := self._own_answer(scope["method"], scope["path"])) is not None:
+            await own(scope, receive, send)
+            return
+        answer = self._refusal(scope)
         is_entering = False
         if answer is None and scope["method"] == "POST":
             try:
@@ -128,6 +131,7 @@ class Front:
                     is_entering = answer is None
                 receive = _replay(body, receive)
         if answer is not None:
+            self._metrics.count_refusal(answer.status_code)
             await answer(scope, receive, send)
         elif scope["method"] == "GET" and _STREAM.fullmatch(scope["path"]):
             await self._stream(scope, receive, send)

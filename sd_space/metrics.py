@@ -1,4 +1,4 @@
-"""What operators count: pictures by outcome, failed runs by kind, seconds by stage, and the queue, for Prometheus."""
+"""What operators count: pictures, failed runs, calls turned away, seconds by stage, and the queue, for Prometheus."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,6 +21,7 @@ class Metrics:
         names = {"namespace": "sd_space", "registry": self._registry}
         self._pictures = Counter("pictures", "Finished pictures by outcome", ["outcome"], **names)
         self._failures = Counter("failures", "Requests that ended without a result, by kind", ["kind"], **names)
+        self._refusals = Counter("refusals", "Calls that the front door refused, by HTTP status", ["status"], **names)
         self._seconds = Histogram(
             "stage_seconds", "Seconds of a request by stage", ["stage"], buckets=_SECONDS, **names
         )
@@ -36,6 +37,10 @@ class Metrics:
         if result is not None:
             for stage, seconds in result.elapsed_s.items():
                 self._seconds.labels(stage).observe(seconds)
+
+    def count_refusal(self, status: int) -> None:
+        """Counts a call that went no further than the front door: 503 for a full house, 429 for too many calls."""
+        self._refusals.labels(status).inc()
 
     def exposition(self) -> bytes:
         """The page that Prometheus reads (text format 0.0.4)."""

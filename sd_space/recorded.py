@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "examples"
+CONTACT_SHEET = FOLDER / "recorded" / "contact-sheet.png"
+ICON = FOLDER / "recorded" / "snowy-disney-cabin.png"
 
 
 @dataclass(frozen=True, slots=True)

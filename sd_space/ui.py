@@ -9,6 +9,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import jinja2
+from gradio.routes import templates
 from gradio.server_messages import ProcessCompletedMessage
 from starlette.middleware import Middleware
 
@@ -28,7 +31,7 @@ from sd_space.front import Front, Surface, endpoint_parameters
 from sd_space.gallery import ResultStore, recipe_from_query, result_json
 from sd_space.gate import Gate
 from sd_space.metrics import Metrics
-from sd_space.recorded import RecordedExample
+from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
 from sd_space.runs import Run, Runs
 from sd_space.schema import (
     MAX_PROMPT_CHARS,
@@ -50,6 +53,8 @@ QUEUE_LOOK_S = 0.5  # how often Gradio's queue is looked at
 INTERRUPTED = "The server's queue failed and was started again; please try again."
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
+TITLE = "Stable Diffusion v1-4"
+DESCRIPTION = "Describe a picture; every answer is screened before it is shown."
 CSS, JS = (Path(__file__).with_name(name) for name in ("ui.css", "ui.js"))
 
 # Storage is blocked in some frames (huggingface.co with third-party cookies off): then nothing is remembered.
@@ -58,6 +63,8 @@ _RECALL_JS = """() => { const get = (storage, key) => { try { return window[stor
   catch (error) { return '' } }
   return [get('localStorage', 'token'), get('localStorage', 'run'), get('sessionStorage', 'draft')] }"""
 _REMEMBER_JS = "(value) => {{ try {{ {}.setItem('sd_space.{}', value || '') }} catch (error) {{}} return [] }}"
+
+_TEMPLATES = templates.env.loader  # Gradio's own
 
 # What the form shows before any model is loaded.
 _CARD_DEFAULTS = Defaults()
@@ -149,7 +156,7 @@ def build_demo(
         max_per_address=max(settings.max_per_visitor, settings.max_queue // 2),
         on_done=lambda run: metrics.count([picture.outcome for picture in run.finished], run.result, run.error),
     )
-    with gr.Blocks(title="Stable Diffusion v1-4", analytics_enabled=False) as demo:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
         page = _lay_out(card, recorded)
         _add_api(gate, backend, runs)  # first: Gradio would rename a public endpoint after a page's event
         _wire(page, Handlers(page, settings, gate, backend, store, runs), card)
@@ -170,7 +177,7 @@ def _most_events(settings: Settings) -> int:
 
 def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:
     """Everything that visitors may fetch as a file."""
-    return [store.root, *(example.path for example in recorded)]
+    return [store.root, CONTACT_SHEET, *(example.path for example in recorded)]
 
 
 def launch(
@@ -188,6 +195,7 @@ def launch(
         draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
         num_drawing=lambda: sum(event.fn.name == _GENERATE for event in queue.event_ids_to_events.values()),
     )
+    _introduce()
     demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
     front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)
     _, url, _ = demo.launch(
@@ -201,6 +209,7 @@ def launch(
         max_threads=_most_events(settings),
         state_session_capacity=SESSION_CAPACITY,
         pwa=False,
+        favicon_path=ICON,
         strict_cors=True,
         footer_links=["api"],
         theme=_THEME,
@@ -211,6 +220,25 @@ def launch(
     )
     _give_pictures_to_mcp(demo)
     return url
+
+
+def _introduce() -> None:
+    """What other windows show of a link, and a tab while the page loads: Gradio's templates speak of Gradio there."""
+    tags = {
+        "og:type": "website",
+        "og:title": TITLE,
+        "og:description": DESCRIPTION,
+        "og:image": f"{{{{ config['root'] }}}}/gradio_api/file={CONTACT_SHEET}",
+        "twitter:card": "summary_large_image",
+    }
+    metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
+    end = f"<title>{TITLE}</title>{metas}</head>"
+
+    def load(name: str) -> str:
+        template, *_ = _TEMPLATES.get_source(templates.env, name)
+        return re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", template).replace("</head>", end)
+
+    templates.env.loader = jinja2.FunctionLoader(load)
 
 
 async def _start_queue_watch(demo: gr.Blocks) -> None:
@@ -254,8 +282,7 @@ def _lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
     """One column: what this is, the gate or the prompt, the pictures, the options, and the model card."""
     names: dict[str, Any] = {}
     gr.HTML(
-        "<h1>Stable Diffusion <span>v1-4</span></h1>"
-        "<p>Describe a picture; every answer is screened before it is shown.</p>",
+        f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{DESCRIPTION}</p>",
         elem_id="masthead",
         padding=False,
     )
@@ -509,8 +536,9 @@ class Handlers:
             return {self.page.token: ""}
         return self._doors(True) | {self.page.token: token}
 
-    def withdraw(self) -> dict:
+    def withdraw(self, run_id: str) -> dict:
         page = self.page
+        self.runs.cancel(run_id)  # nothing more is drawn for whom it has no acceptance
         return self._doors(False) | {page.token: "", page.agree: False, page.accept: gr.update(interactive=False)}
 
     async def generate(
@@ -638,7 +666,7 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(_careful(on.accept), page.agree, [*doors, page.token], **quiet)
-    page.withdraw.click(_careful(on.withdraw), None, [*doors, page.token, page.agree, page.accept], **quiet)
+    page.withdraw.click(_careful(on.withdraw), page.run_id, [*doors, page.token, page.agree, page.accept], **quiet)
 
     gr.on(
         [page.prompt.submit, page.generate.click],

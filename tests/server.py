@@ -43,6 +43,17 @@ class Server:
             f"{path} did not answer 200 in {timeout_s} s: {answer and answer.text}\n" + "".join(self.log)
         )
 
+    def metric(self, name: str) -> float:
+        """What /metrics says under this name, labels included or all of them together."""
+        lines = [line for line in self.get("/metrics").text.splitlines() if line.startswith(name)]
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def wait_for_metric(self, name: str, value: float, timeout_s: float = 10.0) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while self.metric(name) != value:
+            assert time.monotonic() < deadline_s, f"{name} was not {value} within {timeout_s} s"
+            time.sleep(0.05)
+
 
 def free_port() -> int:
     with socket.socket() as probe:

@@ -2,9 +2,9 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
-import time
 
 import httpx
 import pytest
@@ -14,10 +14,14 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
+from sd_space.recorded import CONTACT_SHEET, ICON
+
 from .server import ROOT, Server
 
 PROMPT = "A small cabin on top of a snowy mountain"
 QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
+
+PICTURES_MADE = "sd_space_pictures_total"
 
 
 @pytest.fixture(scope="module")
@@ -88,17 +92,10 @@ def test_the_token_may_travel_in_a_header(ready_server, token):
 
 @pytest.mark.parametrize("forged", ["", "x", "e30.x", None])
 def test_without_a_valid_token_nothing_is_drawn(client, ready_server, forged):
-    before = ready_server.get("/metrics").text
+    before = ready_server.metric(PICTURES_MADE)
     with pytest.raises(AppError, match="/accept_license"):
         client.predict(**QUICK, acceptance_token=forged, api_name="/generate")
-    after = ready_server.get("/metrics").text
-    assert pictures_made(before) == pictures_made(after)
-
-
-def pictures_made(metrics: str) -> float:
-    return sum(
-        float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith("sd_space_pictures_total")
-    )
+    assert ready_server.metric(PICTURES_MADE) == before
 
 
 @pytest.mark.parametrize("agree", [False, "true", 1, None])
@@ -153,7 +150,7 @@ def test_three_endpoints_are_public_and_no_more(ready_server):
 def test_private_events_make_no_picture_without_a_token(ready_server):
     """Gradio answers private events to whoever knows their number: the token must stop them, not their hiding."""
     config = ready_server.get("/config").json()
-    before = pictures_made(ready_server.get("/metrics").text)
+    before = ready_server.metric(PICTURES_MADE)
     for dependency in config["dependencies"]:
         data = ["", PROMPT, "", 1, 1, 2.0, 7, "PNDM", False, "128x128", True][: len(dependency["inputs"])]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": f"probe{dependency['id']}"}
@@ -161,7 +158,7 @@ def test_private_events_make_no_picture_without_a_token(ready_server):
         httpx.post(f"{ready_server.url}/gradio_api/run/predict", json=body)
     event, _ = call(ready_server, "model", {})  # served after those before it
     assert event == "complete"
-    assert pictures_made(ready_server.get("/metrics").text) == before
+    assert ready_server.metric(PICTURES_MADE) == before
 
 
 def test_mcp_clients_accept_and_see_the_picture(ready_server):
@@ -193,16 +190,24 @@ def test_leaving_an_api_call_frees_the_device(ready_server, token):
         for line in stream.iter_lines():
             if '"step"' in line:
                 break
-    deadline_s = time.monotonic() + 10
-    while "sd_space_requests_running 0.0" not in ready_server.get("/metrics").text:
-        assert time.monotonic() < deadline_s, "the rows are still taken"
-        time.sleep(0.05)
+    ready_server.wait_for_metric("sd_space_requests_running", 0)
 
 
 def test_health_readiness_and_metrics_answer(ready_server):
     assert ready_server.get("/healthz").status_code == 200
     assert ready_server.get("/readyz").status_code == 200
     assert "sd_space_" in ready_server.get("/metrics").text
+
+
+def test_a_link_to_the_page_is_shown_with_its_name_and_a_picture(ready_server):
+    page = ready_server.get("/").text
+    assert "<title>Stable Diffusion v1-4</title>" in page
+    shown = re.findall(r'<meta property="og:(\w+)" content="([^"]*)"', page)
+    assert [name for name, _ in shown] == ["type", "title", "description", "image"], "each once"
+    assert dict(shown)["title"] == "Stable Diffusion v1-4" and "Gradio" not in str(shown)
+    picture = httpx.get(dict(shown)["image"])
+    assert picture.status_code == 200 and picture.content == CONTACT_SHEET.read_bytes()
+    assert ready_server.get("/favicon.ico").content == ICON.read_bytes()
 
 
 def test_no_prompt_and_no_token_reaches_the_log(ready_server, client, token):

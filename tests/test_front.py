@@ -164,6 +164,7 @@ def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not(tmp_path):
     assert refused.headers["retry-after"] == "30" and "try again in 30 s" in refused.json()["error"]
     door.clock.now_s = 30.0
     assert [door.post().status_code for _ in range(2)] == [200, 429]
+    assert 'sd_space_refusals_total{status="429"} 3.0' in door.client.get("/metrics").text
 
 
 def test_reading_is_not_counted(tmp_path):

@@ -28,6 +28,14 @@ def test_a_failed_run_is_counted_by_kind_with_the_pictures_it_finished():
     assert b"particular" not in metrics.exposition()
 
 
+def test_calls_that_are_turned_away_are_counted_by_status():
+    metrics = Metrics(lambda: BackendStatus(Stage.READY))
+    for status in (503, 429, 503):
+        metrics.count_refusal(status)
+    read = samples(metrics)
+    assert (read["sd_space_refusals_total", "503"], read["sd_space_refusals_total", "429"]) == (2, 1)
+
+
 @pytest.mark.parametrize(("stage", "ready"), [(Stage.READY, 1), (Stage.LOADING, 0), (Stage.FAILED, 0)])
 def test_the_queue_is_read_at_the_moment_of_asking(stage, ready):
     read = samples(Metrics(lambda: BackendStatus(stage, waiting=3, running=2)))

@@ -19,7 +19,7 @@ from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
 from sd_space.gallery import picture_of, png_chunks
 from sd_space.gate import Gate
-from sd_space.recorded import FOLDER
+from sd_space.recorded import CONTACT_SHEET, FOLDER
 from sd_space.schema import GenerationResult, Outcome
 from sd_space.settings import Settings
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = asyncio.run(record(Settings.from_env(os.environ), seed, folder))
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (FOLDER / "prompts.jsonl").write_text(text, encoding="utf-8")
-    contact_sheet([FOLDER / line["recorded"]["file"] for line in lines]).save(folder / "contact-sheet.png")
+    contact_sheet([FOLDER / line["recorded"]["file"] for line in lines]).save(CONTACT_SHEET)
     print(text, end="")
     return 0
 

@@ -109,6 +109,17 @@ def test_withdrawing_closes_the_gate_for_good(studio):
     expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
 
 
+def test_withdrawing_during_a_run_ends_it(studio, ready_server):
+    page = studio()
+    generate(page, steps=150)
+    page.locator("#waiting progress").wait_for()
+    cancelled = 'sd_space_failures_total{kind="Cancelled"}'
+    before = ready_server.metric(cancelled)
+    page.get_by_role("button", name="Withdraw my acceptance").click()
+    expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
+    ready_server.wait_for_metric(cancelled, before + 1)
+
+
 def test_an_empty_prompt_is_refused_in_a_sentence(studio):
     page = studio()
     page.get_by_role("button", name="Generate").click()
