@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sd_space.gate import Gate
     from sd_space.metrics import Metrics
     from sd_space.recorded import load_recorded
-    from sd_space.ui import build_demo, launch, served_files, wait_until_told
+    from sd_space.ui import build_demo
+    from sd_space.ui.serving import launch, served_files, wait_until_told
 
     card = load_card()
     gate = Gate(card, settings.secret, settings.token_ttl_s)

@@ -11,6 +11,8 @@ from sd_space.runs import Run
 from sd_space.schema import BackendStatus, Cancelled, Outcome, Preview, Stage
 from sd_space.settings import V1_4
 
+TITLE = "Stable Diffusion v1-4"
+DESCRIPTION = "Describe a picture; every answer is screened before it is shown."
 V1_4_URL = f"https://huggingface.co/{V1_4}"
 
 SAFETY_SCOPE = (

@@ -609,8 +609,8 @@ MUTANTS = (
     Mutant("sd_space.gallery:ResultStore._write", "except OSError", "except KeyError", "F21"),
     Mutant("sd_space.gallery:ResultStore._folder", "or not folder.is_dir()", "", "F27"),
     Mutant("sd_space.gallery:ResultStore.sweep", "f not in kept and", "", "F31"),
-    Mutant("sd_space.ui:Handlers._follow", "except SpaceError", "except KeyError", "F28"),
-    Mutant("sd_space.ui:_revive", "event_ids - waiting if messages else ()", "()", "F42"),
+    Mutant("sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28"),
+    Mutant("sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42"),
     Mutant("sd_space.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36"),
 )
 

@@ -500,7 +500,7 @@ MUTANTS = (
     Mutant(VERIFY, "licence != self._digest", "False", "G12"),
     Mutant(VERIFY, "except (BadSignature, KeyError, TypeError, ValueError)", "except BadSignature", "G14"),
     Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28"),
-    Mutant("sd_space.ui:Handlers._is_accepted", "return False", "return True", "G31"),
+    Mutant("sd_space.ui.handlers:Handlers._is_accepted", "return False", "return True", "G31"),
     Mutant(f"{FRONT}._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "G35"),
     Mutant(f"{FRONT}._refusal", "and not self._has_started", "", "G35"),
     Mutant(f"{FRONT}._refusal", "not self._may_be_fetched(path.removeprefix(_FILE))", "False", "G36"),

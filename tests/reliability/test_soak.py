@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from sd_space.ui import SESSION_CAPACITY
+from sd_space.ui.serving import SESSION_CAPACITY
 
 from . import faults, inside
 from .rig import Rig

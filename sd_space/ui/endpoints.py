@@ -1,0 +1,112 @@
+"""The public endpoints: accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
+
+import gradio as gr
+
+from sd_space.backends import Backend, until_ready
+from sd_space.gallery import result_json
+from sd_space.gate import Gate
+from sd_space.runs import Run, Runs
+from sd_space.ui.events import address_of, careful
+
+
+def add_endpoints(gate: Gate, backend: Backend, runs: Runs) -> None:
+    """The public endpoints. Gradio derives their documentation from the signatures and docstrings."""
+
+    def accept_license(agree: bool) -> str:
+        """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
+
+        Read https://huggingface.co/spaces/CompVis/stable-diffusion-license first: you may not deliberately produce or
+        share illegal or harmful content, and you answer for how you use the pictures.
+
+        Args:
+            agree: true if you have read the licence and accept it
+        """
+        return gate.issue_token(agree)
+
+    async def generate(
+        prompt: str,
+        negative_prompt: str = "",
+        num_images_per_prompt: int = 4,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 7.5,
+        seed: int = -1,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: str = "PNDM",
+        acceptance_token: str = "",
+        request: gr.Request = None,
+    ) -> tuple[list[gr.FileData], dict]:
+        """Draws pictures of a prompt with Stable Diffusion and returns those that the safety checker has passed.
+
+        Needs the token of accept_license. A picture that was withheld or failed is a placeholder, as `outcome` says.
+        Prohibited: illegal or harmful content, harassment, disinformation, sexual content involving minors, and the
+        other uses that the licence's Attachment A names.
+
+        Args:
+            prompt: what the pictures show, in English
+            negative_prompt: what they should not show
+            num_images_per_prompt: how many pictures, 1 to 4
+            num_inference_steps: denoising steps, 1 to 150
+            guidance_scale: how closely to follow the prompt, 1 to 20
+            seed: the first picture's seed, 0 to 4294967295, or -1 for a random one; picture k has seed + k
+            width: in pixels, a multiple of 8; the model's own when left out
+            height: in pixels, a multiple of 8; the model's own when left out
+            scheduler: the noise scheduler, one of those that the model endpoint lists
+            acceptance_token: what accept_license returned; may also travel in the header X-License-Token
+        """
+        values = {
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "num_images_per_prompt": num_images_per_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "seed": seed,
+            "width": width,
+            "height": height,
+            "scheduler": scheduler,
+        }
+        token = acceptance_token or (request.headers.get("x-license-token", "") if request else "")
+        gate.verify_token(token)
+        async for stage in until_ready(backend):
+            yield [], {"progress": {"stage": stage}}
+        info = backend.status().info
+        run = runs.start(gate.admit(token, values, info), info, embed_recipe=True, address=address_of(request))
+        async for _ in runs.watch(run, grace_s=0):
+            if not run.is_done:
+                yield [], {"progress": _progress_json(run)}
+        if run.error is not None:
+            raise run.error
+        files = [
+            gr.FileData(
+                path=str(picture.path),
+                url=f"/gradio_api/file={picture.path}",
+                orig_name=picture.path.name,
+                mime_type="image/png",
+            )
+            for picture in run.finished
+        ]
+        yield files, result_json(run.admitted.request, run.info, run.result)
+
+    def model() -> dict:
+        """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
+        status = backend.status()
+        described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
+        if status.reason:
+            described["reason"] = status.reason
+        return described | (status.info.as_dict() if status.info else {})
+
+    for endpoint in (accept_license, generate, model):
+        gr.api(careful(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+
+
+def _progress_json(run: Run) -> dict:
+    progress = run.progress
+    if progress is None:
+        return {"stage": "queued"}
+    return {
+        "queue_position": progress.queue_position,
+        "step": progress.step_index,
+        "steps": progress.num_timesteps,
+        "pictures_done": progress.pictures_done,
+        "seconds_left": progress.seconds_left,
+    } | ({"note": progress.note} if progress.note else {})

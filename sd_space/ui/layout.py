@@ -1,0 +1,209 @@
+"""What the page shows, from top to bottom: one column with the gate or the prompt, pictures, options, model card."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from sd_space import views
+from sd_space.card import ModelCard, Section
+from sd_space.recorded import RecordedExample
+from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, SCHEDULERS
+from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, size_choices, size_value
+
+# Which of the card's sections the page shows under which heading.
+_CARD_PAGES = {
+    "Uses and misuse": ("Direct Use", "Misuse, Malicious Use, and Out-of-Scope Use"),
+    "Limitations and bias": ("Limitations", "Bias"),
+    "Safety module": ("Safety Module",),
+    "Training": ("Model Details", "Training"),
+    "Evaluation": ("Evaluation Results",),
+    "Environmental impact": ("Environmental Impact",),
+}
+
+# Fonts of the visitor's own system: nothing is fetched, and the words look at home.
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+THEME = gr.themes.Default(
+    primary_hue="indigo",
+    neutral_hue="slate",
+    radius_size="lg",
+    font=_FONTS,
+    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+).set(
+    # Grey that is 4.5 : 1 or better on every background here (WCAG AA), in both themes.
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_300",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_600",
+    button_primary_text_color="white",
+    block_label_text_color="*neutral_700",
+    block_title_text_color="*neutral_700",
+    block_title_text_color_dark="*neutral_200",
+    checkbox_border_color="*neutral_400",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The components that events read and write; the page's own order is that of `lay_out`."""
+
+    banner: gr.HTML
+    gate: gr.Column
+    agree: gr.Checkbox
+    accept: gr.Button
+    studio: gr.Column
+    prompt: gr.Textbox
+    generate: gr.Button
+    cancel: gr.Button
+    status: gr.HTML
+    waiting: gr.HTML
+    results: gr.Column
+    gallery: gr.Gallery
+    recipe: gr.HTML
+    download_all: gr.DownloadButton
+    examples: tuple[gr.Button, ...]
+    negative_prompt: gr.Textbox
+    num_images: gr.Slider
+    steps: gr.Slider
+    guidance: gr.Slider
+    random_seed: gr.Checkbox
+    seed: gr.Number
+    size: gr.Radio
+    scheduler: gr.Dropdown
+    embed_recipe: gr.Checkbox
+    withdraw: gr.Button
+    clock: gr.Timer
+    token: gr.Textbox
+    run_id: gr.Textbox
+
+
+def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
+    """One column: what this is, the gate or the prompt, the pictures, the options, and the model card."""
+    names: dict[str, Any] = {}
+    gr.HTML(
+        f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{views.DESCRIPTION}</p>",
+        elem_id="masthead",
+        padding=False,
+    )
+    names["banner"] = gr.HTML(elem_id="banner", padding=False)
+    with gr.Column(visible=False, elem_id="gate") as names["gate"]:
+        gr.Markdown(f"## {card.gate_heading}\n\n{card.gate_prompt}")
+        gr.HTML(views.restrictions(), padding=False)
+        names["agree"] = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
+        names["accept"] = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
+
+    with gr.Column(visible=False, elem_id="studio") as names["studio"]:
+        with gr.Row(elem_id="ask"):
+            names["prompt"] = gr.Textbox(
+                label="Prompt",
+                placeholder="a photo of an astronaut riding a horse on mars",
+                lines=1,
+                max_lines=4,
+                max_length=MAX_PROMPT_CHARS,
+                scale=5,
+                elem_id="prompt",
+            )
+            names["generate"] = gr.Button("Generate", variant="primary", scale=1, min_width=120, elem_id="generate")
+            names["cancel"] = gr.Button(
+                "Cancel", variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel"
+            )
+        names["status"] = gr.HTML(elem_id="status", padding=False)
+        names["waiting"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
+        with gr.Column(visible=False, elem_id="results") as names["results"]:
+            names["gallery"] = gr.Gallery(
+                label="Your pictures",
+                show_label=False,
+                columns=2,
+                object_fit="contain",
+                height="auto",
+                buttons=["download", "fullscreen"],
+                interactive=False,
+                elem_id="gallery",
+            )
+            names["download_all"] = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
+            names["recipe"] = gr.HTML(elem_id="recipe", padding=False)
+
+        with gr.Accordion("More options", open=False, elem_id="options"):
+            names["negative_prompt"] = gr.Textbox(
+                label="Negative prompt", info="What the pictures should not show", max_length=MAX_PROMPT_CHARS
+            )
+            with gr.Row():
+                names["num_images"] = gr.Slider(1, 4, 4, step=1, precision=0, label="Number of pictures")
+                names["steps"] = gr.Slider(
+                    1,
+                    CARD_LIMITS.max_steps,
+                    CARD_DEFAULTS.num_inference_steps,
+                    step=1,
+                    precision=0,
+                    label="Steps",
+                    info="More steps take longer and draw finer",
+                )
+            with gr.Row():
+                names["guidance"] = gr.Slider(
+                    CARD_LIMITS.min_guidance,
+                    CARD_LIMITS.max_guidance,
+                    CARD_DEFAULTS.guidance_scale,
+                    step=0.5,
+                    label="Guidance scale",
+                    info="Higher follows the prompt more closely and varies less",
+                )
+                names["scheduler"] = gr.Dropdown(
+                    list(SCHEDULERS), value=CARD_DEFAULTS.scheduler, label="Noise scheduler"
+                )
+            names["size"] = gr.Radio(
+                size_choices(CARD_DEFAULTS), value=size_value(CARD_DEFAULTS.width, CARD_DEFAULTS.height), label="Size"
+            )
+            with gr.Row():
+                names["seed"] = gr.Number(
+                    0, label="Seed", info="Picture k has seed + k", minimum=0, maximum=MAX_SEED, precision=0
+                )
+                names["random_seed"] = gr.Checkbox(True, label="New seed each time")
+            names["embed_recipe"] = gr.Checkbox(
+                True, label="Write prompt and settings into the PNG files, so that other tools can read them"
+            )
+
+        gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
+        names["examples"] = _example_cards(card, recorded)
+        gr.HTML(views.recorded_note(recorded), padding=False)
+
+    with gr.Column(elem_id="about"):
+        gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>', padding=False)
+        gr.Markdown("## About Stable Diffusion v1-4\n\nFrom its model card, by Robin Rombach and Patrick Esser.")
+        gr.Markdown(card.introduction)
+        for title, parts in _CARD_PAGES.items():
+            with gr.Accordion(title, open=False):
+                gr.Markdown(_as_markdown([card.section(part) for part in parts]))
+        with gr.Accordion("Citation", open=False):
+            gr.Textbox(card.citation, label="BibTeX", lines=9, buttons=["copy"], interactive=False, elem_id="citation")
+        names["withdraw"] = gr.Button(
+            "Withdraw my acceptance of the licence", size="sm", variant="secondary", visible=False, elem_id="withdraw"
+        )
+
+    names["clock"] = gr.Timer(1.0, active=False)
+    names["token"] = gr.Textbox(visible="hidden")
+    names["run_id"] = gr.Textbox(visible="hidden")
+    return Page(**names)
+
+
+def _example_cards(card: ModelCard, recorded: Sequence[RecordedExample]) -> tuple[gr.Button, ...]:
+    """A button for each example, with the picture that was recorded of it; pressing one fills the prompt."""
+    icons = {example.prompt: example.path for example in recorded}
+    with gr.Row(elem_id="examples"):
+        return tuple(
+            gr.Button(
+                example.title,
+                icon=icons.get(example.text),
+                variant="secondary",
+                min_width=150,
+                elem_classes="example",
+            )
+            for example in card.examples
+        )
+
+
+def _as_markdown(sections: list[Section]) -> str:
+    if len(sections) == 1:
+        return sections[0].markdown
+    return "\n\n".join(f"### {section.title}\n\n{section.markdown}" for section in sections)
