@@ -1,13 +1,11 @@
 """A real Chromium against the real app. Where there is none, these tests say so once, loudly, and are left out."""
 
-import importlib.util
 import os
 import shutil
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-collect_ignore = [] if importlib.util.find_spec("ray") else ["test_replicas.py"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 expect.set_options(timeout=60_000)  # a busy machine draws slowly
 FLAGS = [

@@ -219,7 +219,20 @@ def test_a_rolling_redeploy_loses_nothing(whole, cluster_settings):
     assert not before & {process.pid for process in replica_processes()}
 
 
-def test_the_page_joins_the_cluster_and_tells_the_replicas_state(whole):
+def events(server, body):
+    """What a visitor is told whose replica is killed in the middle."""
+    url, is_killed = f"{server.url}/gradio_api/call", False
+    event_id = httpx.post(f"{url}/v2/generate", json=body).json()["event_id"]
+    with httpx.stream("GET", f"{url}/generate/{event_id}", timeout=TIMEOUT_S) as stream:
+        for line in stream.iter_lines():
+            if '"step"' in line and not is_killed:
+                busiest(replica_processes()).kill()
+                is_killed = True
+            if line.startswith("data: "):
+                yield line
+
+
+def test_the_page_joins_the_cluster_and_tells_of_its_replicas_and_of_the_loss_of_one(whole):
     address = ray.get_runtime_context().gcs_address
     with serve("--backend", "ray", RAY_ADDRESS=address) as server:
         answer = server.wait_for("/readyz", timeout_s=120)
@@ -229,11 +242,13 @@ def test_the_page_joins_the_cluster_and_tells_the_replicas_state(whole):
         assert event == "complete" and drawn[1]["model"] == "noise-painter"
         assert 'sd_space_replicas{state="running"} 2.0' in server.get("/metrics").text
         asyncio.run(until(lambda: 'sd_space_unet_calls_total{pictures="1"}' in server.get("/metrics").text))
-    assert httpx.codes.is_success(answer.status_code)
-    assert len(replica_processes()) == 2, "the cluster keeps its replicas when a page leaves"
+        *told, result = events(server, QUICK | LONG | {"acceptance_token": token, "width": 64, "height": 64})
+        assert any("drawn again on another, with the same seeds" in line for line in told)
+        assert result.count('"outcome": "ok"') == 4
+    asyncio.run(until(lambda: len(replica_processes()) == 2))  # the cluster keeps its replicas when a page leaves
 
 
-def test_the_example_config_deploys_what_its_settings_say(whole):
+def test_the_example_config_deploys_what_its_settings_say():
     text = (ROOT / "examples" / "serve.yaml").read_text(encoding="utf-8")
     (application,) = ServeDeploySchema.model_validate(yaml.safe_load(text)).applications
     module, _, builder = application.import_path.partition(":")
