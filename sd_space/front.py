@@ -75,7 +75,14 @@ class Surface:
     sweep: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
     is_queue_alive: Callable[[], bool]
     draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
-    num_drawing: Callable[[], int]  # events of those under way
+    drawing: Callable[[], Collection[str]]  # the ids of their events that are under way
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A call for pictures on its way to Gradio's queue, and then the event that it is there."""
+
+    event_id: str | None = None
 
 
 class Front:
@@ -101,7 +108,7 @@ class Front:
         self._settings = settings
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._has_started = False
-        self._entering = 0  # calls for pictures that are not under way yet
+        self._calls: set[_Call] = set()  # for pictures, those that are over among them until the next is counted
         self._streams: dict[str, asyncio.Event] = {}  # by session; set when the stream is over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,7 +123,7 @@ class Front:
             await own(scope, receive, send)
             return
         answer = self._refusal(scope)
-        is_entering = False
+        drawn = None
         if answer is None and scope["method"] == "POST":
             try:
                 body = await asyncio.wait_for(_read(receive), BODY_TIMEOUT_S)
@@ -128,19 +135,33 @@ class Front:
                     answer = called
                 elif called in self._surface.draws:
                     answer = self._crowd_refusal()
-                    is_entering = answer is None
+                    drawn = _Call() if answer is None else None
                 receive = _replay(body, receive)
         if answer is not None:
             self._metrics.count_refusal(answer.status_code)
             await answer(scope, receive, send)
         elif scope["method"] == "GET" and _STREAM.fullmatch(scope["path"]):
             await self._stream(scope, receive, send)
+        elif drawn is not None:
+            await self._draw(drawn, scope, receive, send)
         else:
-            self._entering += is_entering
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                self._entering -= is_entering
+            await self._app(scope, receive, send)
+
+    async def _draw(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
+        """Counts the call from now on until its event is over."""
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.body" and call.event_id is None:
+                with contextlib.suppress(ValueError, TypeError, KeyError):
+                    call.event_id = json.loads(message["body"])["event_id"]
+            await send(message)
+
+        self._calls.add(call)
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            if call.event_id is None:  # it became none
+                self._calls.discard(call)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One listener for each session: a second one would take the first one's messages, and end its run."""
@@ -288,7 +309,9 @@ class Front:
         """Says no at once to those for whom there can be no place: through Gradio a crowd hears so after seconds."""
         status, settings = self._status(), self._settings
         places = max(settings.most_under_way(status.replicas.get("running", 1)), settings.max_queue + status.running)
-        if max(self._entering, self._surface.num_drawing()) < places:
+        under_way = self._surface.drawing()
+        self._calls = {call for call in self._calls if call.event_id is None or call.event_id in under_way}
+        if max(len(self._calls), len(under_way)) < places:  # calls over MCP are events alone
             return None
         return _refuse(503, "Too many visitors are waiting already; please come back in a few minutes.")
 

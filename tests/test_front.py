@@ -2,9 +2,10 @@ import asyncio
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.testclient import TestClient
 
 from sd_space.front import GLOBAL_FACTOR, MAX_BODY_BYTES, Front, RateLimiter, Surface, endpoint_parameters
@@ -40,7 +41,7 @@ class Door:
 
     def __init__(self, results: Path, **settings):
         self.status = BackendStatus(Stage.READY)
-        self.is_queue_alive, self.listening, self.num_drawing = True, [], 0
+        self.is_queue_alive, self.listening, self.drawing = True, [], set()
         self.behind, self.clock = App(), Clock()
         surface = Surface(
             endpoints={"generate": {"prompt": True, "seed": False}, "model": {}},
@@ -50,7 +51,7 @@ class Door:
             sweep=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
-            num_drawing=lambda: self.num_drawing,
+            drawing=lambda: self.drawing,
         )
         metrics = Metrics(lambda: self.status)
         front = Front(self.behind.app, Settings(**settings), lambda: self.status, metrics, surface, now_s=self.clock)
@@ -239,9 +240,9 @@ JOIN, EVENT = "/gradio_api/queue/join", {"data": [1], "fn_index": 3, "session_ha
     ],
 )
 def test_a_crowd_is_told_at_once_that_there_is_no_place(door, path, body):
-    door.num_drawing = 27
+    door.drawing = set(range(27))
     assert door.post(path, json=body).status_code == 200
-    door.num_drawing = 28
+    door.drawing = set(range(28))
     refused = door.post(path, json=body)
     assert refused.status_code == 503 and "come back in a few minutes" in refused.json()["error"]
     door.status = BackendStatus(Stage.READY, running=9)
@@ -250,6 +251,36 @@ def test_a_crowd_is_told_at_once_that_there_is_no_place(door, path, body):
     assert door.post(path, json=body).status_code == 200, "two replicas can draw 16"
 
 
+def test_a_call_counts_once_on_its_way_to_the_queue_and_in_it(door):
+    """Of 40 that come at once some are in Gradio's queue already when others are still on their way."""
+
+    async def main():
+        everybody_is_here, on_their_way = asyncio.Event(), []
+
+        async def answer(request):
+            is_first = not on_their_way
+            on_their_way.append(f"event {len(on_their_way)}")
+            if not is_first:
+                await everybody_is_here.wait()
+            door.drawing.add(event_id := on_their_way[len(door.drawing)])
+            return JSONResponse({"event_id": event_id})
+
+        door.behind.app.router.routes.clear()
+        door.behind.app.add_route(GENERATE, answer, methods=["POST"])
+        transport = httpx.ASGITransport(door.client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            posts = [asyncio.create_task(client.post(GENERATE, json={"prompt": "a cat"})) for _ in range(40)]
+            while sum(post.done() for post in posts) + len(on_their_way[1:]) < 40:
+                await asyncio.sleep(0)
+            everybody_is_here.set()
+            return [answer.status_code for answer in await asyncio.gather(*posts)]
+
+    statuses = asyncio.run(main())
+    assert (statuses.count(200), statuses.count(503)) == (28, 12)
+    door.drawing.clear()
+    assert door.client.post(GENERATE, json={"prompt": "a cat"}).status_code == 200, "all those are over"
+
+
 def test_a_crowd_may_ask_what_needs_no_place(door):
-    door.num_drawing = 99
+    door.drawing = set(range(99))
     assert door.post("/gradio_api/call/v2/model", json={}).status_code == 200

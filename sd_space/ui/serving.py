@@ -70,7 +70,7 @@ def launch(
         sweep=sessions.sweep,
         is_queue_alive=lambda: not queue.stopped,
         draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
-        num_drawing=lambda: sum(event.fn.name == _GENERATE for event in queue.event_ids_to_events.values()),
+        drawing=lambda: {key for key, event in queue.event_ids_to_events.items() if event.fn.name == _GENERATE},
     )
     _introduce()
     demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
