@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 DRAIN_S = 6.0  # seconds that running pictures get to finish
 FETCH_S = 1.0  # and pages to fetch the last of them
 STOP_S = 9.0  # after which the process ends, whatever still hangs
+START_LOOK_S = 0.1  # how often the start looks whether the model is there
 
 
 logger = logging.getLogger("sd_space.app")
@@ -30,6 +32,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGINT or SIGTERM; returns the exit status."""
+    gc.disable()  # until the model is there: almost all that the start makes stays
     arguments = parse_arguments(argv)
     if arguments.auth is not None and not all(arguments.auth.partition(":")[::2]):
         print("--auth must be USER:PASSWORD, with neither part empty.", file=sys.stderr)
@@ -43,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["FORWARDED_ALLOW_IPS"] = ""
 
     from sd_space.backends import make_backend
-    from sd_space.memory import keep_freed_memory
+    from sd_space.memory import keep_freed_memory, spare_what_stays
+    from sd_space.schema import Stage
     from sd_space.settings import PREFIX, InvalidSetting, Settings
 
     keep_freed_memory()
@@ -88,6 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     url = launch(demo, settings, backend, metrics, files, share=arguments.share, auth=auth)
     _say(f"Serving on {url}")
     backend.start()  # only now: importing torch takes seconds, and the page is up already
+    while backend.status().stage not in (Stage.READY, Stage.FAILED) and not stop.wait(START_LOOK_S):
+        pass
+    spare_what_stays()
     stop.wait()
     deadline_s = time.monotonic() + STOP_S
     _end_in(STOP_S)

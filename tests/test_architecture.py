@@ -35,7 +35,7 @@ ALLOWED = {
     "backends": DATA,
     "backends.local": DATA | {"backends", "engine", "pipeline", "denoiser", "safety"},
     "backends.zerogpu": DATA | {"backends.local", "batcher", "engine", "pipeline", "step_times"},
-    "backends.ray_serve": DATA | {"backends", "backends.local"},
+    "backends.ray_serve": DATA | {"backends", "backends.local", "memory"},
     "sessions": set(),
     "runs": DATA | {"backends", "gallery"},
     "views": DATA | {"card", "gallery", "gate", "recorded", "runs"},

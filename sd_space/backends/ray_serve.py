@@ -27,6 +27,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from sd_space.backends import until_ready
 from sd_space.backends.local import STOPPED, LocalBackend
+from sd_space.memory import spare_what_stays
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -71,6 +72,7 @@ class EngineReplica:
         self._backend.start()
         async for _ in until_ready(self._backend):
             pass
+        spare_what_stays()
 
     async def status(self) -> BackendStatus:
         return self._backend.status()
