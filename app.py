@@ -16,6 +16,7 @@ DRAIN_S = 6.0  # seconds that running pictures get to finish
 FETCH_S = 1.0  # and pages to fetch the last of them
 STOP_S = 9.0  # after which the process ends, whatever still hangs
 START_LOOK_S = 0.1  # how often the start looks whether the model is there
+UNCOLLECTED_S = 60.0  # while it comes, garbage is not collected for so long: what a start makes stays, almost all
 
 
 logger = logging.getLogger("sd_space.app")
@@ -32,7 +33,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGINT or SIGTERM; returns the exit status."""
-    gc.disable()  # until the model is there: almost all that the start makes stays
+    gc.disable()
+    collect_from_s = time.monotonic() + UNCOLLECTED_S
     arguments = parse_arguments(argv)
     if arguments.auth is not None and not all(arguments.auth.partition(":")[::2]):
         print("--auth must be USER:PASSWORD, with neither part empty.", file=sys.stderr)
@@ -50,8 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sd_space.schema import Stage
     from sd_space.settings import PREFIX, InvalidSetting, Settings
 
-    keep_freed_memory()
-
     given = {PREFIX + name.upper(): getattr(arguments, name) for name in ("model", "backend")}
     try:
         settings = Settings.from_env(os.environ | {name: value for name, value in given.items() if value})
@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InvalidSetting as error:
         print(error, file=sys.stderr)
         return 2
+    if settings.device in ("auto", "cpu") and not os.path.exists("/dev/nvidiactl"):
+        keep_freed_memory()
 
     from sd_space.card import load_card
     from sd_space.gallery import ResultStore
@@ -93,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say(f"Serving on {url}")
     backend.start()  # only now: importing torch takes seconds, and the page is up already
     while backend.status().stage not in (Stage.READY, Stage.FAILED) and not stop.wait(START_LOOK_S):
-        pass
+        if time.monotonic() > collect_from_s:
+            gc.enable()
     spare_what_stays()
     stop.wait()
     deadline_s = time.monotonic() + STOP_S

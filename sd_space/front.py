@@ -10,6 +10,7 @@ import ipaddress
 import json
 import posixpath
 import re
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +20,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,12 +44,14 @@ _GET = re.compile(
 _POST = re.compile(
     r"/login/?|/gradio_api/(queue/join|run/predict|call/[^/]+/?|call/v2/[^/]+/?|cancel|reset/?|mcp/?|mcp/.+)"
 )
-_WORK = re.compile(r"/gradio_api/(queue/join|call/.+|mcp.*)")
+_WORK = re.compile(r"/login/?|/gradio_api/(queue/join|call/.+|mcp.*)")
 _CALL = re.compile(r"/gradio_api/call/(v2/)?([^/]+)/?")
 _EVENTS = ("/gradio_api/queue/join", "/gradio_api/run/predict")  # the page's own: queued ones and immediate ones
 _CANCEL = "/gradio_api/cancel"
 _FILE = "/gradio_api/file="
 _STREAM = re.compile(r"/gradio_api/(queue/data|call/[^/]+/([^/]+))")
+_MCP = re.compile(r"/gradio_api/mcp")
+_VOUCHER = b"x-sd-space-caller"
 _STREAM_HANDOVER_S = 1.0  # a page opens its next stream at the moment in which the server closes the last one
 _STARTUP = "/gradio_api/startup-events"
 
@@ -75,7 +79,7 @@ class Surface:
     sweep: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
     is_queue_alive: Callable[[], bool]
     draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
-    drawing: Callable[[], Collection[str]]  # the ids of their events that are under way
+    under_way: Callable[[], Collection[str]]  # the ids of events
 
 
 @dataclass(slots=True, eq=False)
@@ -108,6 +112,7 @@ class Front:
         self._settings = settings
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._has_started = False
+        self._key = secrets.token_hex(16)
         self._calls: set[_Call] = set()  # for pictures, those that are over among them until the next is counted
         self._streams: dict[str, asyncio.Event] = {}  # by session; set when the stream is over
 
@@ -117,18 +122,20 @@ class Front:
             return
         self._surface.sweep(self._streams)
         send = _with_headers(scope["path"], send)
-        address = self._address(scope)
+        address, is_vouched = self._caller(scope)
         scope["client"] = (address, 0) if address else None
         if (own := self._own_answer(scope["method"], scope["path"])) is not None:
             await own(scope, receive, send)
             return
-        answer = self._refusal(scope)
+        answer = self._refusal(scope, is_vouched)
         drawn = None
         if answer is None and scope["method"] == "POST":
             try:
                 body = await asyncio.wait_for(_read(receive), BODY_TIMEOUT_S)
             except TimeoutError:
                 answer = _refuse(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.")
+            except ClientDisconnect:
+                return
             else:
                 called = self._called(scope["path"], body)
                 if isinstance(called, Response):
@@ -138,14 +145,17 @@ class Front:
                     drawn = _Call() if answer is None else None
                 receive = _replay(body, receive)
         if answer is not None:
-            self._metrics.count_refusal(answer.status_code)
-            await answer(scope, receive, send)
+            await self._turn_away(answer, scope, receive, send)
         elif scope["method"] == "GET" and _STREAM.fullmatch(scope["path"]):
             await self._stream(scope, receive, send)
         elif drawn is not None:
             await self._draw(drawn, scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _turn_away(self, answer: Response, scope: Scope, receive: Receive, send: Send) -> None:
+        self._metrics.count_refusal(answer.status_code)
+        await answer(scope, receive, send)
 
     async def _draw(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
         """Counts the call from now on until its event is over."""
@@ -173,13 +183,14 @@ class Front:
             session = self._surface.session_of(event_id)
             refusal = _refuse(404, "There is no such run under way.")
         if not session:
-            await refusal(scope, receive, send)
+            await self._turn_away(refusal, scope, receive, send)
             return
         if (earlier := self._streams.get(session)) is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(earlier.wait(), _STREAM_HANDOVER_S)
         if session in self._streams:
-            await _refuse(409, "Somebody listens to this session already.")(scope, receive, send)
+            refusal = _refuse(409, "Somebody listens to this session already.")
+            await self._turn_away(refusal, scope, receive, send)
             return
         over = self._streams[session] = asyncio.Event()
         try:
@@ -210,7 +221,7 @@ class Front:
             answer["replicas"] = dict(status.replicas)
         return JSONResponse(answer, 503 if reason else 200)
 
-    def _refusal(self, scope: Scope) -> Response | None:
+    def _refusal(self, scope: Scope, is_vouched: bool) -> Response | None:
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
         if sum(len(name) + len(value) + 32 for name, value in headers.raw) > MAX_HEADER_BYTES:  # as HTTP/2 counts them
             return _refuse(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")
@@ -226,13 +237,29 @@ class Front:
             return None
         if headers.get("content-encoding", "identity") != "identity":
             return _refuse(415, "A compressed body is not accepted; send plain JSON.")
-        if _WORK.fullmatch(path):
+        if _WORK.fullmatch(path) and not is_vouched:  # a tool call has been counted when it came
             wait_s = self._limiter.seconds_to_wait(scope["client"][0] if scope["client"] else None)
             if wait_s:
                 answer = _refuse(429, f"Too many calls from this address; please try again in {round(wait_s + 0.5)} s.")
                 answer.headers["Retry-After"] = str(round(wait_s + 0.5))
                 return answer
         return None
+
+    def _caller(self, scope: Scope) -> tuple[str | None, bool]:
+        """The caller's address, and whether this front door has vouched for it before.
+
+        Gradio's MCP server makes a tool call as a client of this server, with the headers that came: one of ours says
+        whose it is.
+        """
+        vouchers = [value for name, value in scope["headers"] if name == _VOUCHER]
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name != _VOUCHER]
+        key, _, vouched = vouchers[0].decode("latin-1").partition(":") if vouchers else ("", "", "")
+        if secrets.compare_digest(key.encode(), self._key.encode()):
+            return vouched or None, True
+        address = self._address(scope)
+        if _MCP.match(scope["path"]):
+            scope["headers"].append((_VOUCHER, f"{self._key}:{address or ''}".encode("latin-1")))
+        return address, False
 
     def _address(self, scope: Scope) -> str | None:
         """The caller's address: the peer's, or what the outermost trusted proxy wrote down.
@@ -309,9 +336,9 @@ class Front:
         """Says no at once to those for whom there can be no place: through Gradio a crowd hears so after seconds."""
         status, settings = self._status(), self._settings
         places = max(settings.most_under_way(status.replicas.get("running", 1)), settings.max_queue + status.running)
-        under_way = self._surface.drawing()
+        under_way = self._surface.under_way()
         self._calls = {call for call in self._calls if call.event_id is None or call.event_id in under_way}
-        if max(len(self._calls), len(under_way)) < places:  # calls over MCP are events alone
+        if len(self._calls) < places:
             return None
         return _refuse(503, "Too many visitors are waiting already; please come back in a few minutes.")
 
@@ -363,12 +390,12 @@ def _refuse(status: int, sentence: str) -> JSONResponse:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body, or `None` when it is too large; a caller who left early leaves an empty one."""
+    """The whole body, or `None` when it is too large. Raises ClientDisconnect when the caller has left."""
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return b""
+            raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
             return None

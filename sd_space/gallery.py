@@ -235,10 +235,15 @@ def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> s
     return "\n".join(lines)
 
 
-def result_json(request: GenerationRequest, info: ModelInfo, result: GenerationResult) -> dict[str, Any]:
+def result_json(
+    request: GenerationRequest,
+    info: ModelInfo,
+    pictures: Sequence[SavedPicture | ScreenedImage],
+    result: GenerationResult,
+) -> dict[str, Any]:
     """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
     return {
-        "images": [{"seed": image.seed, "outcome": str(image.outcome)} for image in result.images],
+        "images": [{"seed": image.seed, "outcome": str(image.outcome)} for image in pictures],
         "recipe": asdict(request),
         "model": info.model,
         "revision": info.revision,

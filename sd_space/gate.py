@@ -6,6 +6,7 @@ Tokens are signed and not stored (as datasette/tokens.py does it), so any replic
 import hashlib
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ HOW_TO_ACCEPT = (
     "The licence has not been accepted: accept it on the page, or call /accept_license with agree=true and send the "
     "token that it returns as acceptance_token (or in the header X-License-Token)."
 )
+MAX_WITHDRAWN = 10_000
 _CLOCK_SKEW_S = 60
 
 
@@ -63,6 +65,7 @@ class Gate:
         self._serializer = URLSafeSerializer(secret or secrets.token_hex(32), salt="licence")
         self._token_ttl_s = token_ttl_s
         self._now_s = now_s
+        self._withdrawn: OrderedDict[str, None] = OrderedDict()  # visitors, in this process only
 
     def issue_token(self, agree: object) -> str:
         """A token for somebody who agrees; only a real `True` is an agreement. Raises LicenceNotAccepted."""
@@ -84,7 +87,20 @@ class Gate:
             raise LicenceNotAccepted(f"The licence text has changed since you accepted it. {HOW_TO_ACCEPT}")
         if not -_CLOCK_SKEW_S <= self._now_s() - accepted_at <= self._token_ttl_s:
             raise LicenceNotAccepted(f"The acceptance has expired. {HOW_TO_ACCEPT}")
+        if visitor in self._withdrawn:
+            raise LicenceNotAccepted(f"The acceptance has been withdrawn. {HOW_TO_ACCEPT}")
         return Acceptance(visitor, accepted_at)
+
+    def withdraw(self, token: object) -> Acceptance:
+        """Voids the acceptance that `token` proves, of which the last 10,000 are remembered, and returns it.
+
+        Raises LicenceNotAccepted where there is none.
+        """
+        acceptance = self.verify_token(token)
+        self._withdrawn[acceptance.visitor] = None
+        while len(self._withdrawn) > MAX_WITHDRAWN:
+            self._withdrawn.popitem(last=False)
+        return acceptance
 
     def admit(self, token: object, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
         """The only maker of AdmittedRequests: checks the acceptance first, then every value.

@@ -114,13 +114,20 @@ class Runs:
 
     def get(self, request_id: object) -> Run | None:
         """The run with this id, or `None` when there is none, or not any more."""
+        self._forget_expired()
         return self._runs.get(request_id) if isinstance(request_id, str) else None
 
     def cancel(self, request_id: object) -> None:
         """Frees the run's share of the device at the next step; unknown and finished runs are left alone."""
-        run = self.get(request_id)
+        run = self._runs.get(request_id) if isinstance(request_id, str) else None
         if run is not None and not run.is_done:
             self._backend.cancel(run.request_id)
+
+    def cancel_all(self, visitor: str) -> None:
+        """Cancels whatever this visitor has under way."""
+        for run in self._runs.values():
+            if run.admitted.visitor == visitor:
+                self.cancel(run.request_id)
 
     async def watch(self, run: Run, grace_s: float, every_s: float = 0.1) -> AsyncIterator[Run]:
         """Yields `run` whenever it changed, at most every `every_s` seconds, and a last time when it is done.
@@ -165,7 +172,7 @@ class Runs:
                                 run.embed_recipe,
                             )
                         case GenerationResult():
-                            run.result = update
+                            run.result = replace(update, images=())  # their pixels are in files by now
                             if now := self._backend.status().info:  # a rung may have been left meanwhile
                                 run.info = replace(run.info, memory_profile=now.memory_profile)
                         case RequestFailed():

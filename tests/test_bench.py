@@ -19,7 +19,7 @@ def bench(capsys, *arguments: str) -> dict:
 
 
 def test_engine_beside_the_queue(capsys, model_folder):
-    options = ("--visitors", "1", "3", "--repeats", "2", "--width", "4", "--stagger", "0")
+    options = ("--visitors", "1", "3", "--repeats", "3", "--width", "4", "--stagger", "0")
     figures = bench(capsys, "engine", "--model", str(model_folder), *options)
     assert (figures["model"], figures["width"], figures["steps"]) == ("noise-painter", 4, 4)
     one, three = figures["rows"]

@@ -24,15 +24,22 @@ class Clock:
 
 
 class App:
-    """Stands for Gradio's app behind the front door: says what reached it."""
+    """Stands for Gradio's app behind the front door: says what reached it, or takes it for an event that goes on."""
 
     def __init__(self):
         self.reached: list[str] = []
+        self.callers: list[str | None] = []
+        self.under_way: set[str] | None = None
         self.app = Starlette()
         self.app.add_route("/{path:path}", self.answer, methods=["GET", "POST", "DELETE", "PUT"])
 
     async def answer(self, request):
         self.reached.append(f"{request.method} {request.url.path}")
+        self.callers.append(request.client.host if request.client else None)
+        self.headers = request.headers.raw
+        if self.under_way is not None:
+            self.under_way.add(event_id := f"event {len(self.reached)}")
+            return JSONResponse({"event_id": event_id})
         return PlainTextResponse((await request.body()).decode())
 
 
@@ -41,7 +48,7 @@ class Door:
 
     def __init__(self, results: Path, **settings):
         self.status = BackendStatus(Stage.READY)
-        self.is_queue_alive, self.listening, self.drawing = True, [], set()
+        self.is_queue_alive, self.listening = True, []
         self.behind, self.clock = App(), Clock()
         surface = Surface(
             endpoints={"generate": {"prompt": True, "seed": False}, "model": {}},
@@ -51,7 +58,7 @@ class Door:
             sweep=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
-            drawing=lambda: self.drawing,
+            under_way=lambda: self.behind.under_way or set(),
         )
         metrics = Metrics(lambda: self.status)
         front = Front(self.behind.app, Settings(**settings), lambda: self.status, metrics, surface, now_s=self.clock)
@@ -168,6 +175,25 @@ def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not(tmp_path):
     assert 'sd_space_refusals_total{status="429"} 3.0' in door.client.get("/metrics").text
 
 
+def test_a_tool_call_is_its_callers_and_counts_once(tmp_path):
+    """Gradio's MCP server calls back as a client on this machine, with the headers of the call that came."""
+    door = Door(tmp_path, rate_per_minute=1)
+    assert door.client.post("/gradio_api/mcp/", json={}).status_code == 200
+    headers = {name.decode(): value.decode() for name, value in door.behind.headers}
+    inner = TestClient(door.client.app, client=("127.0.0.1", 2))
+    assert inner.post(GENERATE, json={"prompt": "a cat"}, headers=headers).status_code == 200
+    assert door.behind.callers == ["192.0.2.1"] * 2
+    assert b"x-sd-space-caller" not in dict(door.behind.headers), "what proves it goes no further"
+    assert door.client.post("/gradio_api/mcp/", json={}).status_code == 429
+
+
+def test_nobody_can_call_as_another(tmp_path):
+    door = Door(tmp_path, rate_per_minute=1)
+    for forged in ("198.51.100.7", ":198.51.100.7", "0" * 32 + ":198.51.100.7"):
+        door.client.post(GENERATE, json={"prompt": "a cat"}, headers={"X-SD-Space-Caller": forged})
+    assert door.behind.callers == ["192.0.2.1"], "and the second call was one too many"
+
+
 def test_reading_is_not_counted(tmp_path):
     door = Door(tmp_path, rate_per_minute=1)
     assert {door.client.get("/config").status_code for _ in range(5)} == {200}
@@ -207,7 +233,7 @@ def test_a_caller_who_leaves_in_the_middle_of_a_body_harms_nobody(door):
 
     scope = {"type": "http", "method": "POST", "path": GENERATE, "headers": [], "client": ("1.1.1.1", 1)}
     asyncio.run(door.client.app(scope, receive, send))
-    assert sent[0]["status"] == 400 and door.behind.reached == []
+    assert sent == [] and door.behind.reached == []
 
 
 def test_endpoints_are_read_from_gradios_own_description():
@@ -240,15 +266,18 @@ JOIN, EVENT = "/gradio_api/queue/join", {"data": [1], "fn_index": 3, "session_ha
     ],
 )
 def test_a_crowd_is_told_at_once_that_there_is_no_place(door, path, body):
-    door.drawing = set(range(27))
-    assert door.post(path, json=body).status_code == 200
-    door.drawing = set(range(28))
+    door.behind.under_way = set()
+    assert {door.post(path, json=body).status_code for _ in range(28)} == {200}
     refused = door.post(path, json=body)
     assert refused.status_code == 503 and "come back in a few minutes" in refused.json()["error"]
     door.status = BackendStatus(Stage.READY, running=9)
     assert door.post(path, json=body).status_code == 200, "while 9 are drawn, 20 may wait"
     door.status = BackendStatus(Stage.READY, replicas={"running": 2})
     assert door.post(path, json=body).status_code == 200, "two replicas can draw 16"
+    door.status = BackendStatus(Stage.READY)
+    assert door.post(path, json=body).status_code == 503
+    door.behind.under_way.clear()
+    assert door.post(path, json=body).status_code == 200, "all of them are over"
 
 
 def test_a_call_counts_once_on_its_way_to_the_queue_and_in_it(door):
@@ -262,9 +291,10 @@ def test_a_call_counts_once_on_its_way_to_the_queue_and_in_it(door):
             on_their_way.append(f"event {len(on_their_way)}")
             if not is_first:
                 await everybody_is_here.wait()
-            door.drawing.add(event_id := on_their_way[len(door.drawing)])
+            door.behind.under_way.add(event_id := on_their_way[len(door.behind.under_way)])
             return JSONResponse({"event_id": event_id})
 
+        door.behind.under_way = set()
         door.behind.app.router.routes.clear()
         door.behind.app.add_route(GENERATE, answer, methods=["POST"])
         transport = httpx.ASGITransport(door.client.app)
@@ -277,10 +307,9 @@ def test_a_call_counts_once_on_its_way_to_the_queue_and_in_it(door):
 
     statuses = asyncio.run(main())
     assert (statuses.count(200), statuses.count(503)) == (28, 12)
-    door.drawing.clear()
-    assert door.client.post(GENERATE, json={"prompt": "a cat"}).status_code == 200, "all those are over"
 
 
 def test_a_crowd_may_ask_what_needs_no_place(door):
-    door.drawing = set(range(99))
+    door.behind.under_way = set()
+    assert [door.post().status_code for _ in range(29)][-1] == 503
     assert door.post("/gradio_api/call/v2/model", json={}).status_code == 200

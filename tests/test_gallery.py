@@ -143,7 +143,7 @@ def test_a_wall_clock_that_jumps_deletes_nothing_early(tmp_path, clock):
 
 
 def test_the_janitor_sweeps_by_itself_and_outlives_a_lost_folder(tmp_path, monkeypatch):
-    store, swept = ResultStore(str(tmp_path / "results"), 0.04), threading.Event()
+    store, swept = ResultStore(str(tmp_path / "results"), 0.5), threading.Event()
     stock = ResultStore.sweep
 
     def sweep(self):
@@ -190,7 +190,7 @@ def test_a_link_with_nonsense_fills_nothing(query):
 
 def test_the_result_is_plain_json():
     result = GenerationResult("r", (picture(7), picture(8, Outcome.WITHHELD)), {"total": 1.23456}, "tail")
-    described = json.loads(json.dumps(result_json(REQUEST, INFO, result)))
+    described = json.loads(json.dumps(result_json(REQUEST, INFO, result.images, result)))
     assert described["images"] == [{"seed": 7, "outcome": "ok"}, {"seed": 8, "outcome": "withheld"}]
     assert described["elapsed_s"] == {"total": 1.2346} and described["truncated_prompt"] == "tail"
 

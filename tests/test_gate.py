@@ -74,6 +74,26 @@ def test_the_digest_covers_the_use_restrictions(monkeypatch):
     assert len(USE_RESTRICTIONS) == 11
 
 
+def test_an_acceptance_that_is_withdrawn_is_none_any_more_and_others_are(token):
+    gate = gate_at()
+    other = gate.issue_token(True)
+    assert gate.withdraw(token).visitor != gate.withdraw(gate.issue_token(True)).visitor
+    with pytest.raises(LicenceNotAccepted, match="withdrawn"):
+        gate.admit(token, {"prompt": "a cabin"}, INFO)
+    assert gate.admit(other, {"prompt": "a cabin"}, INFO)
+
+
+def test_no_more_than_ten_thousand_withdrawals_are_remembered(monkeypatch):
+    monkeypatch.setattr("sd_space.gate.MAX_WITHDRAWN", 2)
+    gate = gate_at()
+    tokens = [gate.issue_token(True) for _ in range(3)]
+    for token in tokens:
+        gate.withdraw(token)
+    assert gate.verify_token(tokens[0])
+    with pytest.raises(LicenceNotAccepted, match="withdrawn"):
+        gate.verify_token(tokens[1])
+
+
 def test_admission_checks_the_licence_before_any_value():
     with pytest.raises(LicenceNotAccepted):
         gate_at().admit("no token", {"prompt": ""}, INFO)

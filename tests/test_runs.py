@@ -52,6 +52,7 @@ def test_a_run_ends_with_its_pictures_on_disk_in_order(tmp_path):
         assert [p.seed for p in run.finished] == list(run.admitted.request.seeds)
         assert all(p.path.is_file() for p in run.finished)
         assert run.result is not None and run.error is None and s.done == [run]
+        assert run.result.images == (), "their pixels are not kept beside their files"
 
     play(tmp_path, scene)
 
@@ -88,6 +89,19 @@ def test_a_run_is_cancelled_when_its_last_watcher_has_left(tmp_path):
         await second.aclose()
         await until(lambda: run.is_done)
         assert isinstance(run.error, Cancelled) and len(run.finished) == 1, "what was finished is kept"
+
+    play(tmp_path, scene)
+
+
+def test_all_that_a_visitor_has_under_way_can_be_cancelled_and_no_others(tmp_path):
+    async def scene(s: Scene):
+        for number in range(4):
+            s.start(f"r{number}", visitor=f"visitor {number // 2}")
+        await until(lambda: len(s.backend.cancelled) == 4)
+        s.runs.cancel_all("visitor 1")
+        assert [s.backend.cancelled[f"r{number}"].is_set() for number in range(4)] == [False, False, True, True]
+        s.runs.cancel_all("visitor 0")
+        await until(lambda: len(s.done) == 4)
 
     play(tmp_path, scene)
 

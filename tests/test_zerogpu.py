@@ -257,8 +257,17 @@ def device(hub):
 
 @pytest.fixture
 def draw(hub):
-    _, server, values = hub
-    return lambda **changes: call(server, "generate", values | changes, VISITOR)
+    device, server, values = hub
+
+    def drawn(**changes):
+        while device.released.acquire(blocking=False):
+            pass
+        event, answer = call(server, "generate", values | changes, VISITOR)
+        if event == "complete":  # the visitor is told before the GPU is given back and the child can be used again
+            assert device.released.acquire(timeout=TIMEOUT_S)
+        return event, answer
+
+    return drawn
 
 
 def test_the_start_is_reported_with_the_weights_in_place(hub):

@@ -86,7 +86,7 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(careful(on.accept), page.agree, [*doors, page.token], **quiet)
-    page.withdraw.click(careful(on.withdraw), page.run_id, [*doors, page.token, page.agree, page.accept], **quiet)
+    page.withdraw.click(careful(on.withdraw), page.token, [*doors, page.token, page.agree, page.accept], **quiet)
 
     gr.on(
         [page.prompt.submit, page.generate.click],

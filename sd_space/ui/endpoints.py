@@ -85,7 +85,7 @@ def add_endpoints(gate: Gate, backend: Backend, runs: Runs) -> None:
             )
             for picture in run.finished
         ]
-        yield files, result_json(run.admitted.request, run.info, run.result)
+        yield files, result_json(run.admitted.request, run.info, run.finished, run.result)
 
     def model() -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""

@@ -41,6 +41,12 @@ def careful(handler: Callable) -> Callable:
                 async with aclosing(handler(*args, **kwargs)) as updates:
                     async for update in updates:
                         yield update
+    elif inspect.iscoroutinefunction(handler):
+
+        @functools.wraps(handler)
+        async def careful(*args, **kwargs):
+            with _refusals():
+                return await handler(*args, **kwargs)
     else:
 
         @functools.wraps(handler)

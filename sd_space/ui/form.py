@@ -1,5 +1,6 @@
 """The form's values: how a size is written, and what the model's own values take the place of."""
 
+import re
 from typing import Any
 
 from sd_space.schema import Defaults, Limits
@@ -16,7 +17,8 @@ def size_value(width: int, height: int) -> str:
 def sides(size: str) -> dict[str, int | str]:
     """Width and height of `size_value`; what is none stays as it is, to be refused in a sentence."""
     width, _, height = str(size).partition("x")
-    return {"width": int(width) if width.isdigit() else size, "height": int(height) if height.isdigit() else size}
+    written = {"width": width, "height": height}
+    return {name: int(side) if re.fullmatch("[0-9]{1,5}", side) else size for name, side in written.items()}
 
 
 def size_choices(defaults: Defaults) -> list[tuple[str, str]]:

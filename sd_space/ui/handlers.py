@@ -1,6 +1,7 @@
 """What happens on each event of the page. Every one is private; all that draws ends in `Gate.admit` and `Runs`."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import gradio as gr
@@ -18,7 +19,7 @@ from sd_space.ui.layout import Page
 
 
 class Handlers:
-    """What happens on each event. Async, because they wait for the engine; they run on the server's event loop."""
+    """What happens on each event. What touches a run is async: runs belong to the server's event loop."""
 
     def __init__(self, page: Page, settings: Settings, gate: Gate, backend: Backend, store: ResultStore, runs: Runs):
         self.page = page
@@ -111,14 +112,14 @@ class Handlers:
     def accept(self, agree: bool) -> dict:
         try:
             token = self.gate.issue_token(agree)
-        except LicenceNotAccepted as error:
-            gr.Warning(str(error))
+        except LicenceNotAccepted:  # the button is only there for those who agree
             return {self.page.token: ""}
         return self._doors(True) | {self.page.token: token}
 
-    def withdraw(self, run_id: str) -> dict:
+    async def withdraw(self, token: str) -> dict:
         page = self.page
-        self.runs.cancel(run_id)  # nothing more is drawn for whom it has no acceptance
+        with contextlib.suppress(LicenceNotAccepted):  # it has expired
+            self.runs.cancel_all(self.gate.withdraw(token).visitor)
         return self._doors(False) | {page.token: "", page.agree: False, page.accept: gr.update(interactive=False)}
 
     async def generate(
@@ -169,7 +170,7 @@ class Handlers:
         """After a reload: shows the last run, finished or still going. The form becomes the run's own, unless a link
         has filled it; words that were being written stay."""
         run = self.runs.get(run_id) if self._is_accepted(token) else None
-        if run is None:
+        if run is None or not all(picture.path.is_file() for picture in run.finished):
             yield {self.page.status: ""}
             return
         is_linked = bool(recipe_from_query(request.query_params))
@@ -214,6 +215,6 @@ class Handlers:
             page.download_all: gr.update(value=str(archive) if archive else None, visible=archive is not None),
         }
 
-    def cancel(self, run_id: str) -> dict:
+    async def cancel(self, run_id: str) -> dict:
         self.runs.cancel(run_id)
         return {self.page.cancel: gr.update(interactive=False, value="Cancelling…")}

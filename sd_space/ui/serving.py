@@ -70,7 +70,7 @@ def launch(
         sweep=sessions.sweep,
         is_queue_alive=lambda: not queue.stopped,
         draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
-        drawing=lambda: {key for key, event in queue.event_ids_to_events.items() if event.fn.name == _GENERATE},
+        under_way=lambda: queue.event_ids_to_events.keys(),
     )
     _introduce()
     demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
@@ -81,7 +81,7 @@ def launch(
         show_error=False,
         run_history=False,
         enable_monitoring=False,
-        mcp_server=True,
+        mcp_server=not options.get("auth"),  # a client of this server itself, and has no password
         ssr_mode=False,
         max_threads=_most_events(settings),
         state_session_capacity=SESSION_CAPACITY,
@@ -95,7 +95,8 @@ def launch(
         app_kwargs={"middleware": [front], "openapi_url": None},
         **options,
     )
-    _give_pictures_to_mcp(demo)
+    if demo.mcp_server_obj:
+        _give_pictures_to_mcp(demo)
     return url
 
 
@@ -109,7 +110,7 @@ def _introduce() -> None:
         "twitter:card": "summary_large_image",
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
-    end = f"<title>{views.TITLE}</title>{metas}</head>"
+    end = f"<title>{views.TITLE}</title>{{% if not config.auth_required %}}{metas}{{% endif %}}</head>"
 
     def load(name: str) -> str:
         template, *_ = _TEMPLATES.get_source(templates.env, name)

@@ -31,6 +31,7 @@ from ..tiny_models import admitted
 from .conftest import busiest
 
 LONG = {"num_inference_steps": 150, "num_images_per_prompt": 4}
+ENDLESS = {"num_inference_steps": 999}
 
 
 async def until(condition) -> None:
@@ -42,6 +43,13 @@ async def until(condition) -> None:
 def counts(backend) -> list[tuple[int, int]]:
     """What each replica has waiting and running."""
     return sorted((s.waiting, s.running) for s in backend._handle.broadcast("status").results(timeout_s=TIMEOUT_S))
+
+
+async def cancelled(backend, tasks) -> None:
+    """Ends the requests r0, r1, … of these tasks."""
+    for number, _ in enumerate(tasks):
+        backend.cancel(f"r{number}")
+    await asyncio.gather(*tasks)
 
 
 def test_a_request_runs_from_progress_to_result(whole):
@@ -56,10 +64,10 @@ def test_a_request_goes_where_nothing_is_drawn_yet(whole):
     async def main():
         tasks = []
         for k in range(2):
-            tasks.append(asyncio.create_task(updates_of(whole, admitted(f"r{k}", **LONG))))
+            tasks.append(asyncio.create_task(updates_of(whole, admitted(f"r{k}", **ENDLESS))))
             await until(lambda: whole.status().running == len(tasks))
         spread = await asyncio.to_thread(counts, whole)
-        await asyncio.gather(*tasks)
+        await cancelled(whole, tasks)
         return spread
 
     assert asyncio.run(main()) == [(0, 1), (0, 1)]
@@ -67,10 +75,10 @@ def test_a_request_goes_where_nothing_is_drawn_yet(whole):
 
 def test_a_crowd_is_split_evenly(whole):
     async def main():
-        tasks = [asyncio.create_task(updates_of(whole, admitted(f"r{k}", num_inference_steps=60))) for k in range(28)]
+        tasks = [asyncio.create_task(updates_of(whole, admitted(f"r{k}", **ENDLESS))) for k in range(28)]
         await until(lambda: sum(map(sum, counts(whole))) == len(tasks))
         spread = await asyncio.to_thread(counts, whole)
-        await asyncio.gather(*tasks)
+        await cancelled(whole, tasks)
         return spread
 
     # 14 each, but for the two requests of before: the page may hear late that they are over.
@@ -81,14 +89,14 @@ def test_a_request_goes_where_no_other_page_draws(whole):
     other_page = ray_serve.get_app_handle(APP).options(stream=True)
 
     async def main():
-        theirs = other_page.generate.remote(admitted("theirs", **LONG | {"num_inference_steps": 999}))
+        theirs = other_page.generate.remote(admitted("theirs", **LONG | ENDLESS))
         for _ in range(4):  # a second and a half: for one a page relies on what a replica said
             await anext(theirs)
-        ours = asyncio.create_task(updates_of(whole, admitted("ours", **LONG)))
+        ours = asyncio.create_task(updates_of(whole, admitted("r0", **ENDLESS)))
         await until(lambda: whole.status().running)
         spread = await asyncio.to_thread(counts, whole)
         theirs.cancel()
-        await ours
+        await cancelled(whole, [ours])
         return spread
 
     assert asyncio.run(main()) == [(0, 1), (0, 1)]

@@ -152,6 +152,7 @@ class Rigs:
             "SD_SPACE_MODEL": str(self._model),
             "SD_SPACE_RESULT_DIR": str(folder / "results"),
             "SD_SPACE_RATE_PER_MINUTE": "100000",
+            "SD_SPACE_MAX_BATCH_SIZE": "8",  # a busy machine would measure that less pays
             "SD_SPACE_SECRET": SECRET,
         }
         here, there = self._context.Pipe()

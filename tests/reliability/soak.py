@@ -127,7 +127,7 @@ def seconds_until_gone(rig: Rig, ttl_s: float = TTL_S) -> float | None:
     """Until nothing that visitors left is on the disk any more, or `None` if it outlives its time."""
     began_s = time.monotonic()
     while files_of(rig):
-        if time.monotonic() - began_s > 1.5 * ttl_s:
+        if time.monotonic() - began_s > 2.5 * ttl_s:
             return None
         time.sleep(0.05)
     return time.monotonic() - began_s

@@ -173,6 +173,7 @@ def engine_fails(host: Rig, guest: Visitor, token: str):
 @F("F20", "a step hangs: its visitor and the next are told, and readiness")
 def step_hangs(host: Rig, guest: Visitor, token: str):
     host.do(faults.hold)
+    host.do(faults.no_step_was_slow)
     impatient = host.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=2.0))
     visitor = Visitor(host.url)
     visitor.http.timeout = 5
@@ -308,7 +309,7 @@ def leaves_waiting(host: Rig, guest: Visitor, token: str):
 def leaves_drawing(host: Rig, guest: Visitor, token: str):
     with host.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.1)):
         gone(host, token, '"step"')
-        host.wait_until_idle(3)
+        host.wait_until_idle(10)  # the run would take 15 s
 
 
 @F("F37", "a visitor leaves while the pictures are written")
@@ -434,7 +435,7 @@ def asked_to_stop(server: Rig, *numbers: int, limit_s: float = STOP_LIMIT_S) -> 
 
 @PROCESS("F51", "SIGTERM while idle")
 def term_idle(rigs: Rigs):
-    asked_to_stop(rigs.start(), signal.SIGTERM, limit_s=5)
+    asked_to_stop(rigs.start(), signal.SIGTERM)
 
 
 @PROCESS("F52", "SIGINT while idle")
@@ -445,6 +446,7 @@ def interrupt(rigs: Rigs):
 @PROCESS("F53", "SIGTERM during a run that can be finished: it is, and its picture can be fetched")
 def term_finishes(rigs: Rigs):
     server = rigs.start()
+    server.do(inside.patch, "app:FETCH_S", partial(faults.value, new=3.0))
     server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05))
     visitor = Visitor(server.url)
     with running(server, visitor.token(), num_inference_steps=30) as answers:
@@ -470,6 +472,7 @@ def _long_runs(server: Rig, count: int) -> contextlib.ExitStack:
 @PROCESS("F54", "SIGTERM during runs that take too long: everybody is told, queued or drawing")
 def term_tells(rigs: Rigs):
     server = rigs.start(SD_SPACE_MAX_BATCH_SIZE="1")
+    server.do(inside.patch, "app:DRAIN_S", partial(faults.value, new=3.0))
     stack = _long_runs(server, 2)
     with stack:
         asked_to_stop(server, signal.SIGTERM)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from urllib.parse import urlsplit
 
 import httpx
@@ -25,6 +26,7 @@ from sd_space.card import load_card
 from sd_space.gate import Gate
 from sd_space.schema import LicenceNotAccepted
 
+from . import faults
 from .rig import SECRET, Rig, holds_picture
 from .scoreboard import Attempts, Mutant
 from .visitor import QUICK, Answer, Visitor
@@ -457,7 +459,8 @@ def cancel_by_session(rig: Rig, visitor: Visitor, token: str):
 
 @G("G44", "listening in on another's run")
 def second_listener(rig: Rig, visitor: Visitor, token: str):
-    with Victim(rig, token, "victim44") as victim:
+    brief = rig.patched("sd_space.front:_STREAM_HANDOVER_S", partial(faults.value, new=0.2))
+    with brief, Victim(rig, token, "victim44") as victim:
         began_s = time.monotonic()
         nothing = Answer(200, b"", 0.0)
         answer = visitor.events(f"/gradio_api/queue/data?session_hash={victim.session}", nothing, lambda line: True)
@@ -485,6 +488,16 @@ def guessed_run_ids(rig: Rig, visitor: Visitor, token: str):
                 yield visitor.join(event["id"], [token, run_id, ""][: len(event["inputs"])])
 
 
+@G("G47", "an acceptance that was withdrawn on the page")
+def withdrawn(rig: Rig, visitor: Visitor, token: str):
+    own = visitor.token()
+    for event in visitor.config["dependencies"]:
+        if len(event["inputs"]) == 1:
+            body = {"data": [own], "fn_index": event["id"], "session_hash": "leaves"}
+            visitor.send("POST", "/gradio_api/run/predict", json=body)
+    yield visitor.generate(acceptance_token=own)
+
+
 @pytest.mark.parametrize("attempt", list(G), ids=str)
 def test_nothing_is_drawn(rig, visitor, token, attempt):
     rig.invited = 0
@@ -499,6 +512,7 @@ MUTANTS = (
     Mutant(VERIFY, "-_CLOCK_SKEW_S <=", "float('-inf') <", "G11"),
     Mutant(VERIFY, "licence != self._digest", "False", "G12"),
     Mutant(VERIFY, "except (BadSignature, KeyError, TypeError, ValueError)", "except BadSignature", "G14"),
+    Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47"),
     Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28"),
     Mutant("sd_space.ui.handlers:Handlers._is_accepted", "return False", "return True", "G31"),
     Mutant(f"{FRONT}._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "G35"),
