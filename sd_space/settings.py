@@ -142,7 +142,7 @@ class Settings:
         "proxies in front whose X-Forwarded-For is believed when calls are counted per address (1 on a Space)",
     )
     rate_per_minute: int = _setting(
-        60, _whole(1, 100_000), "most calls per address and minute, of all endpoints together"
+        60, _whole(1, 100_000), "most calls of endpoints, Generate and login per address and minute"
     )
 
     zerogpu_step_s: float = _setting(
