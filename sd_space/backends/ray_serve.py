@@ -123,6 +123,12 @@ class LeastLoadedRouter(RequestRouter):
         pending_request.future.add_done_callback(lambda future: future.cancelled() and self._forget(request_id))
         return [[least]]
 
+    def on_send_request(self, replica_id: ReplicaID) -> None:
+        """Leaves the answers as they are: Serve would count the page's own questions too, and so call a replica idle
+        anew each second that it has not heard of."""
+
+    decrement_queue_len_cache = on_send_request
+
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         self._forget(internal_request_id)
 

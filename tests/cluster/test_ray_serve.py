@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import time
 from dataclasses import replace
 
 import httpx
@@ -83,23 +84,6 @@ def test_a_crowd_is_split_evenly(whole):
 
     # 14 each, but for the two requests of before: the page may hear late that they are over.
     assert min(waiting + running for waiting, running in asyncio.run(main())) >= 13
-
-
-def test_a_request_goes_where_no_other_page_draws(whole):
-    other_page = ray_serve.get_app_handle(APP).options(stream=True)
-
-    async def main():
-        theirs = other_page.generate.remote(admitted("theirs", **LONG | ENDLESS))
-        for _ in range(4):  # a second and a half: for one a page relies on what a replica said
-            await anext(theirs)
-        ours = asyncio.create_task(updates_of(whole, admitted("r0", **ENDLESS)))
-        await until(lambda: whole.status().running)
-        spread = await asyncio.to_thread(counts, whole)
-        theirs.cancel()
-        await cancelled(whole, [ours])
-        return spread
-
-    assert asyncio.run(main()) == [(0, 1), (0, 1)]
 
 
 def test_cancel_reaches_the_replica(whole):
@@ -240,7 +224,22 @@ def events(server, body):
                 yield line
 
 
-def test_the_page_joins_the_cluster_and_tells_of_its_replicas_and_of_the_loss_of_one(whole):
+async def drawn_elsewhere(whole, page, token) -> list[tuple[int, int]]:
+    """Where a request goes while another page's is drawn, once what is known of the replicas is a second old."""
+    slow = {"width": 96, "height": 96, "scheduler": "Heun", "acceptance_token": token}
+    httpx.post(f"{page.url}/gradio_api/call/v2/generate", json=QUICK | LONG | slow)
+    await until(lambda: counts(whole) == [(0, 0), (0, 1)])
+    began_s = time.monotonic()
+    await until(lambda: time.monotonic() - began_s > 1.1)
+    ours = asyncio.create_task(updates_of(whole, admitted("r0", **ENDLESS)))
+    await until(lambda: sum(map(sum, counts(whole))) == 2)
+    spread = await asyncio.to_thread(counts, whole)
+    await cancelled(whole, [ours])
+    await until(lambda: counts(whole) == [(0, 0), (0, 0)])
+    return spread
+
+
+def test_the_page_joins_the_cluster_and_draws_where_others_do_not_and_tells_of_a_lost_replica(whole):
     address = ray.get_runtime_context().gcs_address
     with serve("--backend", "ray", RAY_ADDRESS=address) as server:
         answer = server.wait_for("/readyz", timeout_s=120)
@@ -250,6 +249,7 @@ def test_the_page_joins_the_cluster_and_tells_of_its_replicas_and_of_the_loss_of
         assert event == "complete" and drawn[1]["model"] == "noise-painter"
         assert 'sd_space_replicas{state="running"} 2.0' in server.get("/metrics").text
         asyncio.run(until(lambda: 'sd_space_unet_calls_total{pictures="1"}' in server.get("/metrics").text))
+        assert asyncio.run(drawn_elsewhere(whole, server, token)) == [(0, 1), (0, 1)]
         *told, result = events(server, QUICK | LONG | {"acceptance_token": token, "width": 64, "height": 64})
         assert any("drawn again on another, with the same seeds" in line for line in told)
         assert result.count('"outcome": "ok"') == 4
