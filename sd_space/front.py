@@ -50,7 +50,7 @@ _EVENTS = ("/gradio_api/queue/join", "/gradio_api/run/predict")  # the page's ow
 _CANCEL = "/gradio_api/cancel"
 _FILE = "/gradio_api/file="
 _STREAM = re.compile(r"/gradio_api/(queue/data|call/[^/]+/([^/]+))")
-_MCP = re.compile(r"/gradio_api/mcp")
+_MCP = "/gradio_api/mcp"
 _VOUCHER = b"x-sd-space-caller"
 _STREAM_HANDOVER_S = 1.0  # a page opens its next stream at the moment in which the server closes the last one
 _STARTUP = "/gradio_api/startup-events"
@@ -257,7 +257,7 @@ class Front:
         if secrets.compare_digest(key.encode(), self._key.encode()):
             return vouched or None, True
         address = self._address(scope)
-        if _MCP.match(scope["path"]):
+        if scope["path"].startswith(_MCP):
             scope["headers"].append((_VOUCHER, f"{self._key}:{address or ''}".encode("latin-1")))
         return address, False
 

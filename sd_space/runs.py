@@ -119,13 +119,13 @@ class Runs:
 
     def cancel(self, request_id: object) -> None:
         """Frees the run's share of the device at the next step; unknown and finished runs are left alone."""
-        run = self._runs.get(request_id) if isinstance(request_id, str) else None
+        run = self.get(request_id)
         if run is not None and not run.is_done:
             self._backend.cancel(run.request_id)
 
     def cancel_all(self, visitor: str) -> None:
         """Cancels whatever this visitor has under way."""
-        for run in self._runs.values():
+        for run in list(self._runs.values()):
             if run.admitted.visitor == visitor:
                 self.cancel(run.request_id)
 

@@ -103,14 +103,15 @@ def counted(original: Callable, name: str) -> Callable:
 
 def live(type_name: str) -> Any:
     """The one living instance of a class that is named `type_name`."""
-    gc.unfreeze()  # what the start has left is out of the collector's sight
-    (found,) = [thing for thing in gc.get_objects() if type(thing).__name__ == type_name]
-    return found
+    return _only(lambda kind: kind.__name__ == type_name)
 
 
 def gradio_queue() -> Any:
     """Gradio's queue of the page."""
-    gc.unfreeze()
-    is_it = {"__module__": "gradio.queueing", "__qualname__": "Queue"}.items()
-    (found,) = [t for t in gc.get_objects() if all(getattr(type(t), name) == value for name, value in is_it)]
+    return _only(lambda kind: (kind.__module__, kind.__qualname__) == ("gradio.queueing", "Queue"))
+
+
+def _only(is_it: Callable[[type], bool]) -> Any:
+    gc.unfreeze()  # what the start has left is out of the collector's sight
+    (found,) = [thing for thing in gc.get_objects() if is_it(type(thing))]
     return found

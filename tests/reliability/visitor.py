@@ -6,10 +6,13 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
+
+from ..server import ROOT
 
 QUICK = {
     "prompt": "a cat",
@@ -24,7 +27,8 @@ QUICK = {
 }
 LONG = QUICK | {"num_inference_steps": 150, "num_images_per_prompt": 4}
 # What a sentence for visitors must not have in it: places in the code, and words that only programmers know.
-FOR_PROGRAMMERS = re.compile(r"Traceback|File \"|/tmp/|/root/|site-packages|\.py\b|Error\(|<class|\bnull\b|\bNone\b$")
+_HERE = "|".join(re.escape(f"{folder}/") for folder in (Path.home(), ROOT))
+FOR_PROGRAMMERS = re.compile(rf"Traceback|File \"|/tmp/|{_HERE}|site-packages|\.py\b|Error\(|<class|\bnull\b|\bNone\b$")
 
 
 @dataclass(frozen=True)
