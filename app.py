@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from sd_space.gate import Gate
     from sd_space.metrics import Metrics
     from sd_space.recorded import load_recorded
+    from sd_space.serving.limits import Capacity
     from sd_space.ui import build_demo
     from sd_space.ui.serving import launch, served_files, wait_until_told
 
@@ -75,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     metrics = Metrics(backend.status)
     recorded = load_recorded()
-    demo = build_demo(settings, card, gate, backend, store, metrics, recorded)
+    capacity = Capacity(settings, backend.status)
+    demo = build_demo(settings, card, gate, backend, store, metrics, recorded, capacity)
 
     store.start()
     stop = threading.Event()
@@ -91,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     backend.prepare()
     files = served_files(store, recorded)
     _say("Starting the page.")  # and finds out whether anybody reads: Gradio prints too, and would fail
-    url = launch(demo, settings, backend, metrics, files, share=arguments.share, auth=auth)
+    url = launch(demo, settings, backend, metrics, capacity, files, share=arguments.share, auth=auth)
     _say(f"Serving on {url}")
     backend.start()  # only now: importing torch takes seconds, and the page is up already
     while backend.status().stage not in (Stage.READY, Stage.FAILED) and not stop.wait(START_LOOK_S):

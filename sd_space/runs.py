@@ -6,9 +6,9 @@ the server's event loop; the only thread used is the one that writes files.
 """
 
 import asyncio
+import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -18,17 +18,21 @@ from sd_space.faults import described
 from sd_space.gallery import ResultStore, SavedPicture
 from sd_space.schema import (
     AdmittedRequest,
+    Cancelled,
     EngineFailed,
     GenerationResult,
     ModelInfo,
     PictureFinished,
     Progress,
-    QueueFull,
     RequestFailed,
     SpaceError,
+    TooManyWatchers,
 )
+from sd_space.serving.limits import Capacity, Place
 
 logger = logging.getLogger(__name__)
+
+MAX_WATCHERS = 8  # of one run: each costs an update for every step, and a page is one
 
 
 @dataclass(slots=True)
@@ -67,8 +71,7 @@ class Run:
 class Runs:
     """Starts runs on the backend, hands them to watchers and forgets them when their files expire.
 
-    One visitor may have `max_per_visitor` of them under way, and one address `max_per_address`: visitors cost nothing
-    to invent. `on_done` is told of each finished run, for the metrics.
+    `on_done` hears of each finished run, for the metrics.
     """
 
     def __init__(
@@ -76,50 +79,44 @@ class Runs:
         backend: Backend,
         store: ResultStore,
         result_ttl_s: float,
-        max_per_visitor: int,
-        max_per_address: int,
+        capacity: Capacity,
         on_done: Callable[[Run], None],
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._backend = backend
         self._store = store
         self._result_ttl_s = result_ttl_s
-        self._limits = {"visitor": max_per_visitor, "address": max_per_address}
-        self._under_way: Counter[tuple[str, str]] = Counter()
+        self._capacity = capacity
         self._on_done = on_done
         self._now_s = now_s
         self._runs: dict[str, Run] = {}
         self._pumps: set[asyncio.Task] = set()  # the loop itself holds tasks weakly
 
-    def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool, address: str | None = None) -> Run:
-        """Begins `admitted` and returns at once; `watch` tells the rest, a full queue included.
+    def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool, place: Place) -> Run:
+        """Begins `admitted`, which gives `place` back when it is over, and returns at once; `watch` tells the rest.
 
-        `address` is `None` where nobody can be told from another. Raises QueueFull for a visitor's or an address's
-        own share.
+        Raises Cancelled where its caller has left already.
         """
+        if place.is_abandoned:
+            raise Cancelled("Cancelled; nobody waits for these pictures any more.")
         self._forget_expired()
-        shares = [("visitor", admitted.visitor), *([("address", address)] if address else [])]
-        for kind, who in shares:
-            if self._under_way[kind, who] >= self._limits[kind]:
-                raise QueueFull(
-                    f"{self._limits[kind]} of your requests are under way already; please wait until one is done."
-                )
-        self._under_way.update(shares)
         run = Run(admitted, info, embed_recipe, pictures=[None] * admitted.request.num_images_per_prompt)
         self._runs[admitted.request_id] = run
-        pump = asyncio.get_running_loop().create_task(self._pump(run, shares))
+        place.cancel = functools.partial(self.cancel, admitted.request_id)
+        pump = asyncio.get_running_loop().create_task(self._pump(run, place))
         self._pumps.add(pump)
         pump.add_done_callback(self._pumps.discard)
         return run
 
-    def get(self, request_id: object) -> Run | None:
-        """The run with this id, or `None` when there is none, or not any more."""
+    def get(self, request_id: object, visitor: str) -> Run | None:
+        """This visitor's run with this id, or `None` when there is none, or not any more."""
         self._forget_expired()
-        return self._runs.get(request_id) if isinstance(request_id, str) else None
+        run = self._runs.get(request_id) if isinstance(request_id, str) else None
+        return run if run is not None and run.admitted.visitor == visitor else None
 
-    def cancel(self, request_id: object) -> None:
+    def cancel(self, request_id: str) -> None:
         """Frees the run's share of the device at the next step; unknown and finished runs are left alone."""
-        run = self.get(request_id)
+        run = self._runs.get(request_id)
         if run is not None and not run.is_done:
             self._backend.cancel(run.request_id)
 
@@ -133,7 +130,10 @@ class Runs:
         """Yields `run` whenever it changed, at most every `every_s` seconds, and a last time when it is done.
 
         When the last watcher leaves before that, the run is cancelled unless somebody watches it again in `grace_s`.
+        Raises TooManyWatchers where it is watched by as many already as it may be.
         """
+        if run._watchers >= MAX_WATCHERS:
+            raise TooManyWatchers(f"This run is open in {MAX_WATCHERS} windows already; please close one of them.")
         run._watchers += 1
         try:
             while True:
@@ -154,7 +154,7 @@ class Runs:
         if not run._watchers:
             self.cancel(run.request_id)
 
-    async def _pump(self, run: Run, shares: list[tuple[str, str]]) -> None:
+    async def _pump(self, run: Run, place: Place) -> None:
         try:
             async with aclosing(self._backend.generate(run.admitted)) as updates:  # also where saving fails
                 async for update in updates:
@@ -185,7 +185,7 @@ class Runs:
             run.error = EngineFailed("Something broke while your pictures were made; please try again.")
             self._backend.cancel(run.request_id)
         finally:
-            self._under_way -= Counter(shares)  # and forgets who has none left
+            self._capacity.release(place)
             run.is_done = True
             run.done_at_s = self._now_s()
             run._notify()

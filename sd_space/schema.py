@@ -7,6 +7,7 @@ request can travel to another thread, a forked ZeroGPU worker or a Ray replica u
     |- InvalidRequest          names the field, the value and the allowed range
     |- LicenceNotAccepted      says how to accept
     |- QueueFull               says when to come back
+    |- TooManyWatchers         says how many windows may show one run
     |- Cancelled               the visitor (or nobody, after leaving) stopped the run
     |- SafetyCheckFailed       the checker could not do its work: nothing is shown
     |- EngineFailed            a step failed; the request is over, the engine goes on
@@ -48,6 +49,10 @@ class LicenceNotAccepted(SpaceError):
 
 class QueueFull(SpaceError):
     """As many requests wait as the settings allow."""
+
+
+class TooManyWatchers(SpaceError):
+    """As many pages follow this run already as may."""
 
 
 class Cancelled(SpaceError):

@@ -25,6 +25,10 @@ class Sessions:
         ids_of = self._queue.pending_event_ids_session
         return next((session for session, ids in ids_of.items() if event_id in ids), None)
 
+    def has(self, session: str) -> bool:
+        """Whether there is, or will be, anything to tell this session."""
+        return session in self._queue.pending_messages_per_session
+
     def sweep(self, listening: Collection[str]) -> None:
         """Forgets the sessions that have been told everything, and those whose end nobody came to hear.
 

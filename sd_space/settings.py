@@ -69,6 +69,18 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return read
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", text):
+        raise ValueError("an address such as https://example.org or https://example.org/demo")
+    return text.rstrip("/")
+
+
+def _frame_sources(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.:/*' -]+", text):
+        raise ValueError("addresses with blanks between them, such as https://example.org, or 'self' or 'none'")
+    return text
+
+
 def _setting(default: Any, read: Callable[[str], Any], help: str, repr: bool = True) -> Any:
     return field(default=default, repr=repr, metadata={"read": read, "help": help})
 
@@ -141,6 +153,17 @@ class Settings:
         _whole(0, 10),
         "proxies in front whose X-Forwarded-For is believed when calls are counted per address (1 on a Space)",
     )
+    public_url: str | None = _setting(
+        None,
+        _address,
+        "where visitors open the page, such as `https://example.org/demo`: for addresses in the API's answers; what a "
+        "request names as its host when empty",
+    )
+    frame_ancestors: str = _setting(
+        "'self' https://huggingface.co https://*.huggingface.co https://*.hf.space",
+        _frame_sources,
+        "pages that may show this one in a frame, as in the Content-Security-Policy",
+    )
     rate_per_minute: int = _setting(
         60, _whole(1, 100_000), "most calls of endpoints, Generate and login per address and minute"
     )
@@ -179,6 +202,8 @@ class Settings:
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space
+        if host := environ.get("SPACE_HOST"):
+            values["public_url"] = f"https://{host}"
         if environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
             values["backend"] = "zerogpu"
         for name, f in known.items():

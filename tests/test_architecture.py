@@ -22,7 +22,20 @@ ALLOWED = {
     "step_times": {"batcher"},
     "gallery": DATA,
     "metrics": DATA,
-    "front": DATA | {"metrics"},
+    "serving": set(),
+    "serving.limits": DATA,
+    "serving.envelope": DATA,
+    "serving.login": {"serving.envelope"},
+    "serving.mcp_message": {"serving.envelope"},
+    "serving.origins": DATA,
+    "serving.routes": {"serving.envelope"},
+    "serving.headers": DATA | {"serving.origins", "serving.routes"},
+    "serving.answers": {"serving.limits", "serving.origins", "serving.routes"},
+    "serving.own_answers": DATA | {"metrics"},
+    "serving.middleware": DATA
+    | {"metrics"}
+    | {f"serving.{name}" for name in ["answers", "envelope", "headers", "limits", "login", "mcp_message"]}
+    | {"serving.origins", "serving.own_answers", "serving.routes"},
     "hub": set(),
     "memory": set(),
     "unet_calls": set(),
@@ -37,17 +50,20 @@ ALLOWED = {
     "backends.zerogpu": DATA | {"backends.local", "batcher", "engine", "pipeline", "step_times"},
     "backends.ray_serve": DATA | {"backends", "backends.local", "memory"},
     "sessions": set(),
-    "runs": DATA | {"backends", "gallery"},
+    "runs": DATA | {"backends", "gallery", "serving.limits"},
     "views": DATA | {"card", "gallery", "gate", "recorded", "runs"},
     "ui": DATA
-    | {"backends", "card", "gallery", "gate", "metrics", "recorded", "runs", "views"}
+    | {"backends", "card", "gallery", "gate", "metrics", "recorded", "runs", "serving.limits", "views"}
     | {"ui.endpoints", "ui.events", "ui.handlers", "ui.layout", "ui.serving"},
-    "ui.events": DATA,
+    "ui.events": DATA | {"serving.headers"},
     "ui.form": DATA,
     "ui.layout": DATA | {"card", "recorded", "views", "ui.form"},
-    "ui.handlers": DATA | {"backends", "gallery", "gate", "runs", "views", "ui.events", "ui.form", "ui.layout"},
-    "ui.endpoints": DATA | {"backends", "gallery", "gate", "runs", "ui.events"},
-    "ui.serving": DATA | {"backends", "front", "gallery", "metrics", "recorded", "sessions", "views", "ui.layout"},
+    "ui.handlers": DATA
+    | {"backends", "gallery", "gate", "runs", "serving.limits", "views", "ui.events", "ui.form", "ui.layout"},
+    "ui.endpoints": DATA | {"backends", "gallery", "gate", "runs", "serving.limits", "ui.events"},
+    "ui.serving": DATA
+    | {"backends", "gallery", "metrics", "recorded", "sessions", "views", "ui.layout"}
+    | {"serving.envelope", "serving.limits", "serving.middleware", "serving.origins"},
 }
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
 MAKERS = {"AdmittedRequest": {"gate"}, "ScreenedImage": {"safety"}, "Preview": {"safety"}}

@@ -4,8 +4,10 @@ from dataclasses import replace
 import pytest
 
 from sd_space.gallery import ResultStore
-from sd_space.runs import Run, Runs
-from sd_space.schema import Cancelled, EngineFailed, Outcome, QueueFull
+from sd_space.runs import MAX_WATCHERS, Run, Runs
+from sd_space.schema import Cancelled, EngineFailed, Outcome, QueueFull, TooManyWatchers
+from sd_space.serving.limits import Capacity
+from sd_space.settings import Settings
 
 from .fakes import FakeBackend
 from .test_schema import INFO
@@ -20,11 +22,14 @@ class Scene:
     def __init__(self, folder, backend: FakeBackend):
         self.backend, self.done, self.now_s = backend, [], 0.0
         store = ResultStore(str(folder), 100.0)
-        self.runs = Runs(backend, store, 100.0, 2, 3, self.done.append, now_s=lambda: self.now_s)
+        settings = Settings(max_per_visitor=2, max_queue=6)
+        self.capacity = Capacity(settings, backend.status, now_s=lambda: self.now_s)
+        self.runs = Runs(backend, store, 100.0, self.capacity, self.done.append, now_s=lambda: self.now_s)
 
     def start(self, request_id: str = "r", visitor: str = "", address: str | None = None) -> Run:
         request = admitted(request_id, visitor, num_images_per_prompt=4)
-        return self.runs.start(request, INFO, True, address)
+        with self.capacity.claimed(None, visitor, address) as place:
+            return self.runs.start(request, INFO, True, place)
 
     async def watched(self, run: Run, grace_s: float = 0.0) -> Run:
         async for _ in self.runs.watch(run, grace_s, every_s=0):
@@ -112,7 +117,7 @@ def test_whoever_comes_back_in_time_finds_the_run_going_on(tmp_path):
         watch = s.runs.watch(run, grace_s=0.05, every_s=0)
         await anext(watch)
         await watch.aclose()
-        back = s.runs.watch(s.runs.get("r"), grace_s=0, every_s=0)
+        back = s.runs.watch(s.runs.get("r", run.admitted.visitor), grace_s=0, every_s=0)
         await anext(back)
         await asyncio.sleep(0.1)  # past the grace of the watcher who left
         assert not s.backend.cancelled["r"].is_set()
@@ -127,11 +132,58 @@ def test_whoever_comes_back_in_time_finds_the_run_going_on(tmp_path):
 @pytest.mark.parametrize("request_id", ["nobody's", "", None, 7, ["r"]])
 def test_an_id_that_nobody_was_given_leads_nowhere(tmp_path, request_id):
     async def scene(s: Scene):
-        run = s.start()
-        assert s.runs.get(request_id) is None
-        s.runs.cancel(request_id)
+        s.start("r", visitor="one")
+        assert s.runs.get(request_id, "one") is None
         s.backend.proceed.set()
-        assert (await s.watched(run)).error is None
+
+    play(tmp_path, scene)
+
+
+def test_a_run_belongs_to_its_visitor(tmp_path):
+    async def scene(s: Scene):
+        run = s.start("r", visitor="one")
+        assert s.runs.get("r", "another") is None and s.runs.get("r", "one") is run
+        s.backend.proceed.set()
+        await s.watched(run)
+
+    play(tmp_path, scene)
+
+
+def test_a_run_has_only_so_many_watchers(tmp_path):
+    async def scene(s: Scene):
+        run = s.start()
+        watches = [s.runs.watch(run, 0, every_s=0) for _ in range(MAX_WATCHERS)]
+        for watch in watches:
+            await anext(watch)
+        with pytest.raises(TooManyWatchers, match="open in 8 windows"):
+            await s.watched(run)
+        await watches[0].aclose()
+        s.backend.proceed.set()
+        assert (await s.watched(run)).error is None, "there is room again"
+        for watch in watches[1:]:
+            await watch.aclose()
+
+    play(tmp_path, scene)
+
+
+def test_what_nobody_waits_for_does_not_begin(tmp_path):
+    async def scene(s: Scene):
+        with pytest.raises(Cancelled), s.capacity.claimed(None, "one") as place:
+            place.abandon()
+            s.runs.start(admitted("r", "one"), INFO, True, place)
+        assert not len(s.capacity) and s.backend.started == []
+
+    play(tmp_path, scene)
+
+
+def test_a_run_ends_when_its_place_is_abandoned(tmp_path):
+    async def scene(s: Scene):
+        run = s.start("r", visitor="one")
+        await until(lambda: run.finished)
+        (place,) = s.capacity._places.values()
+        place.abandon()
+        assert isinstance((await s.watched(run)).error, Cancelled)
+        assert not len(s.capacity)
 
     play(tmp_path, scene)
 
@@ -190,8 +242,9 @@ def test_a_run_is_forgotten_when_its_files_expire(tmp_path):
         s.backend.proceed.set()
         await s.watched(s.start("old"))
         s.now_s = 101.0
-        s.start("new")
-        assert s.runs.get("old") is None and s.runs.get("new") is not None
+        new = s.start("new")
+        visitor = new.admitted.visitor
+        assert s.runs.get("old", visitor) is None and s.runs.get("new", visitor) is new
 
     play(tmp_path, scene)
 

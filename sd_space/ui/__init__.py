@@ -5,6 +5,7 @@ What the page shows is `layout`, what happens on its events `handlers`, what is 
 are made.
 """
 
+import json
 from collections.abc import Sequence
 
 import gradio as gr
@@ -17,6 +18,7 @@ from sd_space.gate import Gate
 from sd_space.metrics import Metrics
 from sd_space.recorded import RecordedExample
 from sd_space.runs import Runs
+from sd_space.serving.limits import Capacity
 from sd_space.settings import Settings
 from sd_space.ui.endpoints import add_endpoints
 from sd_space.ui.events import careful
@@ -40,6 +42,7 @@ def build_demo(
     store: ResultStore,
     metrics: Metrics,
     recorded: Sequence[RecordedExample],
+    capacity: Capacity,
 ) -> gr.Blocks:
     """The page and its endpoints; `recorded` are shown with the examples. Starts nothing."""
     gr.set_static_paths(served_files(store, recorded))
@@ -47,15 +50,15 @@ def build_demo(
         backend,
         store,
         settings.result_ttl_s,
-        settings.max_per_visitor,
-        max_per_address=max(settings.max_per_visitor, settings.max_queue // 2),
+        capacity,
         on_done=lambda run: metrics.count([picture.outcome for picture in run.finished], run.result, run.error),
     )
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded)
-        add_endpoints(gate, backend, runs)  # first: Gradio would rename a public endpoint after a page's event
-        _wire(page, Handlers(page, settings, gate, backend, store, runs), card)
-    set_up_queue(demo, settings)
+        # First: Gradio would rename a public endpoint after a page's event.
+        add_endpoints(gate, backend, capacity, runs)
+        _wire(page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
+    set_up_queue(demo, settings, capacity)
     return demo
 
 
@@ -86,7 +89,10 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(careful(on.accept), page.agree, [*doors, page.token], **quiet)
-    page.withdraw.click(careful(on.withdraw), page.token, [*doors, page.token, page.agree, page.accept], **quiet)
+    page.withdraw.click(
+        careful(on.withdraw), page.token, [*doors, *run_view, page.token, page.agree, page.accept, page.prompt,
+        page.negative_prompt], **quiet
+    )  # fmt: skip
 
     gr.on(
         [page.prompt.submit, page.generate.click],
@@ -95,7 +101,7 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
         [*run_view, *doors],
         **queued,
     )
-    page.cancel.click(careful(on.cancel), page.run_id, page.cancel, **quiet)
+    page.cancel.click(careful(on.cancel), [page.token, page.run_id], page.cancel, **quiet)
     for button, example in zip(page.examples, card.examples, strict=True):
-        js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {example.text!r} }}"
+        js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {json.dumps(example.text)} }}"
         button.click(None, None, page.prompt, js=js, **quiet)

@@ -6,10 +6,11 @@ from sd_space.backends import Backend, until_ready
 from sd_space.gallery import result_json
 from sd_space.gate import Gate
 from sd_space.runs import Run, Runs
-from sd_space.ui.events import address_of, careful
+from sd_space.serving.limits import Capacity
+from sd_space.ui.events import address_of, careful, place_id_of, public_address_of
 
 
-def add_endpoints(gate: Gate, backend: Backend, runs: Runs) -> None:
+def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) -> None:
     """The public endpoints. Gradio derives their documentation from the signatures and docstrings."""
 
     def accept_license(agree: bool) -> str:
@@ -66,11 +67,12 @@ def add_endpoints(gate: Gate, backend: Backend, runs: Runs) -> None:
             "scheduler": scheduler,
         }
         token = acceptance_token or (request.headers.get("x-license-token", "") if request else "")
-        gate.verify_token(token)
-        async for stage in until_ready(backend):
-            yield [], {"progress": {"stage": stage}}
-        info = backend.status().info
-        run = runs.start(gate.admit(token, values, info), info, embed_recipe=True, address=address_of(request))
+        visitor = gate.verify_token(token).visitor
+        with capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
+            async for stage in until_ready(backend):
+                yield [], {"progress": {"stage": stage}}
+            info = backend.status().info
+            run = runs.start(gate.admit(token, values, info), info, embed_recipe=True, place=place)
         async for _ in runs.watch(run, grace_s=0):
             if not run.is_done:
                 yield [], {"progress": _progress_json(run)}
@@ -79,7 +81,7 @@ def add_endpoints(gate: Gate, backend: Backend, runs: Runs) -> None:
         files = [
             gr.FileData(
                 path=str(picture.path),
-                url=f"/gradio_api/file={picture.path}",
+                url=f"{public_address_of(request)}/gradio_api/file={picture.path}",
                 orig_name=picture.path.name,
                 mime_type="image/png",
             )

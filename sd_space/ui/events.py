@@ -10,13 +10,24 @@ import gradio as gr
 
 from sd_space.faults import described
 from sd_space.schema import SpaceError
+from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER
 
 logger = logging.getLogger(__name__)
 
 
 def address_of(request: gr.Request | None) -> str | None:
-    """As the front door has written it down."""
+    """The address that the caller is counted by, as the request filter has written it down."""
     return request.client.host if request and request.client else None
+
+
+def place_id_of(request: gr.Request | None) -> str | None:
+    """The place that a request for pictures took when it came in."""
+    return request.headers.get(PLACE_HEADER) if request else None
+
+
+def public_address_of(request: gr.Request | None) -> str:
+    """Where the caller has reached the page; empty where the request filter has not said so."""
+    return request.headers.get(ADDRESS_HEADER, "") if request else ""
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from sd_space.gallery import ResultStore, recipe_from_query
 from sd_space.gate import Gate
 from sd_space.runs import Run, Runs
 from sd_space.schema import LicenceNotAccepted, ModelInfo, SpaceError, Stage
+from sd_space.serving.limits import Capacity
 from sd_space.settings import Settings
-from sd_space.ui.events import address_of
+from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.form import CARD_DEFAULTS, models_own, sides, size_choices, size_value
 from sd_space.ui.layout import Page
 
@@ -21,20 +22,30 @@ from sd_space.ui.layout import Page
 class Handlers:
     """What happens on each event. What touches a run is async: runs belong to the server's event loop."""
 
-    def __init__(self, page: Page, settings: Settings, gate: Gate, backend: Backend, store: ResultStore, runs: Runs):
+    def __init__(
+        self,
+        page: Page,
+        settings: Settings,
+        gate: Gate,
+        backend: Backend,
+        store: ResultStore,
+        capacity: Capacity,
+        runs: Runs,
+    ):
         self.page = page
         self.settings = settings
         self.gate = gate
         self.backend = backend
         self.store = store
+        self.capacity = capacity
         self.runs = runs
 
-    def _is_accepted(self, token: str) -> bool:
+    def _visitor(self, token: str) -> str | None:
+        """Whose acceptance this is, or `None` where it is none."""
         try:
-            self.gate.verify_token(token)
+            return self.gate.verify_token(token).visitor
         except LicenceNotAccepted:
-            return False
-        return True
+            return None
 
     def _doors(self, is_open: bool) -> dict:
         page = self.page
@@ -49,7 +60,7 @@ class Handlers:
         page = self.page
         untouched = CARD_DEFAULTS
         size = size_value(untouched.width, untouched.height)
-        updates = self._doors(self._is_accepted(token)) | self.tick(
+        updates = self._doors(self._visitor(token) is not None) | self.tick(
             untouched.num_inference_steps, untouched.guidance_scale, untouched.scheduler, size, request
         )
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
@@ -117,10 +128,27 @@ class Handlers:
         return self._doors(True) | {self.page.token: token}
 
     async def withdraw(self, token: str) -> dict:
+        """Closes the gate, and leaves nothing for whoever sits at this computer next."""
         page = self.page
         with contextlib.suppress(LicenceNotAccepted):  # it has expired
             self.runs.cancel_all(self.gate.withdraw(token).visitor)
-        return self._doors(False) | {page.token: "", page.agree: False, page.accept: gr.update(interactive=False)}
+        return self._doors(False) | {
+            page.token: "",
+            page.run_id: "",
+            page.agree: False,
+            page.accept: gr.update(interactive=False),
+            page.prompt: "",
+            page.negative_prompt: "",
+            page.seed: 0,
+            page.generate: gr.update(visible=True),
+            page.cancel: gr.update(visible=False),
+            page.status: "",
+            page.waiting: gr.update(value="", visible=False),
+            page.results: gr.update(visible=False),
+            page.gallery: gr.update(value=None, selected_index=None),
+            page.recipe: "",
+            page.download_all: gr.update(value=None, visible=False),
+        }
 
     async def generate(
         self,
@@ -149,15 +177,15 @@ class Handlers:
             "scheduler": scheduler,
         } | sides(size)
         try:
-            self.gate.verify_token(token)
-            is_early = not self.backend.status().is_ready
-            async for stage in until_ready(self.backend):
-                yield {page.status: views.note(f"Getting ready: {stage}… Your pictures come next.")}
-            info = self.backend.status().info
-            if is_early:  # asked before the model had said what it draws: what nobody touched is the model's own
-                values |= models_own(values, info.defaults, recipe_from_query(request.query_params))
-            admitted = self.gate.admit(token, values, info)
-            run = self.runs.start(admitted, info, embed_recipe is True, address_of(request))
+            visitor = self.gate.verify_token(token).visitor
+            with self.capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
+                is_early = not self.backend.status().is_ready
+                async for stage in until_ready(self.backend):
+                    yield {page.status: views.note(f"Getting ready: {stage}… Your pictures come next.")}
+                info = self.backend.status().info
+                if is_early:  # asked before the model had said what it draws: what nobody touched is the model's own
+                    values |= models_own(values, info.defaults, recipe_from_query(request.query_params))
+                run = self.runs.start(self.gate.admit(token, values, info), info, embed_recipe is True, place)
         except LicenceNotAccepted as error:
             yield self._doors(False) | {page.status: views.note(str(error), "error")}
         except SpaceError as error:
@@ -169,7 +197,8 @@ class Handlers:
     async def resume(self, token: str, run_id: str, prompt: str, request: gr.Request) -> AsyncIterator[dict]:
         """After a reload: shows the last run, finished or still going. The form becomes the run's own, unless a link
         has filled it; words that were being written stay."""
-        run = self.runs.get(run_id) if self._is_accepted(token) else None
+        visitor = self._visitor(token)
+        run = self.runs.get(run_id, visitor) if visitor is not None else None
         if run is None or not all(picture.path.is_file() for picture in run.finished):
             yield {self.page.status: ""}
             return
@@ -215,6 +244,8 @@ class Handlers:
             page.download_all: gr.update(value=str(archive) if archive else None, visible=archive is not None),
         }
 
-    async def cancel(self, run_id: str) -> dict:
-        self.runs.cancel(run_id)
+    async def cancel(self, token: str, run_id: str) -> dict:
+        visitor = self._visitor(token)
+        if visitor is not None and (run := self.runs.get(run_id, visitor)):
+            self.runs.cancel(run.request_id)
         return {self.page.cancel: gr.update(interactive=False, value="Cancelling…")}

@@ -5,22 +5,27 @@ import functools
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import jinja2
+from fastapi import FastAPI
+from gradio import routes
 from gradio.routes import templates
 from gradio.server_messages import ProcessCompletedMessage
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from sd_space import views
 from sd_space.backends import Backend
-from sd_space.front import Front, Surface, endpoint_parameters
 from sd_space.gallery import ResultStore
 from sd_space.metrics import Metrics
 from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
+from sd_space.serving.envelope import Endpoints, Parameter
+from sd_space.serving.limits import Capacity
+from sd_space.serving.middleware import AppContract, RequestFilter
+from sd_space.serving.origins import PUBLIC
 from sd_space.sessions import Sessions
 from sd_space.settings import Settings
 from sd_space.ui.layout import THEME
@@ -33,13 +38,17 @@ SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, ab
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 
 _TEMPLATES = templates.env.loader  # Gradio's own
+# Where the browser has opened the page; the request filter puts it where Gradio would write an absolute address.
+_PAGE_ROOT_JS = "<script>const pageRoot = new URL('.', document.baseURI).href.replace(/[/]$/, '')</script>"
 CSS, JS = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
 
 
-def set_up_queue(demo: gr.Blocks, settings: Settings) -> None:
+def set_up_queue(demo: gr.Blocks, settings: Settings, capacity: Capacity) -> None:
     """Makes Gradio's queue hand on what comes, as fast as it comes."""
-    # The engine owns the order of service and the bound on who waits; Gradio's own queue must not serialise before it.
+    # The engine owns the order of service, and `capacity` the bound on who waits: Gradio's own queue must not
+    # serialise before it.
     demo.queue(api_open=False, max_size=_most_events(settings), default_concurrency_limit=None)
+    capacity.events = demo._queue.event_ids_to_events.keys
     # Gradio keeps the messages of 2,000 sessions, first in first out: more visitors than that would stop its queue.
     # `Sessions` forgets those that are over.
     demo._queue.pending_messages_per_session.max_size = 10**7
@@ -58,23 +67,23 @@ def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> lis
 
 
 def launch(
-    demo: gr.Blocks, settings: Settings, backend: Backend, metrics: Metrics, files: Sequence[Path], **options: Any
+    demo: gr.Blocks,
+    settings: Settings,
+    backend: Backend,
+    metrics: Metrics,
+    capacity: Capacity,
+    files: Sequence[Path],
+    **options: Any,
 ) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
-    queue, sessions = demo._queue, Sessions(demo._queue)
-    surface = Surface(
-        endpoints=endpoint_parameters(demo.get_api_info()),
-        num_inputs={index: len(event.inputs) for index, event in demo.fns.items() if event.fn is not None},
-        files=files,
-        session_of=sessions.of,
-        sweep=sessions.sweep,
-        is_queue_alive=lambda: not queue.stopped,
-        draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
-        under_way=lambda: queue.event_ids_to_events.keys(),
-    )
+
+    def filtered(app: ASGIApp) -> ASGIApp:
+        contract = _contract(demo, files, has_login=bool(options.get("auth")))
+        return RequestFilter(app, settings, backend.status, metrics, contract, capacity)
+
+    _wrap_apps(filtered)
     _introduce()
     demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
-    front = Middleware(Front, settings=settings, status=backend.status, metrics=metrics, surface=surface)
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
         quiet=True,
@@ -92,12 +101,73 @@ def launch(
         theme=THEME,
         css=CSS.read_text(encoding="utf-8"),
         js=JS.read_text(encoding="utf-8"),
-        app_kwargs={"middleware": [front], "openapi_url": None},
+        root_path="",
+        app_kwargs={"openapi_url": None},
         **options,
     )
     if demo.mcp_server_obj:
         _give_pictures_to_mcp(demo)
     return url
+
+
+def _wrap_apps(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Puts something around all of Gradio's apps from now on.
+
+    A middleware that `launch` is given stands within Gradio's own, which answers other sites' pages by itself.
+    """
+
+    def build_middleware_stack(app: routes.App) -> ASGIApp:
+        return wrapped(FastAPI.build_middleware_stack(app))
+
+    routes.App.build_middleware_stack = build_middleware_stack
+
+
+def _contract(demo: gr.Blocks, files: Sequence[Path], has_login: bool) -> AppContract:
+    queue, sessions = demo._queue, Sessions(demo._queue)
+    endpoints = endpoint_parameters(demo.get_api_info())
+    mcp = demo.mcp_server_obj
+    return AppContract(
+        endpoints=endpoints,
+        tools={tool: endpoints[name.removeprefix("/")] for tool, name in mcp.tool_to_endpoint.items()} if mcp else {},
+        num_inputs={index: len(event.inputs) for index, event in demo.fns.items() if event.fn is not None},
+        files=files,
+        assets=_assets(),
+        session_of=sessions.of,
+        has_session=sessions.has,
+        sweep=sessions.sweep,
+        is_queue_alive=lambda: not queue.stopped,
+        draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
+        has_login=has_login,
+        title=views.TITLE,
+        icon=ICON,
+    )
+
+
+def _assets() -> frozenset[str]:
+    """The addresses of the parts of Gradio's page: those of files that are there."""
+    folders = {"/static/": routes.STATIC_PATH_LIB, "/assets/": routes.BUILD_PATH_LIB}
+    return frozenset(
+        prefix + path.relative_to(folder).as_posix()
+        for prefix, folder in folders.items()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    )
+
+
+def endpoint_parameters(info: Mapping[str, Any]) -> Endpoints:
+    """The public endpoints by their names, from Gradio's description of an app (`Blocks.get_api_info`)."""
+    return {
+        name.removeprefix("/"): tuple(
+            Parameter(
+                name=p["parameter_name"],
+                is_required=not p["parameter_has_default"],
+                default=p["parameter_default"],
+                type=next(kind["type"] for kind in p["type"].get("oneOf", [p["type"]]) if kind["type"] != "null"),
+            )
+            for p in endpoint["parameters"]
+        )
+        for name, endpoint in info["named_endpoints"].items()
+    }
 
 
 def _introduce() -> None:
@@ -106,14 +176,17 @@ def _introduce() -> None:
         "og:type": "website",
         "og:title": views.TITLE,
         "og:description": views.DESCRIPTION,
-        "og:image": f"{{{{ config['root'] }}}}/gradio_api/file={CONTACT_SHEET}",
+        "og:image": f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}",
         "twitter:card": "summary_large_image",
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
-    end = f"<title>{views.TITLE}</title>{{% if not config.auth_required %}}{metas}{{% endif %}}</head>"
+    icon = '<link rel="icon" href="favicon.ico">'
+    end = f"{icon}<title>{views.TITLE}</title>{{% if not config.auth_required %}}{metas}{{% endif %}}</head>"
 
     def load(name: str) -> str:
         template, *_ = _TEMPLATES.get_source(templates.env, name)
+        template = template.replace('href="/manifest.json"', 'href="manifest.json"')
+        template = template.replace("<script>window.gradio_config", f"{_PAGE_ROOT_JS}<script>window.gradio_config")
         return re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", template).replace("</head>", end)
 
     templates.env.loader = jinja2.FunctionLoader(load)

@@ -1,0 +1,1 @@
+"""Who may come in, and what they get back: everything between the network and Gradio's app."""

@@ -1,0 +1,189 @@
+"""What callers send, understood and written anew: nothing else of a request's body reaches Gradio.
+
+Gradio does with an input whatever the input asks for: an object that names a file or an address makes it fetch that.
+Here an input is text, a number, a truth value or nothing, whatever the component would take.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from sd_space.schema import MAX_PROMPT_CHARS
+
+Scalar = str | int | float | bool | None
+
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Refusal(Exception):
+    """A request that goes no further: the HTTP status and the sentence for its caller."""
+
+    def __init__(self, status: int, sentence: str, retry_after_s: float = 0.0):
+        super().__init__(status, sentence)
+        self.status = status
+        self.sentence = sentence
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointCall:
+    """A call of a public endpoint, with a value for each of its parameters, in their order."""
+
+    name: str
+    data: tuple[Scalar, ...]
+
+    @property
+    def path(self) -> str:
+        return f"/gradio_api/call/{self.name}"
+
+    def body(self) -> dict[str, Any]:
+        return {"data": list(self.data)}
+
+
+@dataclass(frozen=True, slots=True)
+class PageEvent:
+    """An event of the page, or of a client that speaks as the page does."""
+
+    fn_index: int
+    data: tuple[Scalar, ...]
+    session_hash: str
+    trigger_id: int | None
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "fn_index": self.fn_index,
+            "data": list(self.data),
+            "session_hash": self.session_hash,
+            "trigger_id": self.trigger_id,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """The end of an event, asked for by somebody who knows its unguessable id."""
+
+    fn_index: int
+    session_hash: str
+    event_id: str
+
+    def body(self) -> dict[str, Any]:
+        return {"fn_index": self.fn_index, "session_hash": self.session_hash, "event_id": self.event_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a public endpoint. `default` stands where a call leaves it out and it need not be given."""
+
+    name: str
+    is_required: bool
+    default: Scalar
+    type: str  # of JSON: string, integer, number or boolean
+
+
+Endpoints = Mapping[str, tuple[Parameter, ...]]
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body holds."""
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "The body is not valid JSON.") from None
+    if not isinstance(values, dict):
+        raise Refusal(400, "The body must be a JSON object.")
+    return values
+
+
+def encoded(values: Mapping[str, Any]) -> bytes:
+    """The body that Gradio reads, in ASCII: nothing of its spelling is left to whoever sent it."""
+    return json.dumps(values).encode()
+
+
+def scalar(name: str, value: object) -> Scalar:
+    """The value if it is one that an input may have. `name` is what the sentence calls it."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    kind = "a list" if isinstance(value, list) else "an object"
+    raise Refusal(400, f"{name} must be text, a number, true, false or null, not {kind}.")
+
+
+def session_hash(value: object) -> str:
+    if not isinstance(value, str) or not _SESSION.fullmatch(value):
+        raise Refusal(400, "session_hash must be text of 1 to 64 letters, digits, hyphens or underscores.")
+    return value
+
+
+def endpoint_call(name: str, is_named: bool, body: bytes, endpoints: Endpoints) -> EndpointCall:
+    """A call by name (`is_named`: parameters by name, else a list of them all in order)."""
+    parameters = known_endpoint(name, endpoints)
+    values = parse_object(body)
+    takes = f"/{name} takes {', '.join(p.name for p in parameters) or 'no parameters'}."
+    if is_named:
+        return EndpointCall(name, named_data(values, parameters, takes, ignored=_ENVELOPE))
+    data = values.get("data")
+    if not isinstance(data, list) or len(data) != len(parameters):
+        raise Refusal(400, f"data must be a list of {len(parameters)} values: {takes}")
+    return EndpointCall(name, tuple(scalar(p.name, value) for p, value in zip(parameters, data, strict=True)))
+
+
+# Fields of Gradio's own envelopes, which clients may send beside the parameters; they carry nothing that is needed.
+_ENVELOPE = frozenset({"session_hash", "event_id"})
+
+
+def known_endpoint(name: str, endpoints: Endpoints) -> tuple[Parameter, ...]:
+    if name not in endpoints:
+        known = ", ".join(f"/{name}" for name in endpoints)
+        raise Refusal(404, f"There is no such endpoint; there are {known}.")
+    return endpoints[name]
+
+
+def named_data(
+    values: Mapping[str, object], parameters: tuple[Parameter, ...], takes: str, ignored: Collection[str] = ()
+) -> tuple[Scalar, ...]:
+    """A value for each parameter; `takes` is the sentence that lists them."""
+    known = {parameter.name for parameter in parameters}
+    if not set(values) - set(ignored) <= known:
+        raise Refusal(400, f"There is an unknown parameter: {takes}")
+    missing = [p.name for p in parameters if p.is_required and p.name not in values]
+    if missing:
+        raise Refusal(400, f"{missing[0]} is missing: {takes}")
+    return tuple(scalar(p.name, values[p.name]) if p.name in values else p.default for p in parameters)
+
+
+def page_event(body: bytes, num_inputs: Mapping[int, int]) -> PageEvent:
+    """`num_inputs` says of each event of the page, by its number, how many inputs it has."""
+    values = parse_object(body)
+    index, data, trigger = values.get("fn_index"), values.get("data"), values.get("trigger_id")
+    if type(index) is not int or index not in num_inputs:
+        raise Refusal(400, "fn_index must be the number of one of the page's events.")
+    if not isinstance(data, list) or len(data) != num_inputs[index]:
+        raise Refusal(400, f"data must be a list of this event's {num_inputs[index]} inputs.")
+    return PageEvent(
+        fn_index=index,
+        data=tuple(scalar(f"input {k} of this event", value) for k, value in enumerate(data, 1)),
+        session_hash=session_hash(values.get("session_hash")),
+        trigger_id=trigger if type(trigger) is int and 0 <= trigger < 10**6 else None,
+    )
+
+
+def cancellation(body: bytes) -> Cancellation:
+    values = parse_object(body)
+    index, event_id = values.get("fn_index"), values.get("event_id")
+    return Cancellation(
+        fn_index=index if type(index) is int and 0 <= index < 10**6 else 0,
+        session_hash=session_hash(values.get("session_hash")),
+        event_id=event_id if isinstance(event_id, str) and _SESSION.fullmatch(event_id) else "",
+    )
+
+
+def link_query(query: bytes, fields: Collection[str]) -> bytes:
+    """Those parts of the page's query that a link's recipe may have; events carry the query of their page along."""
+    try:
+        pairs = parse_qsl(query.decode("latin-1"), max_num_fields=100)
+    except ValueError:
+        return b""
+    kept = {name: value for name, value in pairs if name in fields and len(value) <= 2 * MAX_PROMPT_CHARS}
+    return urlencode(kept).encode("latin-1")

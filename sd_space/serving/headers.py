@@ -1,0 +1,73 @@
+"""Headers: those of a request that reach the app, and those that every answer has."""
+
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import Message, Scope, Send
+
+from sd_space.serving.origins import HUB, MADE_UP
+from sd_space.serving.routes import FILE
+from sd_space.settings import Settings
+
+PLACE_HEADER = "x-sd-space-place"  # of a request for pictures, for its handler
+ADDRESS_HEADER = "x-sd-space-address"  # where its caller has reached the page
+TOOL_CALL_HEADER = "x-sd-space-tool-call"  # on whose behalf Gradio's MCP server makes a request
+# `x-ip-token` is how ZeroGPU knows whose quota a call takes; the cookie is that of a login.
+_PASSED = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cookie",
+    "if-modified-since",
+    "if-none-match",
+    "mcp-protocol-version",
+    "user-agent",
+    "x-gradio-user",
+    "x-ip-token",
+    "x-license-token",
+]
+# Gradio's page needs inline styles and scripts; nothing needs another host.
+_POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; frame-ancestors "
+)
+
+
+def request_headers(
+    headers: Headers, body: bytes | None, content_type: str, extra: Mapping[str, str]
+) -> list[tuple[bytes, bytes]]:
+    """A request's headers written anew. The app sees one host, whatever proxies and callers name."""
+    written = {"host": MADE_UP.removeprefix("http://")}
+    written |= {name: headers[name] for name in _PASSED if name in headers}
+    if body is not None:
+        written |= {"content-type": content_type, "content-length": str(len(body))}
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (written | dict(extra)).items()]
+
+
+class ResponseHeaders:
+    """What keeps the page from being used by other pages in ways it is not made for."""
+
+    def __init__(self, settings: Settings):
+        self._headers = {
+            "Content-Security-Policy": _POLICY + settings.frame_ancestors,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",
+            "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+        }
+
+    def added(self, scope: Scope, send: Send) -> Send:
+        """`send`, with these headers at every answer; only the Hub's pages may read answers beside our own."""
+        is_file = scope.get("path", "").startswith(FILE)
+        is_hubs = Headers(scope=scope).get("origin") == HUB
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(self._headers)
+                if is_file:
+                    headers["Cache-Control"] = "private, no-store"
+                if is_hubs:
+                    headers["Access-Control-Allow-Origin"] = HUB
+                    headers.add_vary_header("Origin")
+            await send(message)
+
+        return sending

@@ -1,0 +1,183 @@
+"""How much may come in: calls by the minute, and requests under way at once."""
+
+import contextlib
+import ipaddress
+import secrets
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterator
+
+from sd_space.schema import BackendStatus, QueueFull
+from sd_space.settings import Settings
+
+MAX_ADDRESSES = 10_000
+GLOBAL_FACTOR = 20  # all addresses together may call this many times as often as one
+FULL = "Too many visitors are waiting already; please come back in a few minutes."
+RETRY_AFTER_S = 30  # after which a place may be free; a guess, a request's length is the caller's choice
+_CLAIM_WITHIN_S = 60.0  # between coming in and its handler's start, a request waits for nothing but the event loop
+
+
+def limit_key(text: str) -> str | None:
+    """The address that `text` names, in the one spelling by which callers are counted; `None` if it names none.
+
+    Takes what proxies write: with a port, in brackets, with a zone. An IPv4 address mapped into IPv6 counts as IPv4,
+    and IPv6 counts by /64, of which a household or a rented machine has at least one whole.
+    """
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(text.partition("%")[0])
+        if isinstance(address, ipaddress.IPv4Address):
+            return str(address)
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.IPv6Network((address, 64), strict=False))
+    return None
+
+
+class RateLimiter:
+    """A token bucket for each address, and one for all together: `per_minute` calls, and as many at once.
+
+    Remembers the last 10,000 addresses, in memory only. A caller without an address counts in the common one alone.
+    """
+
+    def __init__(self, per_minute: int, now_s: Callable[[], float] = time.monotonic):
+        self._per_minute = per_minute
+        self._now_s = now_s
+        self._buckets: OrderedDict[str | None, tuple[float, float]] = OrderedDict()  # address -> (tokens, when)
+
+    def seconds_to_wait(self, address: str | None) -> float:
+        """0 if a call may go ahead now, and counts it; else the seconds after which one may."""
+        waits = [self._wait(key, rate) for key, rate in self._rates(address)]
+        if not any(waits):
+            for key, rate in self._rates(address):
+                self._buckets[key] = (self._tokens(key, rate) - 1, self._now_s())
+                self._buckets.move_to_end(key)
+            while len(self._buckets) > MAX_ADDRESSES:
+                self._buckets.popitem(last=False)
+        return max(waits)
+
+    def _rates(self, address: str | None) -> list[tuple[str | None, int]]:
+        own = [] if address is None else [(address, self._per_minute)]
+        return [*own, (None, self._per_minute * GLOBAL_FACTOR)]
+
+    def _tokens(self, key: str | None, rate: int) -> float:
+        tokens, at_s = self._buckets.get(key, (rate, self._now_s()))
+        return min(rate, tokens + (self._now_s() - at_s) * rate / 60)
+
+    def _wait(self, key: str | None, rate: int) -> float:
+        return max(0.0, (1 - self._tokens(key, rate)) * 60 / rate)
+
+
+class Place:
+    """Room for one request for pictures, from the moment it comes in until its run is over.
+
+    `event_id` is the event of Gradio's queue that it became, until its handler claims the place for a visitor.
+    `cancel` ends the request's run, once there is one.
+    """
+
+    __slots__ = ("address", "cancel", "entered_at_s", "event_id", "id", "is_abandoned", "visitor")
+
+    def __init__(self, address: str | None, entered_at_s: float):
+        self.id = secrets.token_urlsafe(16)
+        self.address = address
+        self.entered_at_s = entered_at_s
+        self.event_id: str | None = None
+        self.visitor: str | None = None
+        self.is_abandoned = False
+        self.cancel: Callable[[], None] = lambda: None
+
+    def abandon(self) -> None:
+        """Nobody waits for this request any more."""
+        self.is_abandoned = True
+        self.cancel()
+
+
+class Capacity:
+    """The only place that knows who has what under way, and that says "full".
+
+    A request takes a place when it comes in, before anything waits for anything. One visitor may have
+    `max_per_visitor` of them and one address half the queue: visitors cost nothing to invent. Belongs to the server's
+    event loop. `events` are the ids of the events that Gradio's queue holds: a place whose event is over and which no
+    handler has claimed is free again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        status: Callable[[], BackendStatus],
+        events: Callable[[], Collection[str]] = tuple,
+        now_s: Callable[[], float] = time.monotonic,
+    ):
+        self._settings = settings
+        self._status = status
+        self.events = events
+        self._now_s = now_s
+        self._places: dict[str, Place] = {}
+
+    @property
+    def max_per_address(self) -> int:
+        return max(self._settings.max_per_visitor, self._settings.max_queue // 2)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def enter(self, address: str | None) -> Place:
+        """A place for a request that has just come in. Raises QueueFull."""
+        self._forget_ended()
+        status, settings = self._status(), self._settings
+        running = status.replicas.get("running", 1)
+        if len(self._places) >= max(settings.most_under_way(running), settings.max_queue + status.running):
+            raise QueueFull(FULL)
+        if address is not None and self._count("address")[address] >= self.max_per_address:
+            raise QueueFull(self._share_sentence(self.max_per_address))
+        place = Place(address, self._now_s())
+        self._places[place.id] = place
+        return place
+
+    @contextlib.contextmanager
+    def claimed(self, place_id: str | None, visitor: str, address: str | None = None) -> Iterator[Place]:
+        """The place that this visitor's request took when it came in; it takes one now if it has none yet.
+
+        Whoever takes the place over releases it; where the block fails, it is free again. Raises QueueFull.
+        """
+        place = self._claim(place_id, visitor, address)
+        try:
+            yield place
+        except BaseException:  # a caller who leaves is one, too
+            self.release(place)
+            raise
+
+    def _claim(self, place_id: str | None, visitor: str, address: str | None) -> Place:
+        place = self._places.get(place_id or "")
+        if place is None or place.visitor is not None:
+            place = self.enter(address)
+        if self._count("visitor")[visitor] >= self._settings.max_per_visitor:
+            self.release(place)
+            raise QueueFull(self._share_sentence(self._settings.max_per_visitor))
+        place.visitor = visitor
+        return place
+
+    def release(self, place: Place) -> None:
+        """Frees the place; a second time does nothing."""
+        self._places.pop(place.id, None)
+
+    def _share_sentence(self, share: int) -> str:
+        return f"{share} of your requests are under way already; please wait until one is done."
+
+    def _count(self, whose: str) -> Counter[str | None]:
+        return Counter(getattr(place, whose) for place in self._places.values())
+
+    def _forget_ended(self) -> None:
+        events, oldest_s = self.events(), self._now_s() - _CLAIM_WITHIN_S
+        ended = [
+            place
+            for place in self._places.values()
+            if place.visitor is None
+            and (place.event_id not in events if place.event_id else place.entered_at_s < oldest_s)
+        ]
+        for place in ended:
+            self.release(place)

@@ -1,0 +1,79 @@
+"""The addresses that answer without Gradio: health, metrics, and what a phone needs to keep the page as an app."""
+
+import io
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+
+from sd_space.metrics import Metrics
+from sd_space.schema import BackendStatus
+
+_ICON_SIDES = (192, 512)  # pixels: those that browsers ask an installable page for
+
+
+class OwnAnswers:
+    """Answers by path. `icon` is the page's picture; `is_queue_alive` is about Gradio's queue."""
+
+    def __init__(
+        self,
+        status: Callable[[], BackendStatus],
+        metrics: Metrics,
+        is_queue_alive: Callable[[], bool],
+        title: str,
+        icon: Path,
+    ):
+        self._status = status
+        self._is_queue_alive = is_queue_alive
+        icons = {f"/pwa_icon/{side}": side for side in _ICON_SIDES}
+        self._by_path: dict[str, Callable[[], Response]] = {
+            "/healthz": lambda: JSONResponse({"status": "ok"}),
+            "/readyz": self._readiness,
+            "/metrics": lambda: Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST),
+            "/manifest.json": lambda: _manifest(title),
+            **{path: lambda side=side: _icon(icon, side) for path, side in icons.items()},
+        }
+
+    def find(self, method: str, path: str) -> Response | None:
+        make = self._by_path.get(path) if method in ("GET", "HEAD") else None
+        return make() if make else None
+
+    def _readiness(self) -> Response:
+        status = self._status()
+        detail = f" ({status.detail})" if status.detail else ""
+        reason = "" if status.is_ready else status.reason or f"Getting ready: {status.stage}{detail}."
+        if not reason and not self._is_queue_alive():
+            reason = "The queue of the page has stopped and is started again."
+        answer: dict[str, object] = {
+            "status": "unready" if reason else "ready",
+            "stage": str(status.stage),
+            "reason": reason,
+        }
+        if status.replicas:
+            answer["replicas"] = dict(status.replicas)
+        return JSONResponse(answer, 503 if reason else 200)
+
+
+def _manifest(title: str) -> Response:
+    """Every address in it is relative to its own, so that it holds below any path."""
+    icons = [
+        {"src": f"pwa_icon/{side}", "sizes": f"{side}x{side}", "type": "image/png", "purpose": "any"}
+        for side in _ICON_SIDES
+    ]
+    manifest = {"name": title, "icons": icons, "start_url": "./", "display": "standalone"}
+    return JSONResponse(manifest, media_type="application/manifest+json")
+
+
+@cache
+def _icon_png(icon: Path, side: int) -> bytes:
+    png = io.BytesIO()
+    with Image.open(icon) as picture:
+        picture.convert("RGB").resize((side, side)).save(png, "PNG")
+    return png.getvalue()
+
+
+def _icon(icon: Path, side: int) -> Response:
+    return Response(_icon_png(icon, side), media_type="image/png", headers={"Cache-Control": "max-age=86400"})

@@ -1,0 +1,50 @@
+"""The page behind proxies as operators set them up, with nothing told to the app."""
+
+import io
+import zipfile
+
+import pytest
+from playwright.sync_api import expect
+
+from ..proxy import Proxy, make_certificate
+from .test_page import finished_pictures, generate
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.mark.parametrize(
+    ("is_tls", "prefix", "passes_host"),
+    [(True, "", True), (False, "", False), (True, "/spaces/demo", False)],
+    ids=["TLS that passes the host only", "a bare proxy_pass", "TLS and a path of its own"],
+)
+def test_pictures_and_archive_load_wherever_the_page_is_opened(
+    browser, ready_server, certificate, is_tls, prefix, passes_host
+):
+    proxy = Proxy(ready_server.url, prefix, passes_host, certificate if is_tls else None)
+    with proxy.running() as address:
+        context = browser.new_context(ignore_https_errors=True)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        failed = []
+        page.on("requestfailed", lambda r: failed.append(r.url) if "/gradio_api/file=" in r.url else None)
+        page.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+        elsewhere = []
+        own = (address, "data:", "blob:")
+        page.on("request", lambda r: elsewhere.append(r.url) if not r.url.startswith(own) else None)
+        page.goto(address)
+        page.get_by_label("I have read the licence and accept it").check()
+        page.get_by_role("button", name="Accept and continue").click()
+        generate(page, steps=4)
+        expect(finished_pictures(page)).to_have_count(4)
+        for picture in [page.locator("#examples img").first, *finished_pictures(page).all()]:
+            page.wait_for_function("img => img.complete && img.naturalWidth > 0", arg=picture.element_handle())
+        with page.expect_download() as download:
+            page.locator("#download-all").click()
+        fetched = context.request.get(download.value.url)  # Chromium keeps no file from a host that nobody vouches for
+        with zipfile.ZipFile(io.BytesIO(fetched.body())) as archive:
+            assert len(archive.namelist()) == 4
+        assert failed == [] and elsewhere == []
+        context.close()
