@@ -20,6 +20,7 @@ class Proxy:
     """
 
     upstream: str
+    port: int = 0  # any, when 0
     prefix: str = ""
     passes_host: bool = False
     certificate: Path | None = None  # with its key; the proxy speaks TLS then
@@ -35,6 +36,7 @@ class Proxy:
             finally:
                 server.shutdown()
                 thread.join()
+                server.drop_connections()
 
     def rewritten(self, head: str) -> str | None:
         """The head of a request as the app sees it, or `None` for a path that is not the app's."""
@@ -50,21 +52,30 @@ class Proxy:
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    allow_reuse_address = True
     request_queue_size = 64
 
     def __init__(self, proxy: Proxy):
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", proxy.port), _Handler)
+        self.open: set[socket.socket] = set()
         self.proxy = proxy
         self.context = None
         if proxy.certificate is not None:
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.context.load_cert_chain(proxy.certificate)
 
+    def drop_connections(self) -> None:
+        for connection in list(self.open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
 
 class _Handler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             client = self.request
+            self.server.open.add(client)
+            stack.callback(self.server.open.discard, self.request)
             if self.server.context is not None:
                 client = stack.enter_context(self.server.context.wrap_socket(client, server_side=True))
             data = b""

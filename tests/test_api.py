@@ -1,6 +1,7 @@
 """The public contract, over a real server: gradio_client, plain HTTP and MCP."""
 
 import asyncio
+import io
 import json
 import re
 import subprocess
@@ -191,6 +192,51 @@ def test_leaving_an_api_call_frees_the_device(ready_server, token):
             if '"step"' in line:
                 break
     ready_server.wait_for_metric("sd_space_requests_running", 0)
+
+
+def test_an_mcp_client_that_leaves_takes_its_pictures_request_along(ready_server, token):
+    arguments = QUICK | {"num_inference_steps": 150, "num_images_per_prompt": 4, "acceptance_token": token}
+    message = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "generate", "arguments": arguments},
+    }
+    headers = {"Accept": "application/json, text/event-stream"}
+    cancelled = 'sd_space_failures_total{kind="Cancelled"}'
+    before = ready_server.metric(cancelled)
+    with httpx.stream("POST", f"{ready_server.url}/gradio_api/mcp/", json=message, headers=headers, timeout=60):
+        ready_server.wait_for_metric("sd_space_requests_running", 1)
+    ready_server.wait_for_metric(cancelled, before + 1)
+    ready_server.wait_for_metric("sd_space_requests_running", 0)
+
+
+def test_files_have_whole_addresses_for_clients_elsewhere(ready_server, token):
+    headers = {"Host": "10.0.0.1", "X-Forwarded-Host": "demo.example.org", "X-Forwarded-Proto": "https"}
+    _, (files, _) = call(ready_server, "generate", QUICK | {"acceptance_token": token}, headers)
+    assert files[0]["url"] == f"https://demo.example.org/gradio_api/file={files[0]['path']}"
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1", "https://huggingface.co"])
+def test_another_sites_page_can_neither_call_nor_read(ready_server, origin):
+    url, asked = f"{ready_server.url}/gradio_api/call/v2/model", {"Origin": origin}
+    refused = httpx.post(url, json={}, headers=asked)
+    assert refused.status_code == 403 and "Another site" in refused.json()["error"]
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    for answer in (httpx.options(url, headers=asked | preflight), ready_server.get("/config", headers=asked)):
+        allowed = {name: value for name, value in answer.headers.items() if name.startswith("access-control")}
+        assert allowed in ({}, {"access-control-allow-origin": "https://huggingface.co"})
+        assert not allowed or origin == "https://huggingface.co"
+
+
+def test_the_manifest_names_icons_that_are_there_below_any_path(ready_server):
+    manifest = ready_server.get("/manifest.json").json()
+    for icon in manifest["icons"]:
+        assert not icon["src"].startswith("/")
+        answer = ready_server.get(f"/{icon['src']}")
+        with Image.open(io.BytesIO(answer.content)) as picture:
+            assert "{}x{}".format(*picture.size) == icon["sizes"]
+    assert ready_server.get("/pwa_icon/4096").status_code == 404
 
 
 def test_health_readiness_and_metrics_answer(ready_server):

@@ -34,7 +34,7 @@ JSON = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dict
 
 def event(**changes):
     values = {"fn_index": 3, "data": ["x", 1], "session_hash": "abc"} | changes
-    return page_event(json.dumps(values).encode(), {3: 2})
+    return page_event(json.dumps(values).encode(), {3: ("token", "steps")})
 
 
 def test_what_an_event_carries_beside_its_inputs_is_left_behind():
@@ -49,7 +49,7 @@ def test_a_trigger_that_is_no_number_of_a_component_is_none(trigger):
 
 @pytest.mark.parametrize("value", [FILE, [], ["a"], {}, {"a": 1}])
 def test_an_input_is_text_a_number_a_truth_value_or_nothing(value):
-    with pytest.raises(Refusal, match="input 2 of this event must be text, a number, true, false or null, not a"):
+    with pytest.raises(Refusal, match="steps must be text, a number, true, false or null, not a"):
         event(data=["x", value])
     with pytest.raises(Refusal, match="prompt must be text, a number, true, false or null, not a"):
         endpoint_call("generate", True, json.dumps({"prompt": value}).encode(), ENDPOINTS)
@@ -65,7 +65,7 @@ def test_whatever_an_event_is_made_of_only_scalars_come_through(values):
         {"fn_index": 3, "data": [values, values]},
     ):
         try:
-            asked = page_event(json.dumps(body).encode(), {3: 2})
+            asked = page_event(json.dumps(body).encode(), {3: ("token", "steps")})
         except Refusal as refused:
             assert refused.status == 400 and refused.sentence.endswith(".")
         else:
@@ -98,7 +98,7 @@ def test_a_call_by_name_has_a_value_for_each_parameter_in_their_order():
 )
 def test_a_body_that_is_no_object_is_refused_in_a_sentence(body):
     with pytest.raises(Refusal, match=r"The body (is not valid JSON|must be a JSON object)\."):
-        page_event(body, {3: 2})
+        page_event(body, {3: ("token", "steps")})
 
 
 @pytest.mark.parametrize(

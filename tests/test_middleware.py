@@ -75,7 +75,7 @@ class Filtered:
         contract = AppContract(
             endpoints=ENDPOINTS,
             tools=ENDPOINTS,
-            num_inputs={3: 1},
+            inputs={3: ("token",)},
             files=[results],
             assets={"/assets/x.js"},
             session_of={"event": "mine"}.get,
@@ -175,7 +175,7 @@ def test_a_call_reaches_the_app_with_a_value_for_each_parameter(door):
         ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 4}}, 400, "one of the page's events"),
         ("/gradio_api/queue/join", {"json": {"data": {}, "fn_index": 3}}, 400, "this event's 1 inputs"),
         ("/gradio_api/queue/join", {"json": {"data": [1], "fn_index": 3}}, 400, "session_hash must be text"),
-        ("/gradio_api/queue/join", {"json": {"data": [{"path": "x"}], "fn_index": 3}}, 400, "input 1 of this event"),
+        ("/gradio_api/queue/join", {"json": {"data": [{"path": "x"}], "fn_index": 3}}, 400, "token must be text"),
         (GENERATE, {"json": {"prompt": {"path": "x", "meta": {"_type": "gradio.FileData"}}}}, 400, "prompt must be"),
         (GENERATE, {"content": b"{}", "headers": {"content-type": "text/plain"}}, 415, "Content-Type"),
         (GENERATE, {"content": b"{}"}, 415, "must be JSON"),

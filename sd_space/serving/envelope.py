@@ -6,7 +6,7 @@ Here an input is text, a number, a truth value or nothing, whatever the componen
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -153,17 +153,18 @@ def named_data(
     return tuple(scalar(p.name, values[p.name]) if p.name in values else p.default for p in parameters)
 
 
-def page_event(body: bytes, num_inputs: Mapping[int, int]) -> PageEvent:
-    """`num_inputs` says of each event of the page, by its number, how many inputs it has."""
+def page_event(body: bytes, inputs: Mapping[int, Sequence[str]]) -> PageEvent:
+    """`inputs` names those of each event of the page, by its number."""
     values = parse_object(body)
     index, data, trigger = values.get("fn_index"), values.get("data"), values.get("trigger_id")
-    if type(index) is not int or index not in num_inputs:
+    if type(index) is not int or index not in inputs:
         raise Refusal(400, "fn_index must be the number of one of the page's events.")
-    if not isinstance(data, list) or len(data) != num_inputs[index]:
-        raise Refusal(400, f"data must be a list of this event's {num_inputs[index]} inputs.")
+    names = inputs[index]
+    if not isinstance(data, list) or len(data) != len(names):
+        raise Refusal(400, f"data must be a list of this event's {len(names)} inputs.")
     return PageEvent(
         fn_index=index,
-        data=tuple(scalar(f"input {k} of this event", value) for k, value in enumerate(data, 1)),
+        data=tuple(scalar(name, value) for name, value in zip(names, data, strict=True)),
         session_hash=session_hash(values.get("session_hash")),
         trigger_id=trigger if type(trigger) is int and 0 <= trigger < 10**6 else None,
     )

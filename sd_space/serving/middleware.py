@@ -12,7 +12,7 @@ import posixpath
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class AppContract:
 
     endpoints: Endpoints  # the public ones
     tools: Endpoints  # the same for MCP clients, by the tools' names; empty without MCP
-    num_inputs: Mapping[int, int]  # of each event of the page, by its number
+    inputs: Mapping[int, Sequence[str]]  # their names, of each event of the page by its number
     files: Collection[Path]  # what may be fetched: files, and folders with all that is in them
     assets: Collection[str]  # the addresses of the parts of Gradio's page
     session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is still to be told
@@ -260,7 +260,7 @@ class RequestFilter:
             case Kind.CANCEL:
                 request.body = encoded(self._owned_cancellation(body))
             case Kind.JOIN | Kind.PREDICT:
-                event = page_event(body, contract.num_inputs)
+                event = page_event(body, contract.inputs)
                 request.body, asked = encoded(event.body()), event.fn_index
                 request.query = link_query(request.scope["query_string"], _RECIPE)
             case Kind.CALL | Kind.NAMED_CALL:

@@ -6,14 +6,16 @@ page's own address in its place.
 """
 
 import re
+import secrets
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
 from sd_space.settings import Settings
 
-MADE_UP = "http://sd-space.invalid"  # RFC 2606: no such host can exist
-PUBLIC = "http://public.sd-space.invalid"  # stands in templates where only the public address will do
+# RFC 2606: no such host can exist. It cannot be guessed, so nobody's prompt has it in it.
+MADE_UP = f"http://{secrets.token_hex(8)}.invalid"
+PUBLIC = MADE_UP.replace("://", "://public.")  # stands in templates where only the public address will do
 HUB = "https://huggingface.co"  # whose pages show a Space in a frame
 _HOST = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 _SAME_ORIGIN = ("same-origin", "none")

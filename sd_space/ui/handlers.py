@@ -152,12 +152,12 @@ class Handlers:
 
     async def generate(
         self,
-        token: str,
+        acceptance_token: str,
         prompt: str,
         negative_prompt: str,
-        num_images: int,
-        steps: int,
-        guidance: float,
+        num_images_per_prompt: int,
+        num_inference_steps: int,
+        guidance_scale: float,
         seed: int,
         scheduler: str,
         random_seed: bool,
@@ -170,14 +170,14 @@ class Handlers:
         values = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
-            "num_images_per_prompt": num_images,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
+            "num_images_per_prompt": num_images_per_prompt,
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
             "seed": -1 if random_seed else seed,
             "scheduler": scheduler,
         } | sides(size)
         try:
-            visitor = self.gate.verify_token(token).visitor
+            visitor = self.gate.verify_token(acceptance_token).visitor
             with self.capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
                 is_early = not self.backend.status().is_ready
                 async for stage in until_ready(self.backend):
@@ -185,7 +185,9 @@ class Handlers:
                 info = self.backend.status().info
                 if is_early:  # asked before the model had said what it draws: what nobody touched is the model's own
                     values |= models_own(values, info.defaults, recipe_from_query(request.query_params))
-                run = self.runs.start(self.gate.admit(token, values, info), info, embed_recipe is True, place)
+                run = self.runs.start(
+                    self.gate.admit(acceptance_token, values, info), info, embed_recipe is True, place
+                )
         except LicenceNotAccepted as error:
             yield self._doors(False) | {page.status: views.note(str(error), "error")}
         except SpaceError as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import logging
 import re
 import time
@@ -13,6 +14,7 @@ import gradio as gr
 import jinja2
 from fastapi import FastAPI
 from gradio import routes
+from gradio.block_function import BlockFunction
 from gradio.routes import templates
 from gradio.server_messages import ProcessCompletedMessage
 from starlette.types import ASGIApp
@@ -129,7 +131,7 @@ def _contract(demo: gr.Blocks, files: Sequence[Path], has_login: bool) -> AppCon
     return AppContract(
         endpoints=endpoints,
         tools={tool: endpoints[name.removeprefix("/")] for tool, name in mcp.tool_to_endpoint.items()} if mcp else {},
-        num_inputs={index: len(event.inputs) for index, event in demo.fns.items() if event.fn is not None},
+        inputs={index: _input_names(event) for index, event in demo.fns.items() if event.fn is not None},
         files=files,
         assets=_assets(),
         session_of=sessions.of,
@@ -141,6 +143,11 @@ def _contract(demo: gr.Blocks, files: Sequence[Path], has_login: bool) -> AppCon
         title=views.TITLE,
         icon=ICON,
     )
+
+
+def _input_names(event: BlockFunction) -> tuple[str, ...]:
+    """The handler's own names for them; Gradio adds its request behind them."""
+    return tuple(inspect.signature(event.fn).parameters)[: len(event.inputs)]
 
 
 def _assets() -> frozenset[str]:

@@ -117,6 +117,27 @@ def test_withdrawing_closes_the_gate_for_good(studio):
     expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
 
 
+def test_withdrawing_leaves_nothing_for_whoever_sits_here_next(studio):
+    page = studio()
+    generate(page, "a secret garden", steps=2)
+    expect(finished_pictures(page)).to_have_count(4)
+    page.get_by_label("Negative prompt").fill("weeds")
+    page.get_by_role("button", name="Withdraw my acceptance").click()
+    accept = page.get_by_role("button", name=ACCEPT)
+    expect(accept).to_be_visible()
+    page.wait_for_function("!localStorage['sd_space.run'] && !localStorage['sd_space.token']")
+    page.wait_for_function("!sessionStorage['sd_space.draft']")
+    for _ in range(2):
+        page.get_by_label("I have read the licence and accept it").check()
+        accept.click()
+        expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
+        expect(finished_pictures(page)).to_have_count(0)
+        assert not {"secret", "weeds"} & set(re.findall(r"\w+", page.content()))
+        page.get_by_role("button", name="Withdraw my acceptance").click()
+        expect(accept).to_be_visible()
+        page.reload()
+
+
 def test_withdrawing_during_a_run_ends_it(studio, ready_server):
     page = studio()
     generate(page, steps=150)

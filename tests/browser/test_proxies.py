@@ -7,6 +7,8 @@ import pytest
 from playwright.sync_api import expect
 
 from ..proxy import Proxy, make_certificate
+from ..server import free_port
+from ..test_api import PICTURES_MADE
 from .test_page import finished_pictures, generate
 
 
@@ -23,7 +25,7 @@ def certificate(tmp_path_factory):
 def test_pictures_and_archive_load_wherever_the_page_is_opened(
     browser, ready_server, certificate, is_tls, prefix, passes_host
 ):
-    proxy = Proxy(ready_server.url, prefix, passes_host, certificate if is_tls else None)
+    proxy = Proxy(ready_server.url, 0, prefix, passes_host, certificate if is_tls else None)
     with proxy.running() as address:
         context = browser.new_context(ignore_https_errors=True)
         page = context.new_page()
@@ -48,3 +50,22 @@ def test_pictures_and_archive_load_wherever_the_page_is_opened(
             assert len(archive.namelist()) == 4
         assert failed == [] and elsewhere == []
         context.close()
+
+
+def test_a_run_outlives_a_short_outage_of_the_network(browser, ready_server):
+    proxy = Proxy(ready_server.url, free_port())
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    finished = ready_server.metric(PICTURES_MADE)
+    with proxy.running() as address:
+        page.goto(address)
+        page.get_by_label("I have read the licence and accept it").check()
+        page.get_by_role("button", name="Accept and continue").click()
+        generate(page, steps=150)
+        page.wait_for_function("document.querySelector('#waiting progress')?.value > 2")
+    page.get_by_text("Connection to the server was lost").wait_for()
+    with proxy.running():
+        expect(finished_pictures(page)).to_have_count(4)
+        assert ready_server.metric(PICTURES_MADE) == finished + 4, "they were drawn once"
+    context.close()
