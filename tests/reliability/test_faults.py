@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -588,6 +589,32 @@ def _hub_fails(rigs: Rigs, repository: Path, fault: str) -> None:
         assert server.stop() == 0
 
 
+PAUSE_S = 6.0  # longer than a step may take there, and than the clock of lived time lets pass for it
+
+
+@PROCESS("F74", "paused for longer than a step may take: runs under way are drawn to their end")
+def paused(rigs: Rigs):
+    server = rigs.start()
+    assert_outlives_a_pause(server)
+    server.stop()
+
+
+def assert_outlives_a_pause(server: Rig) -> None:
+    with contextlib.closing(Visitor(server.url)) as visitor, ThreadPoolExecutor(1) as pool:
+        token = visitor.token()
+        server.do(faults.no_step_was_slow)
+        impatient = server.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=4.0))
+        with impatient, server.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.1)):
+            answer = pool.submit(visitor.generate, acceptance_token=token, num_inference_steps=30)
+            server.wait_for_lines("sd_space_requests_running 1.0")
+            os.kill(server.process.pid, signal.SIGSTOP)
+            resume_s = time.monotonic() + PAUSE_S
+            until(lambda: time.monotonic() > resume_s, PAUSE_S + 1)
+            os.kill(server.process.pid, signal.SIGCONT)
+            assert server.wait_for("/readyz", timeout_s=1)
+            assert outcomes(answer.result(60)) == ["ok"]
+
+
 HUB_FAULTS = {"F71": "gated", "F72": "silent", "F73": "truncated"}
 
 
@@ -635,6 +662,18 @@ def test_without_a_guard_a_fault_is_felt(other, mutant):
         assert_survived(host, guest, ticket, attempt.make)
     host.wait_until_idle()
     host.wait_for("/readyz")
+
+
+PAUSED = Mutant("sd_space.lived_time:LivedTime.__call__", "min(self._now_s() - at_s, LONGEST_GAP_S)",
+                "self._now_s() - at_s", "F74")  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", [PAUSED], ids=str)
+def test_without_a_guard_a_pause_is_taken_for_a_hang(rigs, mutant):
+    server = rigs.start()
+    with server.without(mutant.target, mutant.old, mutant.new), pytest.raises(AssertionError):
+        assert_outlives_a_pause(server)
+    server.stop()
 
 
 SHORTENED = Mutant(f"{LOCAL}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55")
