@@ -5,26 +5,26 @@ files inside are for people.
 """
 
 import base64
+import contextlib
 import io
 import logging
-import os
+import re
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
+from PIL import Image
 
 from sd_space.faults import described
 from sd_space.schema import (
+    SCHEDULERS,
     EngineFailed,
     GenerationRequest,
     GenerationResult,
@@ -33,31 +33,21 @@ from sd_space.schema import (
     Preview,
     ScreenedImage,
 )
+from sd_space.serving.placeholder import placeholder
+from sd_space.serving.png_text import png_chunks
+from sd_space.serving.result_folder import ResultFolder
+from sd_space.settings import CannotStart
 
 logger = logging.getLogger(__name__)
 
-PLACEHOLDER_SIDE = 512  # pixels, at least, along the shorter side
 _SWEEPS_PER_TTL = 4
-# The samplers' names in other tools' "parameters" chunks, where they differ from ours.
-_SAMPLERS = {"PNDM": "PLMS"}
-# IPTC's term for media that a trained model made, as the "digital source type" of XMP.
-_XMP = (
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" Iptc4xmpExt:DigitalSourceType='
-    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/></rdf:RDF></x:xmpmeta>'
-)
-
-# Title and sentence of a placeholder, and how the caption ends.
-_WORDS = {
-    Outcome.WITHHELD: ("Withheld", "The safety checker flagged this picture. Try another prompt or seed."),
-    Outcome.BROKEN: ("Failed", "The numbers overflowed and nothing was drawn. Try another seed."),
-}
+MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
+GONE = "These pictures were kept for their time and are gone; please make them again."
 _CAPTIONS = {
     Outcome.OK: "",
     Outcome.WITHHELD: ": withheld by the safety checker",
     Outcome.BROKEN: ": failed numerically",
 }
-_PANELS = {Outcome.WITHHELD: ((228, 231, 240), (71, 78, 105)), Outcome.BROKEN: ((244, 236, 222), (122, 84, 28))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +60,36 @@ class SavedPicture:
     caption: str
 
 
-class ResultStore:
-    """Owns the folder of results: writes them, and deletes them when they are older than `ttl_s` seconds.
+@dataclass(slots=True, eq=False)
+class _Results:
+    """The folder of one run's results. `ended_s` is set once the run is over: then its age begins to count."""
 
-    Ages are taken on a monotonic clock, so that a clock that is set forward deletes nothing early; folders left by an
-    earlier process go by their modification time.
+    folder: Path
+    ended_s: float | None = None
+    archive: tuple[list[Path], Path] | None = None  # what is in it, and where it is
+    archiving: threading.Lock = field(default_factory=threading.Lock)
+
+
+class ResultStore:
+    """Owns this process's folder of results: writes them, and deletes them `ttl_s` seconds after the end of their run.
+
+    `root` is what is served. Ages are taken on a monotonic clock, so that a clock that is set forward deletes nothing
+    early; what a dead process left goes at once.
     """
 
-    def __init__(
-        self,
-        folder: str | None,
-        ttl_s: float,
-        now_s: Callable[[], float] = time.monotonic,
-        wall_s: Callable[[], float] = time.time,
-    ):
-        self.root = Path(folder or Path(tempfile.gettempdir()) / f"sd_space-results-{os.getuid()}").resolve()
+    def __init__(self, folder: str | None, ttl_s: float, now_s: Callable[[], float] = time.monotonic):
+        self._place = ResultFolder(folder)
+        self.root = self._place.served
         self._ttl_s = ttl_s
         self._now_s = now_s
-        self._wall_s = wall_s
-        self._folders: dict[str, Path] = {}  # by request
-        self._made_s: dict[Path, float] = {}
+        self._results: dict[str, _Results] = {}  # by request
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._janitor = threading.Thread(target=self._keep_clean, name="janitor", daemon=True)
 
     def start(self) -> None:
-        """Makes the folder, readable by this user only, and starts the janitor."""
-        self._make(self.root)
+        """Makes the folder, readable by this user only, and starts the janitor. Raises CannotStart."""
+        self._place.claim()
         self._janitor.start()
 
     def close(self) -> None:
@@ -105,8 +98,14 @@ class ResultStore:
         if self._janitor.is_alive():
             self._janitor.join()
         with self._lock:
-            for folder in self._made_s:
-                shutil.rmtree(folder, ignore_errors=True)
+            self._place.release()
+
+    def finish(self, request_id: str) -> None:
+        """The run is over: its results expire from now on. One without results, or over already, is left as it is."""
+        with self._lock:
+            results = self._results.get(request_id)
+            if results is not None and results.ended_s is None:
+                results.ended_s = self._now_s()
 
     def save(
         self,
@@ -128,32 +127,41 @@ class ResultStore:
         return SavedPicture(path, image.seed, image.outcome, caption(image.outcome, image.seed))
 
     def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
-        """One archive of the pictures that may be seen, or `None` when there are none. Raises EngineFailed."""
+        """One archive of the pictures that may be seen and are still there, or `None` where none may be seen.
+
+        It is written once, however many ask. Raises EngineFailed where it cannot be, or where all pictures are gone.
+        """
         shown = [picture for picture in pictures if picture.outcome is Outcome.OK]
         if not shown:
             return None
+        with self._lock:
+            results = self._results.get(request_id)
+        paths = [picture.path for picture in shown if picture.path.is_file()]
+        if results is None or not paths:
+            raise EngineFailed(GONE)
 
         def write(file: io.BufferedIOBase) -> None:
             with zipfile.ZipFile(file, "w") as archive:  # stored, not deflated: a PNG is compressed already
-                for picture in shown:
-                    archive.write(picture.path, picture.path.name)
+                for path in paths:
+                    archive.write(path, path.name)
 
-        return self._write(request_id, f"pictures-seed-{shown[0].seed}.zip", write)
+        with results.archiving:
+            if results.archive is None or results.archive[0] != paths or not results.archive[1].is_file():
+                results.archive = paths, self._write(request_id, f"pictures-seed-{shown[0].seed}.zip", write)
+            return results.archive[1]
 
     def sweep(self) -> None:
-        """Deletes what has expired, whole folders at a time."""
+        """Deletes what has expired, whole folders at a time, and what dead processes left."""
         with self._lock:
-            expired = [folder for folder, made_s in self._made_s.items() if made_s <= self._now_s() - self._ttl_s]
-            for folder in expired:
-                del self._made_s[folder]
-            self._folders = {key: folder for key, folder in self._folders.items() if folder in self._made_s}
-            kept = set(self._made_s)
-        for folder in expired:
+            oldest_s = self._now_s() - self._ttl_s
+            ended = {key: results for key, results in self._results.items() if results.ended_s is not None}
+            expired = {key: results.folder for key, results in ended.items() if results.ended_s <= oldest_s}
+            for key in expired:
+                del self._results[key]
+        for folder in expired.values():
             shutil.rmtree(folder, ignore_errors=True)
-        oldest_s = self._wall_s() - self._ttl_s
-        leftovers = [f for f in self.root.iterdir() if f not in kept and f.stat().st_mtime <= oldest_s]
-        for folder in leftovers:
-            shutil.rmtree(folder, ignore_errors=True)
+        self._place.keep()
+        self._place.sweep_leftovers()
 
     def _keep_clean(self) -> None:
         while True:
@@ -167,28 +175,34 @@ class ResultStore:
     def _write(self, request_id: str, name: str, write: Callable[[io.BufferedIOBase], Any]) -> Path:
         try:
             folder = self._folder(request_id)
-            path, part = folder / name, folder / f".{name}"
-            with part.open("wb") as file:
-                write(file)
-            return part.replace(path)  # nobody sees half a file
-        except OSError as error:
-            logger.error("request %s: a result could not be saved: %s", request_id, error.strerror)
+            path, part = folder / name, folder / f".{name}.{secrets.token_hex(4)}"  # several may write at once
+            try:
+                with part.open("xb") as file:
+                    write(file)
+                return part.replace(path)  # nobody sees half a file
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()  # nor does it stay
+                raise
+        except (OSError, CannotStart) as error:
+            why = error.strerror if isinstance(error, OSError) else type(error).__name__
+            logger.error("request %s: a result could not be saved: %s", request_id, why)
             raise EngineFailed("A picture could not be saved on the server; please try again later.") from None
 
     def _folder(self, request_id: str) -> Path:
         with self._lock:
-            folder = self._folders.get(request_id)
-            if folder is None or not folder.is_dir():
+            results = self._results.get(request_id)
+            if results is None or not results.folder.is_dir():
+                self._place.claim()  # it may have gone, with all that was in the temporary folder
                 folder = self.root / secrets.token_urlsafe(16)
-                self._make(self.root)  # it may have gone, with all that was in the temporary folder
                 self._make(folder)
-                self._folders[request_id] = folder
-                self._made_s[folder] = self._now_s()
-            return folder
+                ended_s = results.ended_s if results else None
+                results = self._results[request_id] = _Results(folder, ended_s)
+            return results.folder
 
     @staticmethod
     def _make(folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
 
 
 def picture_of(image: ScreenedImage) -> Image.Image:
@@ -201,38 +215,6 @@ def picture_of(image: ScreenedImage) -> Image.Image:
 def caption(outcome: Outcome, seed: int) -> str:
     """What stands below a picture and is read out for it."""
     return f"Seed {seed}{_CAPTIONS[outcome]}"
-
-
-def png_chunks(request: GenerationRequest, seed: int, info: ModelInfo, embed_recipe: bool) -> PngInfo:
-    """What a PNG says about itself: always that a model made it; the recipe where the visitor wants it."""
-    chunks = PngInfo()
-    if embed_recipe:
-        chunks.add_itxt("parameters", parameters_text(request, seed, info))
-    chunks.add_text("Software", "sd_space")
-    chunks.add_text("Source", f"AI-generated with {info.title}")
-    chunks.add_itxt("XML:com.adobe.xmp", _XMP)
-    return chunks
-
-
-def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> str:
-    """The recipe in the form that other tools read back: prompt, negative prompt, then `Name: value` pairs."""
-    lines = [request.prompt]
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    pairs = {
-        "Steps": request.num_inference_steps,
-        "Sampler": _SAMPLERS.get(request.scheduler, request.scheduler),
-        "CFG scale": f"{request.guidance_scale:g}",
-        "Seed": seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model": info.model,
-    }
-    if info.revision:
-        pairs["Model hash"] = info.revision[:10]
-    if info.turbo:  # without it the same values draw another picture
-        pairs["Turbo"] = "on"
-    lines.append(", ".join(f"{name}: {value}" for name, value in pairs.items()))
-    return "\n".join(lines)
 
 
 def result_json(
@@ -262,56 +244,32 @@ def recipe_query(request: GenerationRequest) -> str:
 
 
 def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a link, numbers as numbers; what is no part of a recipe is left out. All are checked later."""
-    values: dict[str, Any] = {}
-    for name, of in GenerationRequest.__annotations__.items():
-        if name not in query:
-            continue
-        try:
-            values[name] = of(query[name])
-        except ValueError:
-            continue
-    return values
+    """The values of a link that the form can show, numbers as numbers; the rest is left out. All are checked later."""
+    read = {name: _READERS[of](query[name]) for name, of in GenerationRequest.__annotations__.items() if name in query}
+    if read.get("scheduler") not in SCHEDULERS:
+        read["scheduler"] = None
+    return {name: value for name, value in read.items() if value is not None}
 
 
-def placeholder(outcome: Outcome, width: int, height: int) -> Image.Image:
-    """A calm panel with a sign and words, in place of a picture that was withheld (a shield) or broken (a zigzag).
-
-    It has the picture's shape, in at least 512 pixels along the shorter side: the page enlarges small ones, and words
-    that were enlarged cannot be read.
-    """
-    background, ink = _PANELS[outcome]
-    scale = -(-PLACEHOLDER_SIDE // min(width, height))
-    width, height = width * scale, height * scale
-    panel = Image.new("RGB", (width, height), background)
-    draw = ImageDraw.Draw(panel)
-    unit = min(width, height)
-    x, y, r, line = width / 2, height * 0.33, unit * 0.13, max(2, unit // 64)
-    if outcome is Outcome.WITHHELD:
-        shield = [(x - r, y - r), (x, y - r * 1.25), (x + r, y - r), (x + r * 0.9, y + r * 0.4), (x, y + r * 1.2),
-                  (x - r * 0.9, y + r * 0.4), (x - r, y - r)]  # fmt: skip
-        draw.line(shield, fill=ink, width=line, joint="curve")
-        draw.line([(x - r * 0.4, y), (x + r * 0.4, y)], fill=ink, width=line)
-    else:
-        zigzag = [(x + (k - 3) * r * 0.45, y + (r * 0.7 if k % 2 else -r * 0.7)) for k in range(7)]
-        draw.line(zigzag, fill=ink, width=line, joint="curve")
-    title, sentence = _WORDS[outcome]
-    draw.text((x, height * 0.6), title, fill=ink, font=ImageFont.load_default(unit * 0.1), anchor="mm")
-    font = ImageFont.load_default(max(8.0, unit * 0.05))
-    lines = _wrapped(sentence, font, width * 0.84)
-    draw.multiline_text((x, height * 0.68), "\n".join(lines), fill=ink, font=font, anchor="ma", align="center")
-    return panel
+def _shown_text(text: str) -> str | None:
+    """Lone surrogates are no text: nothing can send them to the page."""
+    return text if text.encode("utf-8", "replace").decode() == text else None
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+def _shown_number(of: type, shape: str) -> Callable[[str], Any]:
+    """A reader of plain numbers, as `recipe_query` writes them, that a browser holds exactly."""
+
+    def read(text: str) -> Any:
+        return of(text) if re.fullmatch(shape, text) and abs(of(text)) <= MAX_EXACT else None
+
+    return read
+
+
+_READERS = {
+    str: _shown_text,
+    int: _shown_number(int, "-?[0-9]{1,16}"),
+    float: _shown_number(float, r"-?[0-9]{1,16}(\.[0-9]{1,30})?"),
+}
 
 
 def preview_uri(preview: Preview) -> str:

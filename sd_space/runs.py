@@ -186,6 +186,7 @@ class Runs:
             self._backend.cancel(run.request_id)
         finally:
             self._capacity.release(place)
+            self._store.finish(run.request_id)
             run.is_done = True
             run.done_at_s = self._now_s()
             run._notify()

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import nn
 
 from sd_space.faults import is_out_of_memory
+from sd_space.lived_time import wait_lived
 from sd_space.schema import Outcome, Preview, SafetyCheckFailed, ScreenedImage
 
 logger = logging.getLogger(__name__)
@@ -251,7 +252,7 @@ class _Worker:
             self._thread.start()
         done, outcome = threading.Event(), []
         self._calls.put((call, done, outcome))
-        if not done.wait(timeout_s):
+        if not wait_lived(done, timeout_s):
             self._hanging = done
             raise SafetyCheckFailed("The safety checker does not answer.")
         verdict, error = outcome

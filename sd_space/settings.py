@@ -29,7 +29,11 @@ _REFUSED_SWITCHES = {
 }
 
 
-class InvalidSetting(ValueError):
+class CannotStart(Exception):
+    """Something around this process keeps the Space from starting; the sentence, for its operator, names the fix."""
+
+
+class InvalidSetting(CannotStart, ValueError):
     """A setting has a value that it cannot have; the sentence names the variable, the value and what it takes."""
 
 
@@ -143,8 +147,12 @@ class Settings:
     hub_timeout_s: float = _setting(
         60.0, _positive, "seconds without a byte from the Hub after which fetching the model is given up"
     )
-    result_ttl_s: int = _setting(3600, _whole(10, 7 * 86_400), "seconds after which result files are deleted")
-    result_dir: str | None = _setting(None, str, "folder of the result files; one in the temporary folder when empty")
+    result_ttl_s: int = _setting(
+        3600, _whole(10, 7 * 86_400), "seconds after the end of a run for which its files are kept"
+    )
+    result_dir: str | None = _setting(
+        None, str, "where each process makes a folder of its own for results; the temporary folder when empty"
+    )
     reconnect_s: float = _setting(
         30.0, _positive, "seconds for which a page's run goes on after its connection was lost, so that it can return"
     )

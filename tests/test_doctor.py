@@ -84,7 +84,7 @@ def test_a_result_folder_that_cannot_be_is_told(capsys, environ, tmp_path):
     _, told = examine(capsys, environ | {"SD_SPACE_RESULT_DIR": folder}, is_quick=True)
     assert told["result folder"] == (
         "FAILED",
-        f"{folder} cannot be written (Not a directory); set SD_SPACE_RESULT_DIR.",
+        f"{folder} cannot be written (Not a directory); set SD_SPACE_RESULT_DIR to a folder that can be.",
     )
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from sd_space.backends import make_backend
 from sd_space.backends.local import LocalBackend
 from sd_space.denoiser import Denoiser
 from sd_space.gallery import result_json
+from sd_space.lived_time import LivedTime
 from sd_space.schema import (
     BackendStatus,
     Cancelled,
@@ -343,6 +345,36 @@ def test_a_step_that_hangs_is_not_ready(start, monkeypatch):
         assert backend.status().is_ready
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("what", "is_lost"), [("paused", False), ("hanging", True)])
+def test_a_process_that_was_paused_is_told_from_a_step_that_hangs(start, monkeypatch, what, is_lost):
+    """Nobody looked for an hour in either case: what counts is whether this process ran meanwhile."""
+    gate, clock = Gate(monkeypatch), [0.0]
+
+    async def main():
+        backend = start()
+        await ready(backend)
+        backend._lived_s.stop()
+        backend._lived_s = LivedTime(lambda: clock[0])
+        backend._beat_s, backend._slowest_step_s = 0.0, 0.0
+        gate.close()
+        running = asyncio.create_task(updates_of(backend, admitted("a")))
+        await gate.reached()
+        for second in range(3600):
+            clock[0] += 1.0
+            if what == "hanging" or second == 3599:
+                backend._lived_s.tick()
+        status = backend.status()
+        gate.open.set()
+        if is_lost:
+            with contextlib.suppress(EngineFailed):
+                await running
+        else:
+            assert isinstance((await running)[-1], GenerationResult)
+        return status
+
+    assert asyncio.run(main()).is_ready is not is_lost
 
 
 def test_a_checker_that_hangs_is_not_ready(start, monkeypatch):

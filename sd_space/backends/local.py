@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sd_space.faults import described, is_device_lost, is_out_of_memory
+from sd_space.lived_time import LivedTime
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -134,7 +135,8 @@ class LocalBackend:
         self._unseen = 0  # accepted here, not yet taken up by the thread
         self._counts = (0, 0, 0)  # waiting, running, free places, as the engine last had them
         self._is_screen_healthy = True
-        self._beat_s = time.monotonic()
+        self._lived_s = LivedTime()  # a process that was paused for a minute hangs in no step
+        self._beat_s = self._lived_s()
         self._unet_calls: dict[int, tuple[int, float]] = {}
         self._slowest_step_s = 0.0
         self._has_finished_any = False  # since the engine was built
@@ -145,13 +147,15 @@ class LocalBackend:
     def start(self) -> None:
         """Starts the thread that loads the model; returns at once."""
         self._thread = threading.Thread(target=self._own_the_engine, name="engine", daemon=True)
-        self._beat_s = time.monotonic()
+        self._lived_s.start()
+        self._beat_s = self._lived_s()
         self._thread.start()
 
     @property
     def heartbeat_age_s(self) -> float:
-        """Seconds since the thread last came round; loading the model counts as one beat."""
-        return time.monotonic() - self._beat_s
+        """Seconds since the thread last came round, without those in which this process was paused; loading the model
+        counts as one beat."""
+        return self._lived_s() - self._beat_s
 
     def status(self) -> BackendStatus:
         """Cheap and callable from anywhere. Ready only while the thread lives and beats."""
@@ -214,6 +218,7 @@ class LocalBackend:
             is_serving = self._stage is Stage.READY
         if self._thread is None:
             return
+        self._lived_s.stop()
         self._inbox.put(None)
         if not is_serving:
             self._end(Stage.STOPPED, EngineFailed(STOPPED))
@@ -298,7 +303,7 @@ class LocalBackend:
     def _take_messages(self, engine: "Engine") -> bool:
         """Hands the inbox to the engine, waiting a beat if there is nothing else to do. False: the thread is to end."""
         while True:
-            self._beat_s = time.monotonic()
+            self._beat_s = self._lived_s()
             try:
                 message = self._inbox.get(timeout=BEAT_S) if engine.is_idle else self._inbox.get_nowait()
             except queue.Empty:
@@ -322,9 +327,9 @@ class LocalBackend:
                     return False
 
     def _step(self, engine: "Engine") -> None:
-        began_s = time.monotonic()
+        began_s = self._lived_s()
         updates = engine.step()
-        self._beat_s = time.monotonic()
+        self._beat_s = self._lived_s()
         if self._beat_s - began_s < STUCK_AFTER_S:  # one that hung says nothing of the next
             self._slowest_step_s = max(self._slowest_step_s, self._beat_s - began_s)
         with self._lock:
@@ -353,7 +358,7 @@ class LocalBackend:
         with self._lock:
             self._stage, self._detail = stage, ""
             waiters = list(self._waiters.values())
-        self._beat_s = time.monotonic()
+        self._beat_s = self._lived_s()
         for place, waiter in enumerate(waiters, start=1):
             request = waiter.admitted.request
             steps, pictures = request.num_inference_steps, request.num_images_per_prompt
@@ -364,7 +369,7 @@ class LocalBackend:
         self._stop_if_closing()
         with self._lock:
             self._detail = detail
-        self._beat_s = time.monotonic()
+        self._beat_s = self._lived_s()
 
     def _stop_if_closing(self) -> None:
         if self._is_closing:

@@ -27,6 +27,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from sd_space.backends import until_ready
 from sd_space.backends.local import STOPPED, LocalBackend
+from sd_space.lived_time import LivedTime
 from sd_space.memory import spare_what_stays
 from sd_space.schema import (
     AdmittedRequest,
@@ -186,6 +187,7 @@ class _Call:
     is_drawn: bool = False
     delivered: dict[int, ScreenedImage] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
+    enlisted_s: float = 0.0  # in lived time
 
     def end(self, error: SpaceError) -> None:
         """From any thread."""
@@ -214,7 +216,8 @@ class RayServeBackend:
         self._handle: DeploymentHandle | None = None
         self._replicas: dict[str, int] = {}
         self._unet_calls: dict[int, tuple[int, float]] = {}  # those of all replicas
-        self._ready_s = time.monotonic()  # when a replica was last known to run
+        self._lived_s = LivedTime()  # a page that was paused has lost no replica by that
+        self._ready_s = self._lived_s()  # when a replica was last known to run
         self._reruns = 0
         self._calls: dict[str, _Call] = {}
 
@@ -223,6 +226,7 @@ class RayServeBackend:
 
     def start(self) -> None:
         """Starts the thread that joins the cluster named by RAY_ADDRESS, or starts one on this machine."""
+        self._lived_s.start()
         self._thread.start()
 
     def status(self) -> BackendStatus:
@@ -288,6 +292,7 @@ class RayServeBackend:
         for call in calls:
             call.end(EngineFailed(STOPPED))
         self._left.set()
+        self._lived_s.stop()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -297,6 +302,7 @@ class RayServeBackend:
                 raise EngineFailed(STOPPED)
             if len(self._calls) >= self._settings.most_under_way(self._replicas.get("running", 1)):
                 raise QueueFull(FULL)
+            call.enlisted_s = self._lived_s()
             self._calls[call.admitted.request_id] = call
 
     async def _attempt(self, call: _Call, note: str) -> AsyncIterator[Update]:
@@ -328,7 +334,7 @@ class RayServeBackend:
                 await asyncio.wait({step, over}, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
                 if self._stage is Stage.FAILED:
                     raise ModelUnavailable(self._reason)
-                if time.monotonic() - max(self._ready_s, call.began_s) > LOST_S:
+                if self._lived_s() - max(self._ready_s, call.enlisted_s) > LOST_S:
                     raise EngineFailed(LOST)
             if call.ended_by is not None:
                 raise call.ended_by
@@ -412,7 +418,7 @@ class RayServeBackend:
         else:
             with contextlib.suppress(RayError, RayServeException, TimeoutError):  # one may be lost at any moment
                 self._heed(self._handle.broadcast("status").results(timeout_s=5 * POLL_S))
-        self._ready_s = time.monotonic()
+        self._ready_s = self._lived_s()
         self._set(Stage.READY, "")
 
     def _heed(self, statuses: list[BackendStatus]) -> None:

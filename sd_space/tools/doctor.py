@@ -10,10 +10,8 @@ import argparse
 import dataclasses
 import logging
 import os
-import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,16 +22,15 @@ from sd_space.card import load_card
 from sd_space.gallery import ResultStore
 from sd_space.gate import Gate
 from sd_space.hub import ask, cached, files_in, is_complete, needed_files, operator_hint, size
-from sd_space.memory import GIB
 from sd_space.schema import Outcome, SpaceError
-from sd_space.settings import InvalidSetting, Settings
+from sd_space.settings import CannotStart, InvalidSetting, Settings
+from sd_space.tools.start_checks import check_results
 
 if TYPE_CHECKING:
     from sd_space.engine import Engine
     from sd_space.pipeline import LoadedPipeline, PipelineSpec
 
 PORTS = range(7860, 7960)  # those that Gradio tries in turn
-LEAST_FREE_BYTES = GIB // 2
 STEPS = 2  # of the picture: enough to run every part once, and bearable with v1-4 on a CPU
 
 
@@ -73,7 +70,7 @@ class Doctor:
                 continue
             try:
                 self._tell("ok", name, check())
-            except (Failed, SpaceError) as error:
+            except (Failed, CannotStart, SpaceError) as error:
                 self._is_well = False
                 self._tell("FAILED", name, getattr(error, "operator_hint", str(error)))
             except Exception as error:  # so that the checks after it are made all the same
@@ -118,17 +115,7 @@ class Doctor:
         raise Failed(f"{taken} of {host} is taken; end what holds it, or set GRADIO_SERVER_PORT to another.")
 
     def check_results(self) -> str:
-        folder = ResultStore(self.settings.result_dir, self.settings.result_ttl_s).root
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(b"x" * 4096)
-            free_bytes = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise Failed(f"{folder} cannot be written ({error.strerror}); set SD_SPACE_RESULT_DIR.") from None
-        if free_bytes < LEAST_FREE_BYTES:
-            raise Failed(f"Only {size(free_bytes)} are free in {folder}; free some, or set SD_SPACE_RESULT_DIR.")
-        return f"{folder}, {size(free_bytes)} free"
+        return check_results(self.settings)
 
     def check_device(self) -> str:
         import transformers

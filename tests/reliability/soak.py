@@ -54,10 +54,11 @@ def sample(rig: Rig, visits: int, began_s: float) -> Sample:
 
 
 def files_of(rig: Rig) -> list[Path]:
-    """Everything in the server's temporary folder, results and their folders included."""
+    """Everything in the server's temporary folder, results and their folders included, but the folder of them all."""
     walked = os.walk(rig.folder)  # `rglob` minds that folders go meanwhile
     paths = [Path(folder, name) for folder, folders, files in walked for name in (*folders, *files)]
-    return [path for path in paths if path != rig.results]
+    served = next(rig.results.glob("*/results"), rig.results)
+    return [path for path in paths if path not in (rig.results, served, *served.parent.glob(".*"), served.parent)]
 
 
 def slope_mb(samples: list[Sample]) -> float:
@@ -116,7 +117,7 @@ def census() -> dict[str, int]:
         "runs": runs._runs,
         "runs under way": runs._under_way,
         "pumps": runs._pumps,
-        "result folders": inside.live("ResultStore")._made_s,
+        "result folders": inside.live("ResultStore")._results,
         "waiters": inside.live("LocalBackend")._waiters,
         "streams": inside.live("Front")._streams,
     }

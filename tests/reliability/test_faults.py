@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -260,7 +261,7 @@ def janitor_fails(host: Rig, guest: Visitor, token: str):
 
 
 def shifted(days: float) -> None:
-    inside.live("Gate")._now_s = inside.live("ResultStore")._wall_s = lambda: time.time() + days * 86_400
+    inside.live("Gate")._now_s = lambda: time.time() + days * 86_400
 
 
 def sweep() -> None:
@@ -532,7 +533,7 @@ def few_handles(rigs: Rigs):
     server.stop()
 
 
-@PROCESS("F59", "killed, and started again in the same folder: the old acceptance holds, old pictures go in time")
+@PROCESS("F59", "killed, and started again in the same folder: the old acceptance holds, old pictures go")
 def killed(rigs: Rigs):
     server = rigs.start(**ENVIRON)
     visitor = Visitor(server.url)
@@ -540,13 +541,12 @@ def killed(rigs: Rigs):
     assert visitor.generate(acceptance_token=token).is_complete
     assert server.stop(signal.SIGKILL) == -signal.SIGKILL
     visitor.close()
-    again = rigs.start(folder=server.folder, **ENVIRON)
-    old = list(again.results.rglob("*.*"))
+    old = list(server.results.rglob("*.png"))
     assert old, "what the first one left"
+    again = rigs.start(folder=server.folder, **ENVIRON)
+    until(lambda: not any(path.exists() for path in old))
     with contextlib.closing(Visitor(again.url)) as late:
         assert late.generate(acceptance_token=token).is_complete
-    again.do(faults.expire_after, 1.0)
-    until(lambda: not any(path.exists() for path in old))
     assert again.stop() == 0
 
 
@@ -589,6 +589,32 @@ def _hub_fails(rigs: Rigs, repository: Path, fault: str) -> None:
         assert server.stop() == 0
 
 
+PAUSE_S = 6.0  # longer than a step may take there, and than the clock of lived time lets pass for it
+
+
+@PROCESS("F74", "paused for longer than a step may take: runs under way are drawn to their end")
+def paused(rigs: Rigs):
+    server = rigs.start()
+    assert_outlives_a_pause(server)
+    server.stop()
+
+
+def assert_outlives_a_pause(server: Rig) -> None:
+    with contextlib.closing(Visitor(server.url)) as visitor, ThreadPoolExecutor(1) as pool:
+        token = visitor.token()
+        server.do(faults.no_step_was_slow)
+        impatient = server.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=4.0))
+        with impatient, server.patched(f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.1)):
+            answer = pool.submit(visitor.generate, acceptance_token=token, num_inference_steps=30)
+            server.wait_for_lines("sd_space_requests_running 1.0")
+            os.kill(server.process.pid, signal.SIGSTOP)
+            resume_s = time.monotonic() + PAUSE_S
+            until(lambda: time.monotonic() > resume_s, PAUSE_S + 1)
+            os.kill(server.process.pid, signal.SIGCONT)
+            assert server.wait_for("/readyz", timeout_s=1)
+            assert outcomes(answer.result(60)) == ["ok"]
+
+
 HUB_FAULTS = {"F71": "gated", "F72": "silent", "F73": "truncated"}
 
 
@@ -609,9 +635,9 @@ MUTANTS = (
     Mutant(f"{ENGINE}._denoise", "elif len(batch) == 1 or", "elif True or", "F13"),
     Mutant(f"{ENGINE}._denoise", "is_full and self._denoiser.make_room()", "False", "F11"),
     Mutant(f"{LOCAL}._is_lost", "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)", "False", "F20"),
-    Mutant("sd_space.gallery:ResultStore._write", "except OSError", "except KeyError", "F21"),
-    Mutant("sd_space.gallery:ResultStore._folder", "or not folder.is_dir()", "", "F27"),
-    Mutant("sd_space.gallery:ResultStore.sweep", "f not in kept and", "", "F31"),
+    Mutant("sd_space.gallery:ResultStore._write", "except (OSError, CannotStart)", "except KeyError", "F21"),
+    Mutant("sd_space.gallery:ResultStore._folder", "or not results.folder.is_dir()", "", "F27"),
+    Mutant("sd_space.gallery:ResultStore.sweep", "self._now_s()", "time.time()", "F31"),
     Mutant("sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28"),
     Mutant("sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42"),
     Mutant("sd_space.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36"),
@@ -636,6 +662,18 @@ def test_without_a_guard_a_fault_is_felt(other, mutant):
         assert_survived(host, guest, ticket, attempt.make)
     host.wait_until_idle()
     host.wait_for("/readyz")
+
+
+PAUSED = Mutant("sd_space.lived_time:LivedTime.__call__", "min(self._now_s() - at_s, LONGEST_GAP_S)",
+                "self._now_s() - at_s", "F74")  # fmt: skip
+
+
+@pytest.mark.parametrize("mutant", [PAUSED], ids=str)
+def test_without_a_guard_a_pause_is_taken_for_a_hang(rigs, mutant):
+    server = rigs.start()
+    with server.without(mutant.target, mutant.old, mutant.new), pytest.raises(AssertionError):
+        assert_outlives_a_pause(server)
+    server.stop()
 
 
 SHORTENED = Mutant(f"{LOCAL}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55")

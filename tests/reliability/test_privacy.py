@@ -225,8 +225,8 @@ MUTANTS = (  # the last one ends the server
     Mutant(f"{GALLERY}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17"),
     Mutant("sd_space.front:Front._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "P19"),
     Mutant("sd_space.gate:Gate.issue_token", "secrets.token_urlsafe(9)}", "'', 'address': ''}", "P20"),
-    Mutant(f"{GALLERY}ResultStore.sweep", "made_s <= self._now_s() - self._ttl_s", "False", "P21"),
-    Mutant(f"{GALLERY}ResultStore.close", "shutil.rmtree(folder, ignore_errors=True)", "pass", "P22"),
+    Mutant(f"{GALLERY}ResultStore.sweep", "results.ended_s <= oldest_s", "False", "P21"),
+    Mutant(f"{GALLERY}ResultStore.close", "self._place.release()", "pass", "P22"),
 )  # fmt: skip
 
 
