@@ -8,14 +8,15 @@ import pytest
 
 from sd_space.ui.serving import SESSION_CAPACITY
 
+from ..generated import sampled
 from . import faults, inside
 from .rig import Rig
 from .scoreboard import Attempts, Mutant
 from .soak import AT_ONCE, ENVIRON, census, files_of, sample, seconds_until_gone, visits
 from .visitor import Visitor
 
-STATES, VISITS, FEW = 30, 160, 40
-TTL_S, UNHEARD_S = 3.0, 1.0
+STATES, VISITS, FEW = 20, 60, 40
+TTL_S, UNHEARD_S = 2.0, 1.0
 K = Attempts()
 
 
@@ -108,8 +109,8 @@ MUTANTS = (
 )
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, 1), ids=str)
 def test_without_a_guard_something_stays(soaked, mutant):
-    with soaked.rig.without(mutant.target, mutant.old, mutant.new), pytest.raises(AssertionError):
+    with soaked.rig.without(mutant.target, mutant.old, mutant.new), mutant.caught():
         soaked.visit(FEW, is_patient=mutant.caught_by in ("K08", "K17"))
         K.named(mutant.caught_by).make(soaked)
