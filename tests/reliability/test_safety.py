@@ -13,8 +13,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from sd_space.safety import SafetyScreen
 from sd_space.schema import ModelUnavailable, Outcome, SafetyCheckFailed
@@ -33,7 +35,7 @@ S = Attempts()
 REFUSED: dict[str, Callable] = {
     "no checker": lambda painter: make_screen(painter, safety_checker=None),
     "no feature extractor": lambda painter: make_screen(painter, feature_extractor=None),
-    "a checker of another class": lambda painter: make_screen(painter, safety_checker=torch.nn.Linear(1, 1)),
+    "a checker of another class": lambda painter: make_screen(painter, safety_checker=_of_another_class()),
     "a file without thresholds": lambda painter: make_screen(painter, missing_tensors=["concept_embeds_weights"]),
     "a weight that is no number": lambda painter: _with("visual_projection.weight", (0, 0), float("nan"), painter),
     "an infinite weight": lambda painter: _with("vision_model.post_layernorm.weight", 0, float("inf"), painter),
@@ -47,6 +49,18 @@ REFUSED: dict[str, Callable] = {
     "a checker that always says no": lambda painter: _answering_screen(painter, [False] * 17),
     "an engine without a screen": lambda painter: make_engine(painter, screen=None),
 }
+
+
+class _Lookalike(PreTrainedModel):
+    """Answers as the checker does, and is none."""
+
+    forward = StableDiffusionSafetyChecker.forward
+
+
+def _of_another_class() -> _Lookalike:
+    checker = make_safety_checker()
+    checker.__class__ = _Lookalike
+    return checker
 
 
 def _with(name: str, index: object, value: float, painter) -> SafetyScreen:
@@ -369,23 +383,30 @@ def _placeholders(files: list) -> set[bytes]:
     return {Image.open(path).convert("RGB").tobytes() for path in files}
 
 
+TAKEN, OUTCOME = "assert answer,", "== expected"
 MUTANTS = (
-    Mutant(f"{SCREEN}.__init__", "not isinstance(safety_checker, StableDiffusionSafetyChecker)", "False", "S03"),
-    Mutant(f"{SCREEN}.__init__", "if missing:", "if False:", "S04"),
-    Mutant(f"{SCREEN}.__init__", "self.self_test()", "pass", "S08"),
-    Mutant(f"{SCREEN}.self_test", "(thresholds > 0) & (thresholds < 0.999)", "thresholds > -1", "S10"),
-    Mutant(f"{SCREEN}.self_test", "is_grey_flagged is not False", "False", "S12"),
-    Mutant(f"{SCREEN}.self_test", "flags != [True] * len(checker.concept_embeds)", "False", "S14"),
-    Mutant(f"{SCREEN}._screen_one", "not bool(torch.isfinite(image).all())", "False", "S46"),
-    Mutant(f"{SCREEN}._screen_one", "outcome = Outcome.WITHHELD", "outcome = Outcome.OK", "S35"),
-    Mutant(f"{SCREEN}._screen_one", "if outcome is Outcome.OK else None", "", "S45"),
-    Mutant(f"{SCREEN}._is_flagged", "len(norms) != 1 or not", "not len(norms) or False and", "S31"),
-    Mutant(f"{SCREEN}._is_flagged", "len(flags) != len(views) or", "", "S23"),
-    Mutant(f"{SCREEN}._is_flagged", "all(isinstance(flag, bool) for flag in flags)", "True", "S25"),
-    Mutant("sd_space.safety:_views", "squares == 1", "True", "S44"),
-    Mutant("sd_space.safety:_Worker.run", "if not done.wait(timeout_s):", "if not done.wait(2.1):", "S38"),
-    Mutant("sd_space.engine:Engine.__init__", "not isinstance(screen, SafetyScreen)", "False", "S15"),
-)  # fmt: skip
+    Mutant(f"{SCREEN}.__init__", "not isinstance(safety_checker, StableDiffusionSafetyChecker)", "False", "S03", TAKEN),
+    Mutant(f"{SCREEN}.__init__", "if missing:", "if False:", "S04", TAKEN),
+    Mutant(f"{SCREEN}.__init__", "self.self_test()", "pass", "S08", TAKEN),
+    Mutant(f"{SCREEN}.self_test", "(thresholds > 0) & (thresholds < 0.999)", "thresholds > -1", "S10", TAKEN),
+    Mutant(f"{SCREEN}.self_test", "is_grey_flagged is not False", "False", "S12", TAKEN),
+    Mutant(f"{SCREEN}.self_test", "flags != [True] * len(checker.concept_embeds)", "False", "S14", TAKEN),
+    Mutant(f"{SCREEN}._screen_one", "not bool(torch.isfinite(image).all())", "False", "S46", OUTCOME),
+    Mutant(f"{SCREEN}._screen_one", "outcome = Outcome.WITHHELD", "outcome = Outcome.OK", "S35", OUTCOME),
+    Mutant(f"{SCREEN}._screen_one", "if outcome is Outcome.OK else None", "", "S45", "image.pixels is None"),
+    Mutant(f"{SCREEN}._is_flagged", "len(norms) != 1 or not", "not len(norms) or False and", "S31", OUTCOME),
+    Mutant(f"{SCREEN}._is_flagged", "len(flags) != len(views) or", "", "S23", OUTCOME),
+    Mutant(f"{SCREEN}._is_flagged", "all(isinstance(flag, bool) for flag in flags)", "True", "S25", OUTCOME),
+    Mutant("sd_space.safety:_views", "squares == 1", "True", "S44", OUTCOME),
+    Mutant(
+        "sd_space.safety:_Worker.run",
+        "if not done.wait(timeout_s):",
+        "if not done.wait(2.1):",
+        "S38",
+        "not screen.is_healthy",
+    ),
+    Mutant("sd_space.engine:Engine.__init__", "not isinstance(screen, SafetyScreen)", "False", "S15", TAKEN),
+)
 
 
 @pytest.mark.parametrize("mutant", sampled(MUTANTS, 3), ids=str)
