@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)  # they log whole addresses
-    logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs every call
+    for server in ("mcp", "sse_starlette"):
+        logging.getLogger(server).setLevel(logging.WARNING)  # they log calls and what is sent
 
     # Whose X-Forwarded-For is believed is the front door's to say (SD_SPACE_TRUSTED_PROXIES), not the server's.
     os.environ["FORWARDED_ALLOW_IPS"] = ""

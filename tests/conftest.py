@@ -9,6 +9,14 @@ from .generated import SEED, Attempts
 PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
+SERVED = ("reliability", "browser")
+
+
+def pytest_itemcollected(item):
+    if any(part in SERVED for part in item.path.parts):
+        item.add_marker(pytest.mark.served)
+
+
 def pytest_collection_modifyitems(config, items):
     """What does not run here says so once, loudly: what needs CUDA where there is none, and what is for the night."""
     leave_out_gpu(config, items)

@@ -16,7 +16,7 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pytest
@@ -96,6 +96,28 @@ def drawn(count: int, nightly: int) -> Callable[[Callable], Callable]:
     """A test with the argument `attempts`: so many of them in every run, and more of them as a test of the night."""
     many = pytest.param(nightly, marks=pytest.mark.nightly)
     return pytest.mark.parametrize("attempts", [count, many], ids=lambda count: f"{count} drawn", indirect=True)
+
+
+def paired(first: Iterable[Any], second: Mapping[str, Any], every: int = 2) -> list[Any]:
+    """All pairs of the two, as parameters of a test; in every run `every` of the second for each of the first.
+
+    Each of the second is then in about as many of these pairs; the other pairs are for the night.
+    """
+    names = list(second)
+    return [
+        pytest.param(
+            one,
+            second[name],
+            id=f"{name}-{one}",
+            marks=() if (place - number) % len(names) in _spread(every, len(names)) else pytest.mark.nightly,
+        )
+        for number, one in enumerate(first)
+        for place, name in enumerate(names)
+    ]
+
+
+def _spread(count: int, among: int) -> set[int]:
+    return {round(k * among / count) for k in range(count)}
 
 
 def sampled(cases: Sequence[Any], count: int) -> list[Any]:

@@ -2,46 +2,68 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+
+from .forked import Forked
 
 ROOT = Path(__file__).parent.parent
 
 
+def until(condition: Callable[[], Any], timeout_s: float = 10.0, what: Any = "it did not come") -> Any:
+    """What `condition` returns once that is true."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.02)
+    return found
+
+
 @dataclass
 class Server:
+    """A running app; `folder` is its temporary folder."""
+
     url: str
-    process: subprocess.Popen
+    process: subprocess.Popen | Forked
+    folder: Path
     results: Path
-    log: list[str] = field(default_factory=list)
+    log_path: Path
+    printed: str | None = None  # all of it, once the log is gone
 
-    def get(self, path: str, **options) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30, **options)
+    @property
+    def log(self) -> str:
+        """Everything that it has printed."""
+        return self.printed or self.log_path.read_text(encoding="utf-8", errors="replace")
 
-    def wait_for(self, path: str, timeout_s: float) -> httpx.Response:
-        """Asks for `path` until it answers 200; fails with the log when the process dies or the time is over."""
-        deadline_s = time.monotonic() + timeout_s
-        answer = None
-        while time.monotonic() < deadline_s:
-            if self.process.poll() is not None:
-                raise AssertionError("the app stopped:\n" + "".join(self.log))
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, **{"timeout": 30} | options)
+
+    def wait_for(self, path: str = "/readyz", status: int = 200, timeout_s: float = 60.0) -> httpx.Response:
+        """Asks until that is the answer; fails with the log when the process dies or the time is over."""
+        last = None
+
+        def answer() -> httpx.Response | None:
+            nonlocal last
+            assert self.process.poll() is None, f"the app stopped:\n{self.log}"
             with contextlib.suppress(httpx.TransportError):
-                answer = self.get(path)
-                if answer.status_code == 200:
-                    return answer
-            time.sleep(0.1)
-        raise AssertionError(
-            f"{path} did not answer 200 in {timeout_s} s: {answer and answer.text}\n" + "".join(self.log)
-        )
+                last = self.get(path)
+            return last if last is not None and last.status_code == status else None
+
+        try:
+            return until(answer, timeout_s)
+        except AssertionError as error:
+            said = f"{path} did not answer {status} in {timeout_s} s: {last and last.text}\n{self.log}"
+            raise AssertionError(said) from error
 
     def metric(self, name: str) -> float:
         """What /metrics says under this name, labels included or all of them together."""
@@ -49,10 +71,17 @@ class Server:
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def wait_for_metric(self, name: str, value: float, timeout_s: float = 10.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while self.metric(name) != value:
-            assert time.monotonic() < deadline_s, f"{name} was not {value} within {timeout_s} s"
-            time.sleep(0.05)
+        until(lambda: self.metric(name) == value, timeout_s, f"{name} was not {value} within {timeout_s} s")
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> int:
+        """Sends the signal and returns the exit status; a signal that ends the process by itself is negative."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the app did not stop within {timeout_s} s\n{self.log}") from None
 
 
 def free_port() -> int:
@@ -61,41 +90,69 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def address_of(environ: Mapping[str, str]) -> str:
+    return f"http://127.0.0.1:{environ['GRADIO_SERVER_PORT']}"
+
+
+def settings_for(folder: Path) -> dict[str, str]:
+    """The environment of an app on a free port of this machine that keeps to the folder."""
+    return os.environ | {
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(free_port()),
+        "GRADIO_NUM_PORTS": "1",
+        "SD_SPACE_MODEL": "tiny",
+        "SD_SPACE_RATE_PER_MINUTE": "100000",
+        "SD_SPACE_RESULT_DIR": str(folder / "results"),
+        "TMPDIR": str(folder),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
 @contextlib.contextmanager
-def serve(*arguments: str, module: str = "app", **environ: str) -> Iterator[Server]:
-    """The app on a free port, with its own folder for results; stopped by SIGTERM at the end."""
-    with tempfile.TemporaryDirectory() as results:
-        port = free_port()
-        settings = {
-            "GRADIO_SERVER_NAME": "127.0.0.1",
-            "GRADIO_SERVER_PORT": str(port),
-            "SD_SPACE_MODEL": "tiny",
-            "SD_SPACE_RESULT_DIR": results,
-            "SD_SPACE_RATE_PER_MINUTE": "100000",
-            "PYTHONUNBUFFERED": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
-            env=os.environ | settings | environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        server = Server(f"http://127.0.0.1:{port}", process, Path(results))
-        reader = threading.Thread(target=lambda: server.log.extend(process.stdout), daemon=True)
-        reader.start()
+def serve(*arguments: str, module: str = "app", is_fresh: bool = False, **environ: str) -> Iterator[Server]:
+    """The app on a free port, with a temporary folder of its own; stopped by SIGTERM at the end.
+
+    `is_fresh`: in an interpreter of its own, for what is about its start; others are forked.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        folder, log = Path(root, "tmp"), Path(root, "log")
+        folder.mkdir()
+        log.touch()
+        given = settings_for(folder) | environ
+        process = started_fresh(module, arguments, given, log) if is_fresh else Forked(module, arguments, given, log)
+        server = Server(address_of(given), process, folder, Path(given["SD_SPACE_RESULT_DIR"]), log)
         try:
             yield server
         finally:
-            process.terminate()
             try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise AssertionError("the app did not stop within 30 s of SIGTERM:\n" + "".join(server.log)) from None
+                server.stop(timeout_s=30)
             finally:
-                process.wait()
-                reader.join(5)
-                process.stdout.close()
+                server.printed = server.log
+
+
+def started_fresh(module: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> subprocess.Popen:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], cwd=ROOT, env=environ, stdout=output, stderr=subprocess.STDOUT
+        )
+
+
+def ended(
+    module: str,
+    arguments: Sequence[str],
+    folder: Path,
+    first: Callable[[], None] | None = None,
+    timeout_s: float = 120,
+    **environ: str,
+) -> tuple[int, str]:
+    """Runs a command to its end, forked; returns its exit status and all that it printed."""
+    log = folder / f"{module}.log"
+    log.unlink(missing_ok=True)
+    log.touch()
+    process = Forked(module, arguments, os.environ | environ, log, first)
+    try:
+        return process.wait(timeout_s), log.read_text(encoding="utf-8")
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(log.read_text(encoding="utf-8")) from None

@@ -1,15 +1,10 @@
 """The command as an operator meets it: wrong calls, the page before the model, passwords, being told to stop."""
 
-import os
-import signal
-import subprocess
-import sys
-
 import httpx
 import pytest
 from gradio_client import Client
 
-from .server import ROOT, serve
+from .server import ended, serve
 
 
 @pytest.mark.parametrize(
@@ -21,25 +16,22 @@ from .server import ROOT, serve
         ([], {"SD_SPACE_MODLE": "tiny"}, "SD_SPACE_MODLE is not a setting; README lists those that are."),
     ],
 )
-def test_a_wrong_call_ends_at_once_in_a_sentence(arguments, environ, says):
-    run = subprocess.run(
-        [sys.executable, "app.py", *arguments], cwd=ROOT, env=os.environ | environ, capture_output=True, text=True
-    )
-    assert run.returncode == 2
-    assert says in run.stderr and "Traceback" not in run.stderr
+def test_a_wrong_call_ends_at_once_in_a_sentence(arguments, environ, says, tmp_path):
+    status, said = ended("app", arguments, tmp_path, **environ)
+    assert status == 2
+    assert says in said and "Traceback" not in said
 
 
 def test_the_page_answers_before_the_model_is_there_and_sigterm_ends_it_well():
-    with serve() as server:
+    with serve(is_fresh=True) as server:
         server.wait_for("/", timeout_s=60)
         early = server.get("/readyz")
         assert early.status_code == 503 and "Getting ready" in early.json()["reason"]
         assert server.get("/healthz").status_code == 200
         server.wait_for("/readyz", timeout_s=120)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0
+        assert server.stop(timeout_s=30) == 0
         assert list(server.results.iterdir()) == []
-        assert "Traceback" not in "".join(server.log)
+        assert "Traceback" not in server.log
 
 
 def test_a_password_guards_the_page_and_the_endpoints_but_not_the_health():
@@ -62,4 +54,4 @@ def test_a_model_that_is_not_there_leaves_the_page_up_and_says_why():
         while "cannot be loaded" not in reason:
             reason = server.get("/readyz").json()["reason"]
         assert "secret-place" not in reason and server.get("/").status_code == 200
-        assert "does not exist" in "".join(server.log), "the operator reads which model and why"
+        assert "does not exist" in server.log, "the operator reads which model and why"

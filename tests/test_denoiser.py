@@ -6,6 +6,7 @@ from sd_space.denoiser import SCHEDULER_TABLE, Denoiser, make_scheduler
 from sd_space.pipeline import LoadedPipeline
 from sd_space.schema import SCHEDULERS, GenerationRequest
 
+from .generated import paired
 from .tiny_models import make_request
 
 
@@ -49,18 +50,16 @@ def test_every_scheduler_on_offer_can_be_made():
     assert tuple(SCHEDULER_TABLE) == SCHEDULERS
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"num_images_per_prompt": 4, "negative_prompt": "a dog", "height": 72, "width": 80},
-        {"num_images_per_prompt": 2, "guidance_scale": 1.0},
-        {"num_inference_steps": 1, "guidance_scale": 3.3},
-        {"num_inference_steps": 2},
-    ],
-    ids=["one", "four, negative, odd size", "no guidance", "one step", "two steps"],
-)
+CASES = {
+    "one": {},
+    "four, negative, odd size": {"num_images_per_prompt": 4, "negative_prompt": "a dog", "height": 72, "width": 80},
+    "no guidance": {"num_images_per_prompt": 2, "guidance_scale": 1.0},
+    "one step": {"num_inference_steps": 1, "guidance_scale": 3.3},
+    "two steps": {"num_inference_steps": 2},
+}
+
+
+@pytest.mark.parametrize(("scheduler", "changes"), paired(SCHEDULERS, CASES, every=3))
 def test_each_scheduler_is_bit_equal_to_the_stock_pipeline(noise_painter, scheduler, changes):
     request = make_request(scheduler=scheduler, **changes)
     assert torch.equal(denoised(Denoiser(noise_painter.pipeline), request), plain_call(noise_painter, request))

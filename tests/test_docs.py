@@ -82,6 +82,15 @@ def test_ci_runs_readmes_test_command():
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
 
 
+def test_the_lanes_of_ci_are_all_tests():
+    """One and the other of a mark, without a file that is run by itself."""
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (alone,) = re.findall(r"^timed=(.*)$", text, re.MULTILINE)
+    lanes = re.findall(r'PYTEST_ADDOPTS="(.*?)"', text)
+    assert lanes == ["-m served --ignore=$timed", "-m 'not served' --ignore=$timed", ""]
+    assert (ROOT / alone).is_file() and 'python -m pytest "$timed"' in text
+
+
 def test_the_example_prompts_are_the_cards_and_valid():
     lines = (ROOT / "examples" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
     examples = [json.loads(line) for line in lines]

@@ -6,7 +6,7 @@ import resource
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from sd_space.settings import V1_4, V1_4_REVISION
 from sd_space.tools.doctor import Doctor, main
 
 from .hub import TOKEN, StandInHub, patience_s, serving
-from .server import ROOT, serve
+from .server import ROOT, ended, serve, until
 from .test_hub import FIXES
 
 
@@ -154,71 +154,61 @@ def test_the_exit_status_is_the_verdict(monkeypatch, capsys):
 # --- in a process of its own
 
 
-def run_doctor(
-    hub: StandInHub, home: Path, limit_bytes: int | None = None, **environ: str
-) -> subprocess.CompletedProcess:
-    def limit() -> None:
-        if limit_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+def with_hub(hub: StandInHub, home: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "SD_SPACE_MODEL": V1_4}
 
-    settings = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "SD_SPACE_MODEL": V1_4,
-        "SD_SPACE_RESULT_DIR": str(home / "results"),
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "sd_space.tools.doctor"],
-        cwd=ROOT,
-        env=os.environ | settings | environ,
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+
+def run_doctor(hub: StandInHub, home: Path, first: Callable[[], None] | None = None) -> tuple[int, str]:
+    environ = with_hub(hub, home) | {"SD_SPACE_RESULT_DIR": str(home / "results")}
+    return ended("sd_space.tools.doctor", [], home, first, **environ)
+
+
+def run_fresh_doctor(home: Path) -> subprocess.CompletedProcess:
+    environ = os.environ | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "SD_SPACE_MODEL": V1_4}
+    environ["SD_SPACE_RESULT_DIR"] = str(home / "results")
+    command = [sys.executable, "-m", "sd_space.tools.doctor"]
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def on_a_small_disk() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
 
 
 @pytest.mark.slow
 def test_v1_4_is_fetched_once_and_then_drawn_with_while_offline(repository, tmp_path):
     with serving(repository) as hub:
-        first = run_doctor(hub, tmp_path)
-        assert first.returncode == 0, first.stdout + first.stderr
-        assert "Stable Diffusion v1-4, float32" in first.stdout
-        asked = len(hub.asked)
-        second = run_doctor(hub, tmp_path, HF_HUB_OFFLINE="1")
-        assert second.returncode == 0, second.stdout + second.stderr
-        assert f"{V1_4} at {V1_4_REVISION} is cached" in second.stdout
-        assert len(hub.asked) == asked
-    assert first.stderr == second.stderr == ""
+        status, said = run_doctor(hub, tmp_path)
+        assert status == 0 and "Stable Diffusion v1-4, float32" in said, said
+        assert said.count("\n") == 8, "one line a check, and nothing else"
+    again = run_fresh_doctor(tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"{V1_4} at {V1_4_REVISION} is cached" in again.stdout
+    assert again.stderr == ""
 
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_half_way_is_told(repository, tmp_path):
     """The kernel refuses to write on, as a full disk does."""
     with serving(repository) as hub:
-        run = run_doctor(hub, tmp_path, limit_bytes=500_000)
-    assert run.returncode == 1
-    assert "FAILED    model           The disk is full (" in run.stdout
-    assert "set HF_HOME" in run.stdout
-    assert "Traceback" not in run.stderr
+        status, said = run_doctor(hub, tmp_path, on_a_small_disk)
+    assert status == 1
+    assert "FAILED    model           The disk is full (" in said
+    assert "set HF_HOME" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
 def test_the_app_tells_how_much_is_fetched_and_then_serves(repository, tmp_path):
     with serving(repository) as hub:
         hub.go_on.clear()
-        environ = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "SD_SPACE_MODEL": V1_4}
-        with serve(**environ) as server:
+        with serve(**with_hub(hub, tmp_path)) as server:
             server.wait_for("/healthz", timeout_s=60)
-            end_s = time.monotonic() + 60
-            while "4 MB fetched" not in (reason := server.get("/readyz").json()["reason"]):
-                assert time.monotonic() < end_s, reason + "".join(server.log)
-                time.sleep(0.05)
+            until(lambda: "4 MB fetched" in server.get("/readyz").json()["reason"], 60)
+            reason = server.get("/readyz").json()["reason"]
             assert re.fullmatch(r"Getting ready: loading the model \(\d.* of 4 MB fetched\)\.", reason)
             hub.go_on.set()
             server.wait_for("/readyz", timeout_s=60)
-        log = "".join(server.log)
+        log = server.log
         assert f"fetching 15 files of {V1_4}, 4 MB" in log
         assert hub.url not in log, "no addresses"
 
@@ -227,16 +217,13 @@ def test_the_app_tells_how_much_is_fetched_and_then_serves(repository, tmp_path)
 def test_the_app_tells_a_fault_of_the_hub_to_its_operator_and_stays_up(repository, tmp_path):
     with serving(repository) as hub:
         hub.fault = "silent"
-        environ = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "SD_SPACE_MODEL": V1_4}
-        with serve(**environ, SD_SPACE_HUB_TIMEOUT_S="3") as server:
+        with serve(**with_hub(hub, tmp_path), SD_SPACE_HUB_TIMEOUT_S="1.5") as server:
             server.wait_for("/healthz", timeout_s=60)
-            end_s = time.monotonic() + 60
-            while (answer := server.get("/readyz").json())["stage"] != "failed":
-                assert time.monotonic() < end_s, answer
-                time.sleep(0.05)
+            until(lambda: server.get("/readyz").json()["stage"] == "failed", 60)
+            answer = server.get("/readyz").json()
             assert "cannot be loaded at the moment" in answer["reason"]
             assert V1_4 not in answer["reason"] and hub.url not in answer["reason"]
             assert server.get("/").status_code == 200
-        log = "".join(server.log)
+        log = server.log
         assert log.count(FIXES["silent"]) == 1
         assert "Traceback" not in log

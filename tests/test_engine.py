@@ -24,6 +24,7 @@ from sd_space.schema import (
 )
 from sd_space.step_times import StepTimes
 
+from .generated import paired, sampled
 from .test_denoiser import plain_call
 from .tiny_models import admitted, make_engine, make_request, make_screen
 
@@ -78,8 +79,7 @@ CASES = {
     "one, no guidance": {"guidance_scale": 1.0},
     "four, no guidance, odd size": {"num_images_per_prompt": 4, "guidance_scale": 1.0, "height": 80, "width": 56},
 }
-every_case = pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
-every_scheduler = pytest.mark.parametrize("scheduler", SCHEDULERS)
+every_pair = pytest.mark.parametrize(("scheduler", "changes"), paired(SCHEDULERS, CASES))
 
 
 def in_company(engine: Engine, **changes) -> np.ndarray:
@@ -97,16 +97,14 @@ def in_company(engine: Engine, **changes) -> np.ndarray:
     return pixels(results(updates + run(engine))["a"])
 
 
-@every_scheduler
-@every_case
+@every_pair
 def test_alone_the_pixels_are_those_of_the_stock_pipeline(noise_painter, scheduler, changes):
     changes = changes | {"scheduler": scheduler, "num_inference_steps": 3}
     result = run_to_completion(make_engine(noise_painter), admitted("a", **changes))
     assert np.array_equal(pixels(result), plain_pixels(noise_painter, make_request(**changes)))
 
 
-@every_scheduler
-@every_case
+@every_pair
 def test_in_company_a_value_differs_by_one_at_most(noise_painter, scheduler, changes):
     """Kernels depend on the batch's size, so a value may be rounded the other way, and no more."""
     changes = changes | {"scheduler": scheduler, "num_inference_steps": 3}
@@ -115,8 +113,7 @@ def test_in_company_a_value_differs_by_one_at_most(noise_painter, scheduler, cha
     assert np.abs(together.astype(int) - alone).max() <= 1
 
 
-@every_scheduler
-@every_case
+@every_pair
 def test_reproducible_pixels_are_the_same_whatever_the_company(noise_painter, scheduler, changes):
     changes = changes | {"scheduler": scheduler, "num_inference_steps": 3}
     alone = run_to_completion(make_engine(noise_painter, width=4, fixed_rows=8), admitted("a", **changes))
@@ -131,7 +128,7 @@ def test_alone_the_picture_book_draws_what_the_stock_pipeline_draws(loaded):
     assert np.array_equal(pixels(result), plain_pixels(loaded, make_request(**changes)))
 
 
-@every_scheduler
+@pytest.mark.parametrize("scheduler", sampled(SCHEDULERS, 3))
 def test_the_picture_book_draws_the_same_in_company(loaded, scheduler):
     defaults = loaded.info.defaults
     changes = {"height": defaults.height, "width": defaults.width, "num_inference_steps": 3, "scheduler": scheduler}

@@ -3,7 +3,7 @@
 import pytest
 
 from . import generated
-from .generated import SEED, Attempts, drawn, sampled
+from .generated import SEED, Attempts, drawn, paired, sampled
 
 
 def make(attempts: Attempts, attempt_made) -> None:
@@ -90,6 +90,15 @@ def test_a_sample_is_for_every_run_and_all_are_for_the_night():
     assert [parameter.values for parameter in parameters] == [(case,) for case in cases]
     assert all("nightly" in names for names in marks) and sum("sample" in names for names in marks) == 3
     assert marks == [{mark.name for mark in parameter.marks} for parameter in sampled(cases, 3)]
+
+
+def test_pairs_of_every_run_have_each_of_both():
+    parameters = paired("abcdefgh", {"w": 1, "x": 2, "y": 3, "z": 4})
+    assert [parameter.id for parameter in parameters[:5]] == ["w-a", "x-a", "y-a", "z-a", "w-b"]
+    often = [parameter.values for parameter in parameters if not parameter.marks]
+    assert len(parameters) == 32 and len(often) == 16
+    assert {[one for one, _ in often].count(letter) for letter in "abcdefgh"} == {2}
+    assert {[number for _, number in often].count(k) for k in (1, 2, 3, 4)} == {4}
 
 
 @drawn(3, nightly=30)

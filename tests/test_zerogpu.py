@@ -239,7 +239,9 @@ def test_a_missing_package_is_named():
 def hub():
     with (
         lend() as device,
-        serve(module="tests.zerogpu_app", SPACES_ZERO_GPU="true", SPACES_ZERO_DEVICE_API_URL=device.url) as server,
+        serve(
+            module="tests.zerogpu_app", is_fresh=True, SPACES_ZERO_GPU="true", SPACES_ZERO_DEVICE_API_URL=device.url
+        ) as server,
     ):
         server.wait_for("/readyz", timeout_s=120)
         _, (token,) = call(server, "accept_license", {"agree": True})

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import app
 from sd_space.pipeline import Hardware, PipelineSpec
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
-from tests.reliability import hub_app
 
 from_settings = PipelineSpec.from_settings
 
@@ -16,8 +16,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         return replace(spec, model=V1_4, revision=V1_4_REVISION, variant="fp16", may_fall_back=True)
 
     PipelineSpec.from_settings = as_with_cuda
-    return hub_app.main(argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return app.main(argv)

@@ -10,7 +10,13 @@ from tests.server import serve
 def test_the_picture_book_stands_in_with_a_banner_that_says_why(browser, repository, tmp_path):
     with serving(repository) as hub:
         hub.fault = "gated"
-        environ = {"SD_SPACE_MODEL": "auto", "HF_ENDPOINT": hub.url, "HF_TOKEN": "", "TMPDIR": str(tmp_path)}
+        environ = {
+            "SD_SPACE_MODEL": "auto",
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": "",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path),
+        }
         with serve(module="tests.browser.fallback_app", **environ) as server:
             server.wait_for("/healthz", timeout_s=120)
             page = browser.new_page(base_url=server.url)
@@ -27,4 +33,4 @@ def test_the_picture_book_stands_in_with_a_banner_that_says_why(browser, reposit
             expect(page.get_by_label("number input for Steps")).to_have_value("50")  # the link's, as is the card's
             page.close()
         fix = f"accept its licence at https://huggingface.co/{V1_4}"
-        assert fix in "".join(server.log), "which the operator reads"
+        assert fix in server.log, "which the operator reads"

@@ -151,6 +151,7 @@ def test_a_replica_killed_in_the_middle_costs_time_and_nothing_else(whole):
     assert notes[0] == "" and "again on another, with the same seeds" in notes[-1]
 
 
+@pytest.mark.nightly
 def test_a_request_is_not_run_again_without_end(whole, monkeypatch):
     monkeypatch.setattr("sd_space.backends.ray_serve.ATTEMPTS", 1)
 
@@ -164,6 +165,7 @@ def test_a_request_is_not_run_again_without_end(whole, monkeypatch):
     asyncio.run(main())
 
 
+@pytest.mark.nightly
 def test_while_replicas_are_killed_pictures_are_right_or_refused_and_none_hangs(whole):
     requests = [admitted(f"r{k}", seed=k, num_inference_steps=40) for k in range(24)]
 

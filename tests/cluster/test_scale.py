@@ -11,6 +11,7 @@ from sd_space.tools.bench.simulator import poisson, simulate
 PICTURES = 16
 
 
+@pytest.mark.nightly
 def test_a_crowd_and_arrivals_at_random_are_foretold(whole, cluster_settings):
     """In two rounds of five at most: what else this machine does may delay a single one."""
     options = argparse.Namespace(

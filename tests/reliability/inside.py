@@ -1,59 +1,45 @@
-"""What runs in the server's process: the real app, and a thread through which a test puts a hand inside.
-
-A test sends functions; they run here, so that a guard can be taken out or a fault put in while the app serves, and the
-product needs no switch for it.
+"""What a test does in the server's process: functions that are sent there, so that a guard can be taken out or a fault
+put in while the app serves, and the product needs no switch for it.
 """
 
+import contextlib
 import gc
 import inspect
-import os
 import sys
-import tempfile
 import textwrap
-import threading
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
-
-# What a server's start would spend its seconds on; loaded once, and every server is forked from there.
-PRELOADED = ["app", "sd_space.ui", "sd_space.recorded", "sd_space.engine", "sd_space.pipeline", __name__]
 
 counts: Counter[str] = Counter()
 foreign_hosts: set[str] = set()
 _before: list[tuple[object, str, object]] = []  # (owner, name, what it was)
 
 
-def serve(connection: Connection, environ: dict[str, str], arguments: list[str], log: Path, program: str) -> None:
-    """Runs `program`, a module with a `main`, until it ends; its exit status is the process's."""
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.environ.update(environ)
-    tempfile.tempdir = environ["TMPDIR"]
-    from gradio import http_server
+def notice_hosts() -> None:
+    """Keeps in `foreign_hosts` the names of all hosts but this machine that are called from now on."""
+    sys.addaudithook(_notice_host)
+    with contextlib.suppress(ImportError):  # its calls are not the interpreter's, so that no audit hook hears of them
+        import uvloop
 
-    http_server.INITIAL_PORT_VALUE, http_server.TRY_NUM_PORTS = int(environ["GRADIO_SERVER_PORT"]), 1  # read at import
-    sys.addaudithook(_notice_hosts)
-    threading.Thread(target=_obey, args=(connection,), daemon=True).start()
-    sys.exit(import_module(program).main(arguments))
+        uvloop.Loop = _noticing(uvloop.Loop)
 
 
-def _obey(connection: Connection) -> None:
-    while True:
-        try:
-            function, arguments = connection.recv()
-        except EOFError:
-            return
-        try:
-            connection.send((True, function(*arguments)))
-        except Exception as error:
-            connection.send((False, f"{type(error).__name__}: {error}"))
+def _noticing(loop: type) -> type:
+    class Noticing(loop):
+        async def getaddrinfo(self, host, *args, **kwargs):
+            _notice_host("socket.getaddrinfo", (host,))
+            return await super().getaddrinfo(host, *args, **kwargs)
+
+        async def create_connection(self, protocol_factory, host=None, *args, **kwargs):
+            _notice_host("socket.getaddrinfo", (host,))
+            return await super().create_connection(protocol_factory, host, *args, **kwargs)
+
+    return Noticing
 
 
-def _notice_hosts(event: str, arguments: tuple) -> None:
+def _notice_host(event: str, arguments: tuple) -> None:
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         host = arguments[1][0]
     elif event == "socket.getaddrinfo":

@@ -1,8 +1,13 @@
 """Attempts to get past the guards, as data with ids that stay; and the one line that says how many failed to."""
 
+import contextlib
+import linecache
 import re
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+
+import pytest
 
 FAMILIES = {
     "G": "get a picture past the licence gate, or at another visitor's run",
@@ -47,17 +52,63 @@ class Attempts(list[Attempt]):
         return attempt
 
 
+def unless_pending(attempts: Attempts, pending: Mapping[str, str]) -> list:
+    """The attempts as parameters of a test; those that get through, which `pending` says why, must go on to do so.
+
+    Whoever mends such a fault takes it out of the list: until then the test of it fails for holding.
+    """
+    assert pending.keys() <= {attempt.id for attempt in attempts}
+
+    def marks(attempt: Attempt) -> tuple:
+        return (pytest.mark.xfail(reason=pending[attempt.id], strict=True),) if attempt.id in pending else ()
+
+    return [pytest.param(attempt, marks=marks(attempt)) for attempt in attempts]
+
+
+class TooSlow(Exception):
+    """An answer came too late: a failure of any attempt, and no proof that a guard was missing."""
+
+
 @dataclass(frozen=True)
 class Mutant:
-    """A guard taken out of the source of `target`; the attempt `caught_by` must then get through."""
+    """A guard taken out of the source of `target`; the attempt `caught_by` must then get through.
+
+    That is: the assertion with `by` in its source falls. Another one, a broken connection or a limit of time proves
+    nothing.
+    """
 
     target: str  # module:Class.function
     old: str
     new: str
     caught_by: str
+    by: str = ""
 
     def __str__(self) -> str:
         return f"mutant {self.caught_by} {self.target.partition(':')[2]} {self.old[:40]}"
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """What is done in here falls at that assertion."""
+        try:
+            yield
+        except AssertionError as error:
+            places = [place for place in traceback.extract_tb(error.__traceback__) if place.name not in _WAITING]
+            fallen = _statement(places[-1])
+            if not self.by:
+                print("FELL", self, "|", fallen)
+            if self.by not in fallen:
+                raise AssertionError(f"{fallen!r} fell, not an assertion with {self.by!r}") from error
+        else:
+            raise AssertionError(f"{self} was not caught")
+
+
+_WAITING = ("until", "wait_for", "wait_for_lines", "wait_until_idle")  # they fall where what they wait for is named
+
+
+def _statement(place: traceback.FrameSummary) -> str:
+    """The source of the statement, which may go over several lines."""
+    lines = [linecache.getline(place.filename, number) for number in range(place.lineno, place.end_lineno + 1)]
+    return " ".join(line.strip() for line in lines)
 
 
 class Score:

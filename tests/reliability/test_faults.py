@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -18,9 +19,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from ..generated import sampled
 from ..hub import serving
+from ..server import until
 from . import faults, inside
-from .rig import Rig, Rigs, until
+from .rig import Rig, Rigs
 from .scoreboard import Attempts, Mutant
 from .visitor import LONG, Answer, Visitor
 
@@ -180,7 +183,10 @@ def step_hangs(host: Rig, guest: Visitor, token: str):
     visitor.http.timeout = 5
     try:
         with impatient, host.patched(f"{DENOISER}.denoise_step", faults.hanging):
-            told(visitor.generate(acceptance_token=token), STOPPED_WORKING)
+            try:
+                told(visitor.generate(acceptance_token=token), STOPPED_WORKING)
+            except httpx.TimeoutException:
+                raise AssertionError("the visitor waits and is told nothing") from None
             unready = httpx.get(f"{host.url}/readyz")
             assert unready.status_code == 503 and STOPPED_WORKING in unready.json()["reason"]
             told(visitor.generate(acceptance_token=token), STOPPED_WORKING)
@@ -447,7 +453,7 @@ def interrupt(rigs: Rigs):
 @PROCESS("F53", "SIGTERM during a run that can be finished: it is, and its picture can be fetched")
 def term_finishes(rigs: Rigs):
     server = rigs.start()
-    server.do(inside.patch, "app:FETCH_S", partial(faults.value, new=3.0))
+    server.do(inside.patch, "app:FETCH_S", partial(faults.value, new=2.0))
     server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05))
     visitor = Visitor(server.url)
     with running(server, visitor.token(), num_inference_steps=30) as answers:
@@ -473,7 +479,7 @@ def _long_runs(server: Rig, count: int) -> contextlib.ExitStack:
 @PROCESS("F54", "SIGTERM during runs that take too long: everybody is told, queued or drawing")
 def term_tells(rigs: Rigs):
     server = rigs.start(SD_SPACE_MAX_BATCH_SIZE="1")
-    server.do(inside.patch, "app:DRAIN_S", partial(faults.value, new=3.0))
+    server.do(inside.patch, "app:DRAIN_S", partial(faults.value, new=1.0))
     stack = _long_runs(server, 2)
     with stack:
         asked_to_stop(server, signal.SIGTERM)
@@ -517,20 +523,36 @@ def stdout_closed(rigs: Rigs):
     assert server.stop() == 0
 
 
-@PROCESS("F58", "few file handles, and more visitors than that")
+HANDLES, LATECOMERS = 8, 40  # left to the server, and connections beyond that
+
+
+@PROCESS("F58", "few file handles, and more visitors than that with half a request")
 def few_handles(rigs: Rigs):
     server = rigs.start()
-    visitor = Visitor(server.url)
-    token = visitor.token()
-    server.do(resource.setrlimit, resource.RLIMIT_NOFILE, (64, 64))
+    with contextlib.closing(Visitor(server.url)) as visitor:
+        token = visitor.token()
+    limit = max(map(int, open_files(server))) + 1 + HANDLES
+    server.do(resource.setrlimit, resource.RLIMIT_NOFILE, (limit, limit))
     with contextlib.ExitStack() as stack:
-        for _ in range(80):
-            stack.enter_context(connection(server))
-    visitor.close()
+        held = [stack.enter_context(connection(server)) for _ in range(HANDLES + LATECOMERS)]
+        for each in held:
+            each.sendall(b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: x\r\n")
+        until(
+            lambda: max(map(int, open_files(server))) >= limit - 2 or any(map(is_closed, held)), what="none was short"
+        )
     with contextlib.closing(Visitor(server.url)) as late:
         assert late.generate(acceptance_token=token).is_complete
     server.wait_for("/readyz", 200, timeout_s=10)
+    assert len(server.log) < 20_000, "a line for each"
     server.stop()
+
+
+def open_files(server: Rig) -> list[str]:
+    return os.listdir(f"/proc/{server.process.pid}/fd")
+
+
+def is_closed(held: socket.socket) -> bool:
+    return bool(select.select([held], [], [], 0)[0])
 
 
 @PROCESS("F59", "killed, and started again in the same folder: the old acceptance holds, old pictures go")
@@ -541,7 +563,7 @@ def killed(rigs: Rigs):
     assert visitor.generate(acceptance_token=token).is_complete
     assert server.stop(signal.SIGKILL) == -signal.SIGKILL
     visitor.close()
-    old = list(server.results.rglob("*.png"))
+    old = list(server.results.rglob("*.*"))
     assert old, "what the first one left"
     again = rigs.start(folder=server.folder, **ENVIRON)
     until(lambda: not any(path.exists() for path in old))
@@ -573,13 +595,13 @@ def assert_lost(server: Rig, error: str) -> None:
     assert server.stop() == 0
 
 
-def _hub_fails(rigs: Rigs, repository: Path, fault: str) -> None:
+def _hub_fails(rigs: Rigs, repository: Path, home: Path, fault: str) -> None:
     """An explicit model that cannot be had: the page is up and says so; and the stop is as quick as ever."""
     with serving(repository) as hub:
         hub.fault = fault
         server = rigs.start(
-            is_ready=False, program="tests.reliability.hub_app", HF_ENDPOINT=hub.url, HF_TOKEN="",
-            SD_SPACE_MODEL="CompVis/stable-diffusion-v1-4", SD_SPACE_HUB_TIMEOUT_S="4",
+            is_ready=False, HF_ENDPOINT=hub.url, HF_TOKEN="", HF_HUB_OFFLINE="0", HF_HOME=str(home),
+            SD_SPACE_MODEL="CompVis/stable-diffusion-v1-4", SD_SPACE_HUB_TIMEOUT_S="1.5",
         )  # fmt: skip
         server.wait_for("/healthz")
         until(lambda: "cannot be loaded" in httpx.get(f"{server.url}/readyz").text, 30)
@@ -624,23 +646,39 @@ def test_the_process_ends_or_goes_on_well(rigs, attempt):
 
 
 @pytest.mark.parametrize("id", HUB_FAULTS, ids=lambda id: f"{id} the Hub is {HUB_FAULTS[id]} at the start")
-def test_the_page_survives_the_hub(rigs, repository, id):
-    _hub_fails(rigs, repository, HUB_FAULTS[id])
+def test_the_page_survives_the_hub(rigs, repository, tmp_path, id):
+    _hub_fails(rigs, repository, tmp_path, HUB_FAULTS[id])
 
 
 # --- without its guard, each of these falls
 
 ENGINE, LOCAL = "sd_space.engine:Engine", "sd_space.backends.local:LocalBackend"
 MUTANTS = (
-    Mutant(f"{ENGINE}._denoise", "elif len(batch) == 1 or", "elif True or", "F13"),
-    Mutant(f"{ENGINE}._denoise", "is_full and self._denoiser.make_room()", "False", "F11"),
-    Mutant(f"{LOCAL}._is_lost", "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)", "False", "F20"),
-    Mutant("sd_space.gallery:ResultStore._write", "except (OSError, CannotStart)", "except KeyError", "F21"),
-    Mutant("sd_space.gallery:ResultStore._folder", "or not results.folder.is_dir()", "", "F27"),
-    Mutant("sd_space.gallery:ResultStore.sweep", "self._now_s()", "time.time()", "F31"),
-    Mutant("sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28"),
-    Mutant("sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42"),
-    Mutant("sd_space.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36"),
+    Mutant(f"{ENGINE}._denoise", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
+    Mutant(f"{ENGINE}._denoise", "is_full and self._denoiser.make_room()", "False", "F11", "answer.is_complete"),
+    Mutant(
+        f"{LOCAL}._is_lost",
+        "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)",
+        "False",
+        "F20",
+        "is told nothing",
+    ),
+    Mutant(
+        "sd_space.gallery:ResultStore._write",
+        "except (OSError, CannotStart)",
+        "except KeyError",
+        "F21",
+        "sentence in answer.sentence",
+    ),
+    Mutant("sd_space.gallery:ResultStore._folder", "or not results.folder.is_dir()", "", "F27", "answer.is_complete"),
+    Mutant("sd_space.gallery:ResultStore.sweep", "self._now_s()", "time.time()", "F31", "path.is_file()"),
+    Mutant(
+        "sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28", "NOT_SAVED.encode()"
+    ),
+    Mutant(
+        "sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42", "until(lambda: answers"
+    ),
+    Mutant("sd_space.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36", "host.wait_until_idle(10)"),
 )
 
 
@@ -651,35 +689,39 @@ def other(rigs) -> Iterator[tuple[Rig, Visitor, str]]:
         yield rig, visitor, visitor.token()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, 1), ids=str)
 def test_without_a_guard_a_fault_is_felt(other, mutant):
     host, guest, ticket = other
     attempt = F.named(mutant.caught_by)
-    with (
-        host.without(mutant.target, mutant.old, mutant.new),
-        pytest.raises((AssertionError, httpx.TransportError)),
-    ):
+    with host.without(mutant.target, mutant.old, mutant.new), mutant.caught():
         assert_survived(host, guest, ticket, attempt.make)
     host.wait_until_idle()
     host.wait_for("/readyz")
 
 
-PAUSED = Mutant("sd_space.lived_time:LivedTime.__call__", "min(self._now_s() - at_s, LONGEST_GAP_S)",
-                "self._now_s() - at_s", "F74")  # fmt: skip
+PAUSED = Mutant(
+    "sd_space.lived_time:LivedTime.__call__",
+    "min(self._now_s() - at_s, LONGEST_GAP_S)",
+    "self._now_s() - at_s",
+    "F74",
+    "PLACEHOLDER",
+)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("mutant", [PAUSED], ids=str)
 def test_without_a_guard_a_pause_is_taken_for_a_hang(rigs, mutant):
     server = rigs.start()
-    with server.without(mutant.target, mutant.old, mutant.new), pytest.raises(AssertionError):
+    with server.without(mutant.target, mutant.old, mutant.new), mutant.caught():
         assert_outlives_a_pause(server)
     server.stop()
 
 
-SHORTENED = Mutant(f"{LOCAL}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55")
+SHORTENED = Mutant(f"{LOCAL}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55", "the app did not stop")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("mutant", [SHORTENED], ids=str)
 def test_without_a_guard_a_stop_takes_too_long(rigs, mutant):
-    with pytest.raises(AssertionError):
+    with mutant.caught():
         term_twice(rigs, mutant)

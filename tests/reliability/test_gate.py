@@ -21,14 +21,17 @@ from gradio_client.exceptions import AppError
 from itsdangerous import URLSafeSerializer
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
 
 from sd_space.card import load_card
 from sd_space.gate import Gate
 from sd_space.schema import LicenceNotAccepted
 
-from . import faults
+from ..generated import sampled
+from . import faults, inside
 from .rig import SECRET, Rig, holds_picture
-from .scoreboard import Attempts, Mutant
+from .scoreboard import Attempts, Mutant, TooSlow
 from .visitor import QUICK, Answer, Visitor
 
 LIMIT_S = 2.0
@@ -55,9 +58,9 @@ def assert_refused(rig: Rig, answers: Iterable[Answer], is_about_licence: bool =
     Except for what visitors who have accepted draw meanwhile, which the attempt counts in `rig.invited`.
     """
     rig.new_files()
-    before = rig.count("asked") - rig.invited
+    before, number = rig.count("asked") - rig.invited, 0
     for answer in answers:
-        assert answer.seconds < LIMIT_S, answer
+        number += 1
         assert not holds_picture(answer.body) and b".png" not in answer.body, answer
         assert not any(map(is_token, re.findall(rb"[\w-]{20,}\.[\w-]{20,}", answer.body))), answer
         if answer.status >= 400 or answer.event == "error":
@@ -65,6 +68,9 @@ def assert_refused(rig: Rig, answers: Iterable[Answer], is_about_licence: bool =
             assert len(answer.sentence) > 10 and "Traceback" not in answer.sentence, answer
         if is_about_licence:
             assert "/accept_license" in answer.sentence, answer
+        if answer.seconds >= LIMIT_S:
+            raise TooSlow(answer)
+    assert number, "nothing was asked"
     assert rig.count("asked") - rig.invited == before
     assert rig.invited or not rig.new_files()
 
@@ -112,6 +118,13 @@ FORGED = {  # id -> (what, from a valid token to one that is not)
 }  # fmt: skip
 for _id, (_what, _forge) in FORGED.items():
     G.add(_id, _what, lambda rig, visitor, token, forge=_forge: [visitor.generate(acceptance_token=forge(token))])
+
+
+def events_taking(visitor: Visitor, *numbers: int) -> list[dict]:
+    """The page's events with so many inputs, of which there must be one: an attempt at none of them shows nothing."""
+    found = [event for event in visitor.config["dependencies"] if len(event["inputs"]) in numbers]
+    assert found, f"no event of the page takes {numbers} inputs"
+    return found
 
 
 # --- ways round the token
@@ -210,10 +223,12 @@ def accepted_session(rig: Rig, visitor: Visitor, token: str):
 @G("G31", "another visitor's finished run without an acceptance")
 def another_run(rig: Rig, visitor: Visitor, token: str):
     run_id = _finished_run(rig, visitor, token)
-    for event in visitor.config["dependencies"]:
-        if len(event["inputs"]) in (2, 3):  # the token, a run, and what is being written
-            for forged in ("", "x", flipped(token)):
-                yield visitor.join(event["id"], [forged, run_id, ""][: len(event["inputs"])])
+    for event in events_taking(visitor, *RESUMING):
+        for forged in ("", "x", flipped(token)):
+            yield visitor.join(event["id"], [forged, run_id, ""][: len(event["inputs"])])
+
+
+RESUMING = 2, 3  # inputs of the events that are about a run: the token, the run, and what is being written
 
 
 def _finished_run(rig: Rig, visitor: Visitor, token: str) -> str:
@@ -239,12 +254,14 @@ def body_flags(rig: Rig, visitor: Visitor, token: str):
         yield visitor.call("generate", {"data": ["a cat"]} | more, version="")
 
 
-@G("G33", "an event's data replaced after it was sent")
+@G("G33", "a run's data replaced, or its end brought about, while it is drawn")
 def swapped_data(rig: Rig, visitor: Visitor, token: str):
-    posted = visitor.send("POST", "/gradio_api/call/v2/generate", json=QUICK)
-    event_id = json.loads(posted.body)["event_id"]
-    for path in (f"stream/{event_id}", f"stream/{event_id}/close", f"stream/{'0' * 32}"):
-        yield visitor.send("POST", f"/gradio_api/{path}", json={"data": visitor.page_values(token)})
+    with Victim(rig, token, "victim33") as victim:
+        for path in (f"stream/{victim.event_id}", f"stream/{victim.event_id}/close", f"stream/{'0' * 32}"):
+            answer = visitor.send("POST", f"/gradio_api/{path}", json={"data": visitor.page_values("", "another cat")})
+            assert answer.status == 404, "the event's data may be replaced"
+            yield answer
+        victim.assert_served()
 
 
 @G("G34", "the parts of components that run on the server")
@@ -323,15 +340,26 @@ def other_methods(rig: Rig, visitor: Visitor, token: str):
         yield raw(rig, f"POST {path} HTTP/1.1", json.dumps({"data": list(QUICK.values())}).encode())
 
 
-def raw(rig: Rig, line: str, body: bytes = b"", headers: str = "", length: int | None = None) -> Answer:
+SWITCHED = b"HTTP/1.1 101"  # what comes then is no HTTP any more
+
+
+def raw(
+    rig: Rig,
+    line: str,
+    body: bytes = b"",
+    headers: str = "",
+    length: int | None = None,
+    connection_is: str = "close",
+) -> Answer:
     """What a client that follows no rules gets: the bytes go out as they are, announced as `length` of them."""
     address = urlsplit(rig.url)
     began_s = time.monotonic()
     with socket.create_connection((address.hostname, address.port), timeout=LIMIT_S + 0.5) as connection:
-        head = f"{line}\r\nHost: {address.netloc}\r\nConnection: close\r\nContent-Type: application/json\r\n{headers}"
+        head = f"{line}\r\nHost: {address.netloc}\r\nConnection: {connection_is}\r\n"
+        head += f"Content-Type: application/json\r\n{headers}"
         connection.sendall(f"{head}Content-Length: {length or len(body)}\r\n\r\n".encode() + body)
         received = b""
-        while chunk := connection.recv(65536):
+        while not received.startswith(SWITCHED) and (chunk := connection.recv(65536)):
             received += chunk
     head, _, body = received.partition(b"\r\n\r\n")
     return Answer(int(head.split()[1]), body, time.monotonic() - began_s)
@@ -339,12 +367,24 @@ def raw(rig: Rig, line: str, body: bytes = b"", headers: str = "", length: int |
 
 @G("G38", "a websocket")
 def websocket(rig: Rig, visitor: Visitor, token: str):
+    rig.do(open_websocket)
     upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n"
-    for path in ("/queue/join", "/gradio_api/queue/join", "/"):
-        answer = raw(rig, f"GET {path} HTTP/1.1", headers=upgrade)
-        assert answer.status in (200, 403, 404), answer
-        assert answer.status != 200 or path == "/"
-        yield replace(answer, body=b"", status=200)
+    for path in (WEBSOCKET, "/queue/join", "/gradio_api/queue/join", "/"):
+        answer = raw(rig, f"GET {path} HTTP/1.1", headers=upgrade, connection_is="Upgrade")
+        assert answer.status in (400, 403, 404, 426), "a websocket is let in"
+        yield replace(answer, body=b"", status=200)  # refused before there is a place for a sentence
+
+
+WEBSOCKET = "/gradio_api/echo"
+
+
+def open_websocket() -> None:
+    """Puts one where Gradio's app would have it, so that there is something to reach."""
+
+    async def accept(socket: WebSocket) -> None:
+        await socket.accept()
+
+    inside.gradio_queue().server_app.router.routes.insert(0, WebSocketRoute(WEBSOCKET, accept))
 
 
 @G("G39", "MCP clients without an acceptance")
@@ -404,25 +444,32 @@ def other_bodies(rig: Rig, visitor: Visitor, token: str):
 
 
 class Victim:
-    """An accepted visitor with a long run on the page, in the session `session`."""
+    """An accepted visitor with a long run on the page, in the session `session`, who listens or has yet to."""
 
-    def __init__(self, rig: Rig, token: str, session: str):
+    def __init__(self, rig: Rig, token: str, session: str, listens: bool = True):
         rig.invited += 1
         self._visitor = Visitor(rig.url)
-        self._visitor.http.timeout = 3  # between two words of the server, of which there are several a second
+        self._visitor.http.timeout = 20  # between two words of the server, of which there are several a second
         index = self._visitor.fn_index("Prompt", "Steps")
         values = self._visitor.page_values(token, seed=99)
         values[3:5] = [2, 150]  # pictures, steps
         self.fn_index, self.session, self.answer = index, session, None
+        body = {"fn_index": index, "data": values, "session_hash": session}
+        self._posted = self._visitor.send("POST", "/gradio_api/queue/join", json=body)
+        self.event_id = json.loads(self._posted.body)["event_id"]
         self._is_running = threading.Event()
-        self._thread = threading.Thread(target=self._follow, args=(values,))
+        self._thread = threading.Thread(target=self._follow)
+        if listens:
+            self.listen()
+            assert self._is_running.wait(30)
 
-    def _follow(self, values: list) -> None:
-        body = {"fn_index": self.fn_index, "data": values, "session_hash": self.session}
-        posted = self._visitor.send("POST", "/gradio_api/queue/join", json=body)
+    def listen(self) -> None:
+        self._thread.start()
+
+    def _follow(self) -> None:
         path = f"/gradio_api/queue/data?session_hash={self.session}"
         with contextlib.suppress(httpx.TransportError):  # where a mutant lets the attempt succeed
-            self.answer = self._visitor.events(path, posted, until=self._notice)
+            self.answer = self._visitor.events(path, self._posted, until=self._notice)
 
     def _notice(self, line: str) -> bool:
         if "Step " in line:
@@ -430,45 +477,52 @@ class Victim:
         return False
 
     def __enter__(self) -> "Victim":
-        self._thread.start()
-        assert self._is_running.wait(30)
         return self
 
     def __exit__(self, *_) -> None:
         self._visitor.close()
-        self._thread.join(60)
+        if self._thread.ident:
+            self._thread.join(60)
 
     def assert_served(self) -> None:
-        self._thread.join(10)
-        assert self.answer is not None and self.answer.is_complete and b"seed-99.png" in self.answer.body
+        self._thread.join(60)
+        if self._thread.is_alive():
+            raise TooSlow("the victim is still served")
+        is_served = self.answer is not None and self.answer.is_complete and b"seed-99.png" in self.answer.body
+        assert is_served, "the victim lost its run"
 
 
 @G("G43", "cancelling another's run by the session's name")
 def cancel_by_session(rig: Rig, visitor: Visitor, token: str):
     with Victim(rig, token, "victim43") as victim:
+        answers = []
         for event_id in ("", "0" * 32, None, "victim43"):
             body = {"session_hash": victim.session, "fn_index": victim.fn_index, "event_id": event_id}
-            yield visitor.send("POST", "/gradio_api/cancel", json=body)
-        yield visitor.send("POST", "/gradio_api/reset", json={"event_id": "0" * 32})
-        for event in visitor.config["dependencies"]:
-            if len(event["inputs"]) == 1:
-                body = {"data": [victim.session], "fn_index": event["id"], "session_hash": victim.session}
-                yield visitor.send("POST", "/gradio_api/run/predict", json=body)
+            answers.append(visitor.send("POST", "/gradio_api/cancel", json=body))
+        answers.append(visitor.send("POST", "/gradio_api/reset", json={"event_id": "0" * 32}))
+        for event in events_taking(visitor, 1):
+            body = {"data": [victim.session], "fn_index": event["id"], "session_hash": victim.session}
+            answers.append(visitor.send("POST", "/gradio_api/run/predict", json=body))
         victim.assert_served()
+        yield from answers
 
 
 @G("G44", "listening in on another's run")
 def second_listener(rig: Rig, visitor: Visitor, token: str):
-    brief = rig.patched("sd_space.front:_STREAM_HANDOVER_S", partial(faults.value, new=0.2))
+    nothing = Answer(200, b"", 0.0)
+    brief = rig.patched("sd_space.serving.middleware:_STREAM_HANDOVER_S", partial(faults.value, new=0.2))
     with brief, Victim(rig, token, "victim44") as victim:
-        began_s = time.monotonic()
-        nothing = Answer(200, b"", 0.0)
-        answer = visitor.events(f"/gradio_api/queue/data?session_hash={victim.session}", nothing, lambda line: True)
-        assert answer.status == 409 and time.monotonic() - began_s < LIMIT_S
+        path = f"/gradio_api/queue/data?session_hash={victim.session}"
+        answer = visitor.events(path, nothing, until=lambda line: True)
+        assert answer.status == 409, "a second one listens"
         yield answer
-        for path in ("call/generate/" + "0" * 32, "call/generate/victim44", "call/v2/generate/victim44"):
-            yield visitor.events(f"/gradio_api/{path}", nothing, lambda line: True)
-        yield visitor.events("/gradio_api/queue/data?session_hash=next44", nothing, lambda line: True)  # lying in wait
+        victim.assert_served()
+    with Victim(rig, token, "unheard44", listens=False) as victim:
+        for name in (victim.session, "0" * 32):  # not an event's
+            answer = visitor.events(f"/gradio_api/call/generate/{name}", nothing, until=lambda line: True)
+            assert answer.status == 404, "a session's name is as good as an event's"
+            yield answer
+        victim.listen()
         victim.assert_served()
 
 
@@ -481,20 +535,22 @@ def anothers_heartbeat(rig: Rig, visitor: Visitor, token: str):
 
 
 @G("G46", "another's run through an accepted visitor's own page")
-def guessed_run_ids(rig: Rig, visitor: Visitor, token: str):
-    for event in visitor.config["dependencies"]:
-        if len(event["inputs"]) in (2, 3):  # the token, a run, and what is being written
-            for run_id in ("", "0", "../", secrets.token_urlsafe(16), None, 5, ["x"]):
-                yield visitor.join(event["id"], [token, run_id, ""][: len(event["inputs"])])
+def anothers_run(rig: Rig, visitor: Visitor, token: str):
+    run_id, other = _finished_run(rig, visitor, token), visitor.token()
+    events = events_taking(visitor, *RESUMING)
+    own = [visitor.join(event["id"], [token, run_id, ""][: len(event["inputs"])]) for event in events]
+    assert any(b".png" in answer.body for answer in own), "not even its own visitor is shown the run"
+    for event in events:
+        for guessed in (run_id, "", "0", "../", secrets.token_urlsafe(16), None, 5, ["x"]):
+            yield visitor.join(event["id"], [other, guessed, ""][: len(event["inputs"])])
 
 
 @G("G47", "an acceptance that was withdrawn on the page")
 def withdrawn(rig: Rig, visitor: Visitor, token: str):
     own = visitor.token()
-    for event in visitor.config["dependencies"]:
-        if len(event["inputs"]) == 1:
-            body = {"data": [own], "fn_index": event["id"], "session_hash": "leaves"}
-            visitor.send("POST", "/gradio_api/run/predict", json=body)
+    for event in events_taking(visitor, 1):
+        body = {"data": [own], "fn_index": event["id"], "session_hash": "leaves"}
+        visitor.send("POST", "/gradio_api/run/predict", json=body)
     yield visitor.generate(acceptance_token=own)
 
 
@@ -504,35 +560,91 @@ def test_nothing_is_drawn(rig, visitor, token, attempt):
     assert_refused(rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED)
 
 
-VERIFY, FRONT = "sd_space.gate:Gate.verify_token", "sd_space.front:Front"
+PICTURE = "not holds_picture(answer.body)"
+VERIFY, FILTER = "sd_space.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
+ENVELOPE, ROUTES = "sd_space.serving.envelope:", "sd_space.serving.routes:Routes"
 MUTANTS = (
-    Mutant(VERIFY, "raise LicenceNotAccepted(HOW_TO_ACCEPT)", "return Acceptance('', 0.0)", "G01"),
-    Mutant(VERIFY, "self._serializer.loads(token)", "self._serializer.loads_unsafe(token)[1]", "G06"),
-    Mutant(VERIFY, "<= self._token_ttl_s", "< float('inf')", "G10"),
-    Mutant(VERIFY, "-_CLOCK_SKEW_S <=", "float('-inf') <", "G11"),
-    Mutant(VERIFY, "licence != self._digest", "False", "G12"),
-    Mutant(VERIFY, "except (BadSignature, KeyError, TypeError, ValueError)", "except BadSignature", "G14"),
-    Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47"),
-    Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28"),
-    Mutant("sd_space.ui.handlers:Handlers._is_accepted", "return False", "return True", "G31"),
-    Mutant(f"{FRONT}._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "G35"),
-    Mutant(f"{FRONT}._refusal", "and not self._has_started", "", "G35"),
-    Mutant(f"{FRONT}._refusal", "not self._may_be_fetched(path.removeprefix(_FILE))", "False", "G36"),
-    Mutant(f"{FRONT}._called", "return self._event_refusal(values)", "return None", "G25"),
-    Mutant(f"{FRONT}._called", "len(data) != len(parameters)", "False", "G21"),
-    Mutant(f"{FRONT}._called", "return self._cancel_refusal(values)", "return None", "G43"),
-    Mutant(f"{FRONT}._stream", "if session in self._streams:", "if False:", "G44"),
-    Mutant(f"{FRONT}._stream", "self._surface.session_of(event_id)", "event_id", "G44"),
+    Mutant(
+        VERIFY,
+        "raise LicenceNotAccepted(HOW_TO_ACCEPT)",
+        "return Acceptance('', 0.0)",
+        "G01",
+        PICTURE,
+    ),
+    Mutant(
+        VERIFY,
+        "self._serializer.loads(token)",
+        "self._serializer.loads_unsafe(token)[1]",
+        "G06",
+        PICTURE,
+    ),
+    Mutant(VERIFY, "<= self._token_ttl_s", "< float('inf')", "G10", PICTURE),
+    Mutant(VERIFY, "-_CLOCK_SKEW_S <=", "float('-inf') <", "G11", PICTURE),
+    Mutant(VERIFY, "licence != self._digest", "False", "G12", PICTURE),
+    Mutant(
+        VERIFY,
+        "except (BadSignature, KeyError, TypeError, ValueError)",
+        "except BadSignature",
+        "G14",
+        '"/accept_license" in',
+    ),
+    Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47", PICTURE),
+    Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
+    Mutant(
+        "sd_space.ui.handlers:Handlers._visitor",
+        "return None",
+        "return list(self.runs._runs.values())[-1].admitted.visitor",
+        "G31",
+        PICTURE,
+    ),
+    Mutant(f"{ROUTES}._get", "return None", 'return Route(Kind.ASSET, path, ("",))', "G35", "answer.status == 404"),
+    Mutant(f"{ROUTES}._post", "return None", "return Route(Kind.LOGOUT, plain, json)", "G33", "may be replaced"),
+    Mutant(f"{FILTER}._forward_or_refuse", "if self._has_started:", "if False:", "G35", "answer.status == 404"),
+    Mutant(
+        f"{FILTER}._forward_or_refuse",
+        "not self._may_be_fetched(request.route.name)",
+        "False",
+        "G36",
+        "answer.status == 404",
+    ),
+    Mutant(
+        f"{ENVELOPE}page_event",
+        "type(index) is not int or index not in inputs",
+        "False",
+        "G25",
+        "answer.status < 500",
+    ),
+    Mutant(f"{ENVELOPE}endpoint_call", "len(data) != len(parameters)", "False", "G21", "answer.status < 500"),
+    Mutant(
+        f"{FILTER}._owned_cancellation",
+        "not asked.event_id or self._contract.session_of(asked.event_id) != asked.session_hash",
+        "False",
+        "G43",
+        "the victim lost its run",
+    ),
+    Mutant(f"{FILTER}._stream", "if session in self._streams:", "if False:", "G44", "a second one listens"),
+    Mutant(
+        f"{FILTER}._stream",
+        "self._contract.session_of(request.route.name)",
+        "request.route.name",
+        "G44",
+        "as good as an event's",
+    ),
+    Mutant("sd_space.runs:Runs.get", "and run.admitted.visitor == visitor", "", "G46", PICTURE),
+    Mutant(
+        f"{FILTER}.__call__",
+        'await send({"type": "websocket.close", "code": 1008})',
+        "await self._app(scope, receive, send)",
+        "G38",
+        "a websocket is let in",
+    ),
 )
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, 2), ids=str)
 def test_without_a_guard_an_attempt_gets_through(rig, visitor, token, mutant):
     attempt, rig.invited = G.named(mutant.caught_by), 0
-    with (
-        rig.without(mutant.target, mutant.old, mutant.new),
-        pytest.raises((AssertionError, httpx.TransportError)),
-    ):
+    with rig.without(mutant.target, mutant.old, mutant.new), mutant.caught():
         assert_refused(rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED)
     rig.wait_until_idle()
 

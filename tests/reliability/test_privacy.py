@@ -1,21 +1,30 @@
 """P: prompts, tokens, addresses and paths stay where they belong, and pictures go when their time is over."""
 
+import asyncio
 import logging
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
+from sd_space.recorded import ICON
+
+from ..generated import sampled
+from ..server import until
 from . import faults, inside
-from .rig import HUB_TOKEN, Rig, Rigs, until
+from .rig import HUB_TOKEN, Rig, Rigs
 from .scoreboard import Attempts, Mutant
-from .visitor import FOR_PROGRAMMERS, Answer, Visitor
+from .visitor import FOR_PROGRAMMERS, QUICK, Answer, Visitor
 
 MARKER, ADDRESS = "xyzzymarker", "203.0.113.77"
 P = Attempts()
@@ -30,6 +39,8 @@ class Traces:
     token: str
     served: Answer
     page: Answer
+    fetched: list[int]  # the status of each picture of these two
+    as_tool: str  # how MCP answered
     refused: list[Answer]
     log: str
 
@@ -51,11 +62,14 @@ def traced(rig: Rig) -> Iterator[Traces]:
     earlier = len(rig.log)
     visitor = Visitor(rig.url, headers={"X-Forwarded-For": ADDRESS})
     token = visitor.token()
+    rig.new_files()
     ask = partial(visitor.generate, acceptance_token=token)
     served = ask(prompt=f"{MARKER} cat " * 60)
     values = visitor.page_values(token, prompt=MARKER)
     values[-1] = False  # no recipe in the file
     page = visitor.join(visitor.fn_index("Prompt", "Steps"), values)
+    fetched = [visitor.http.get(f"/gradio_api/file={path}").status_code for path in paths_in(served) + paths_in(page)]
+    as_tool = asyncio.run(called_as_tool(rig, {"prompt": MARKER, "acceptance_token": token}))
     index = visitor.fn_index("Prompt", "Steps")
     refused = [
         ask(prompt=MARKER, seed=-9),
@@ -77,9 +91,23 @@ def traced(rig: Rig) -> Iterator[Traces]:
     with rig.patched("sd_space.gallery:ResultStore.save", partial(faults.raising, message=MARKER)):
         refused.append(ask(prompt=MARKER))
     try:
-        yield Traces(rig, visitor, token, served, page, refused, rig.log[earlier:])
+        yield Traces(rig, visitor, token, served, page, fetched, as_tool, refused, rig.log[earlier:])
     finally:
         visitor.close()
+
+
+def paths_in(answer: Answer) -> list[str]:
+    """Of the pictures that an answer names, of the page or of the endpoint."""
+    return sorted(set(re.findall(r'"path": ?"([^"]+\.(?:png|webp))"', answer.body.decode())))
+
+
+async def called_as_tool(rig: Rig, arguments: dict[str, str]) -> str:
+    async with (
+        streamable_http_client(f"{rig.url}/gradio_api/mcp/") as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        return str((await session.call_tool("generate", QUICK | arguments)).content)
 
 
 def get(traces: Traces, path: str) -> str:
@@ -95,12 +123,13 @@ for _id, _what, _secret in (
     ("P02", "an acceptance token in the log", lambda t: t.token[:40]),
     ("P03", "a visitor's address in the log", lambda t: ADDRESS),
     ("P04", "the operator's Hub token in the log", lambda t: HUB_TOKEN),
-    ("P05", "a result's name in the log", lambda t: file_of(t).parent.name),
+    ("P05", "a result's name in the log", lambda t: f"{t.rig.results}/"),
 ):
 
     @P(_id, _what)
     def log_holds(traces: Traces, secret=_secret):
         assert traces.served.is_complete and traces.log
+        assert len(traces.fetched) >= 2 and set(traces.fetched) == {200} and "image/png" in traces.as_tool
         assert secret(traces) not in traces.log
 
 
@@ -149,7 +178,8 @@ def no_store(traces: Traces):
     again = traces.visitor.generate(acceptance_token=traces.token)
     answer = traces.visitor.http.get(f"/gradio_api/file={again.data[0][0]['path']}")
     assert answer.status_code == 200
-    assert "no-store" in answer.headers["cache-control"] and answer.headers["referrer-policy"] == "same-origin"
+    kept, told = (answer.headers.get(name, "") for name in ("cache-control", "referrer-policy"))
+    assert "no-store" in kept and told == "same-origin"
 
 
 @P("P17", "a result's address guessed")
@@ -160,8 +190,57 @@ def unguessable(traces: Traces):
     assert traces.rig.results.stat().st_mode & 0o077 == 0
 
 
+@contextmanager
+def another_host() -> Iterator[tuple[str, list[str]]]:
+    """Stands for any other host: the address of a picture there, and the paths that it is asked for."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Type", "image/png")
+            self.end_headers()
+            self.wfile.write(ICON.read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://pictures.invalid:{server.server_port}/x.png", asked
+        server.shutdown()
+
+
+def found_here(original: Callable) -> Callable:
+    """Every public name leads to this machine."""
+
+    async def finds(hostname: str) -> str:
+        return "127.0.0.1"
+
+    return finds
+
+
+def ask_everywhere(traces: Traces, url: str) -> None:
+    """Gives every event and endpoint what Gradio takes for a file for each of its inputs, and as data of the event."""
+    value = {"path": url, "url": url, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
+    visitor, events = traces.visitor, [e for e in traces.visitor.config["dependencies"] if e["inputs"]]
+    assert events, "the page has no events"
+    with traces.rig.patched("safehttpx:async_validate_url", found_here):
+        for event in events:
+            data = [value] * len(event["inputs"])
+            visitor.join(event["id"], data)
+            body = {"data": data, "fn_index": event["id"], "session_hash": "files", "event_data": value}
+            visitor.send("POST", "/gradio_api/run/predict", json=body)
+        visitor.generate(acceptance_token=traces.token, prompt=value, negative_prompt=value)
+        visitor.call("accept_license", {"agree": value})
+
+
 @P("P18", "the server calls another host")
 def foreign_hosts(traces: Traces):
+    with another_host() as (url, asked):
+        ask_everywhere(traces, url)
+    assert asked == [], "it fetches what an input names"
     assert traces.rig.do(_foreign_hosts) == []
 
 
@@ -173,7 +252,16 @@ def _foreign_hosts() -> list[str]:
 def uploads(traces: Traces):
     traces.rig.new_files()
     answer = traces.visitor.send("POST", "/gradio_api/upload", files={"files": ("gps.jpg", b"\xff\xd8\xff\xe1 GPS")})
-    assert answer.status == 404 and traces.rig.new_files() == []
+    assert traces.rig.new_files() == [], "it is kept"
+    assert answer.status == 404
+
+
+@P("P23", "a file that an input names stays on the disk")
+def named_files(traces: Traces):
+    traces.rig.new_files()
+    with another_host() as (url, _):
+        ask_everywhere(traces, url.replace("x.png", "y.png"))
+    assert traces.rig.new_files() == []
 
 
 @P("P20", "an address or a prompt in the acceptance token")
@@ -208,26 +296,65 @@ def test_nothing_of_a_visitor_gets_out(traces, attempt):
     attempt.make(traces)
 
 
-GALLERY = "sd_space.gallery:"
-MESSAGE_TOLD = ("type(current).__name__}", "type(current).__name__}: {current}", "P01")
+LOGGED = "secret(traces) not in"
+GALLERY, HEADERS = "sd_space.gallery:", "sd_space.serving.headers:ResponseHeaders."
+MESSAGE_TOLD = ("type(current).__name__}", "type(current).__name__}: {current}", "P01", LOGGED)
 MUTANTS = (  # the last one ends the server
     Mutant("sd_space.engine:described", *MESSAGE_TOLD),
     Mutant("sd_space.runs:described", *MESSAGE_TOLD),
     Mutant("sd_space.ui.events:described", *MESSAGE_TOLD),
-    Mutant("sd_space.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02"),
-    Mutant("sd_space.runs:Runs.start", "self._forget_expired()", "logger.info(address)", "P03"),
-    Mutant(f"{GALLERY}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05"),
-    Mutant("sd_space.ui.events:_refusals", "described(error))", "described(error)); raise gr.Error(__file__)", "P12"),
-    Mutant(f"{GALLERY}ResultStore.save", '"seed-{image.seed}.png"', '"{request.prompt[:20]}.png"', "P13"),
-    Mutant(f"{GALLERY}png_chunks", "if embed_recipe:", "if True:", "P14"),
-    Mutant("sd_space.front:_with_headers", 'headers["Cache-Control"] = "private, no-store"', "pass", "P16"),
-    Mutant("sd_space.front:_with_headers", "headers.update(_HEADERS)", "pass", "P16"),
-    Mutant(f"{GALLERY}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17"),
-    Mutant("sd_space.front:Front._refusal", "pattern is None or not pattern.fullmatch(path)", "False", "P19"),
-    Mutant("sd_space.gate:Gate.issue_token", "secrets.token_urlsafe(9)}", "'', 'address': ''}", "P20"),
-    Mutant(f"{GALLERY}ResultStore.sweep", "results.ended_s <= oldest_s", "False", "P21"),
-    Mutant(f"{GALLERY}ResultStore.close", "self._place.release()", "pass", "P22"),
-)  # fmt: skip
+    Mutant("sd_space.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED),
+    Mutant("sd_space.runs:Runs.start", "self._forget_expired()", "logger.info(address)", "P03", LOGGED),
+    Mutant(f"{GALLERY}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05", LOGGED),
+    Mutant(
+        "sd_space.ui.events:_refusals",
+        "described(error))",
+        "described(error)); raise gr.Error(__file__)",
+        "P12",
+        "not FOR_PROGRAMMERS.search(answer.sentence)",
+    ),
+    Mutant(
+        f"{GALLERY}ResultStore.save",
+        '"seed-{image.seed}.png"',
+        '"{request.prompt[:20]}.png"',
+        "P13",
+        "not any(MARKER in path",
+    ),
+    Mutant(
+        "sd_space.serving.png_text:png_chunks", "if embed_recipe:", "if True:", "P14", "MARKER.encode() not in data"
+    ),
+    Mutant(f"{HEADERS}added", 'headers["Cache-Control"] = "private, no-store"', "pass", "P16", "no-store"),
+    Mutant(f"{HEADERS}added", "headers.update(self._headers)", "pass", "P16", "no-store"),
+    Mutant(f"{GALLERY}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17", "len(folders) == 2"),
+    Mutant(
+        "sd_space.serving.envelope:scalar",
+        "value is None or isinstance(value, str | int | float | bool)",
+        "True",
+        "P18",
+        "it fetches what an input names",
+    ),
+    Mutant(
+        "sd_space.gate:Gate.issue_token",
+        "secrets.token_urlsafe(9)}",
+        "'', 'address': ''}",
+        "P20",
+        "claims_of(traces.token).keys()",
+    ),
+    Mutant(
+        f"{GALLERY}ResultStore.sweep",
+        "results.ended_s <= oldest_s",
+        "False",
+        "P21",
+        "until(lambda: not path.parent.exists()",
+    ),
+    Mutant(
+        f"{GALLERY}ResultStore.close",
+        "self._place.release()",
+        "pass",
+        "P22",
+        "not list(traces.rig.results.rglob",
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -235,10 +362,12 @@ def leaky(rigs):
     return start(rigs)
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, 2), ids=str)
 def test_without_a_guard_something_gets_out(leaky, mutant):
     depth = leaky.do(inside.patch, mutant.target, partial(inside.rewritten, old=mutant.old, new=mutant.new))
-    with traced(leaky) as traces, pytest.raises((AssertionError, KeyError)):
-        P.named(mutant.caught_by).make(traces)
-    if leaky.process.is_alive():
-        leaky.do(inside.restore, depth)
+    try:
+        with traced(leaky) as traces, mutant.caught():
+            P.named(mutant.caught_by).make(traces)
+    finally:
+        if leaky.process.poll() is None:
+            leaky.do(inside.restore, depth)

@@ -8,14 +8,15 @@ import pytest
 
 from sd_space.ui.serving import SESSION_CAPACITY
 
+from ..generated import sampled
 from . import faults, inside
 from .rig import Rig
 from .scoreboard import Attempts, Mutant
 from .soak import AT_ONCE, ENVIRON, census, files_of, sample, seconds_until_gone, visits
 from .visitor import Visitor
 
-STATES, VISITS, FEW = 30, 160, 40
-TTL_S, UNHEARD_S = 3.0, 1.0
+STATES, VISITS, FEW = 20, 60, 40
+TTL_S, UNHEARD_S = 2.0, 1.0
 K = Attempts()
 
 
@@ -100,16 +101,17 @@ def test_visits_leave_nothing_behind(soaked, attempt):
     attempt.make(soaked)
 
 
+FILTER = "sd_space.serving.middleware:RequestFilter"
 MUTANTS = (
-    Mutant("sd_space.front:Front.__call__", "self._surface.sweep(self._streams)", "pass", "K01"),
+    Mutant(f"{FILTER}._forward_or_refuse", "self._contract.sweep(self._streams)", "pass", "K01"),
     Mutant("sd_space.sessions:_may_be_fetched", "now_s < since_s + UNHEARD_S", "True", "K02"),
     Mutant("sd_space.runs:Runs._forget_expired", "run.is_done and run.done_at_s < oldest_s", "False", "K08"),
     Mutant("sd_space.gallery:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17"),
 )
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=str)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, 1), ids=str)
 def test_without_a_guard_something_stays(soaked, mutant):
-    with soaked.rig.without(mutant.target, mutant.old, mutant.new), pytest.raises(AssertionError):
+    with soaked.rig.without(mutant.target, mutant.old, mutant.new), mutant.caught():
         soaked.visit(FEW, is_patient=mutant.caught_by in ("K08", "K17"))
         K.named(mutant.caught_by).make(soaked)
