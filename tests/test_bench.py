@@ -1,10 +1,14 @@
 """Each benchmark runs on a small model, prints its table, and ends with one JSON object."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sd_space.denoiser import SCHEDULER_TABLE
 from sd_space.tools.bench.__main__ import BENCHMARKS, main
+from sd_space.tools.bench.figures import plain
 
 
 def bench(capsys, *arguments: str) -> dict:
@@ -16,6 +20,11 @@ def bench(capsys, *arguments: str) -> dict:
     assert figures["seed"] == 0 and figures["cores"] >= 1 and figures["torch_threads"] >= 1
     assert {"python", "torch", "diffusers", "transformers"} <= set(figures["versions"])
     return figures
+
+
+def bench_kept(capsys, kept: Path, *arguments: str) -> dict:
+    assert main(["--figures", str(kept), *arguments]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_engine_beside_the_queue(capsys, model_folder):
@@ -67,6 +76,54 @@ def test_size(capsys, model_folder):
         assert row["picture_s"] * 1e3 > 4 * row["step_ms"] + row["decode_ms"]
 
 
+def test_exactness(capsys, model_folder):
+    figures = bench(capsys, "exactness", "--model", str(model_folder), "--steps", "3")
+    assert [row["scheduler"] for row in figures["rows"]] == list(SCHEDULER_TABLE)
+    assert {row["alone"] for row in figures["rows"]} == {row["two_pictures"] for row in figures["rows"]} == {0}
+    assert all(row["in_a_crowd"] <= 1 for row in figures["rows"])
+
+
+def test_schedulers(capsys, model_folder):
+    options = ("--pictures", "1", "2", "--repeats", "2", "--scheduler", "Heun")
+    rows = bench(capsys, "schedulers", "--model", str(model_folder), *options)["rows"]
+    assert [(row["scheduler"], row["pictures"]) for row in rows] == [("Heun", 1), ("Heun", 2)]
+    assert all(row["step_ms"] >= row["host_ms"] > 0 and row["host_waits"] is None for row in rows)
+
+
+def test_clock(capsys, model_folder):
+    rows = bench(capsys, "clock", "--model", str(model_folder), "--steps", "20", "--repeats", "1")["rows"]
+    assert [row["previews"] for row in rows] == ["on", "off"]
+    for row in rows:
+        assert 20 * row["true_step_ms"] < 1e3 * row["picture_s"], "the decode comes after the steps"
+        assert 0 < row["counted_of_true"] <= 1, "a step is counted from within the time that it takes"
+
+
+def test_picture(capsys, model_folder, tmp_path):
+    figures = bench(capsys, "picture", "--model", str(model_folder), "--steps", "2", "--out", str(tmp_path / "one.png"))
+    assert figures["outcome"] == "ok"
+    assert figures["first_picture_s"] == pytest.approx(sum(figures["stages_s"].values()))
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_machine(capsys):
+    assert main(["machine", "--device", "cpu", "--rounds", "1"]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["kind"] == "cpu" and figures["versions"]["torch"]
+    assert all(row["reached"] > 0 for row in figures["rows"])
+
+
+def test_the_figures_so_far_are_kept_in_a_file(capsys, model_folder, tmp_path):
+    kept = tmp_path / "figures.json"
+    figures = bench_kept(capsys, kept, "size", "--model", str(model_folder), "--sizes", "64", "--repeats", "1")
+    assert json.loads(kept.read_text()) == figures
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_what_is_no_number_is_null_in_json():
+    figures = {"rows": [{"a": float("nan"), 1: np.float32(0.5)}, (float("inf"), None, True)], "path": Path("x")}
+    assert plain(figures) == {"rows": [{"a": None, "1": 0.5}, [None, None, True]], "path": "x"}
+
+
 def test_overhead(capsys, model_folder):
     figures = bench(capsys, "overhead", "--model", str(model_folder), "--visitors", "1", "10", "--repeats", "1")
     one, ten = figures["rows"]
@@ -84,6 +141,7 @@ def test_startup(capsys, model_folder):
     assert 0 < space["page_s"] < space["ready_s"] < space["first_picture_s"]
     assert rows["bare Gradio page"]["page_s"] > 0
     assert rows["plain recipe"]["first_picture_s"] > 0
+    assert rows["this Space, no page"]["first_picture_s"] > 0
 
 
 def test_an_unknown_benchmark_is_refused(capsys):

@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for visitors in options.visitors:
         arrivals = [number * stagger_s for number in range(visitors)]
         rows.append(compared(engine, plain, admitted[:visitors], arrivals, options.repeats))
+        harness.keep(options, {**circumstances, "stagger_s": stagger_s, "rows": rows})
     harness.print_table(COLUMNS, [line for row in rows for line in lines(row)])
     return {**circumstances, "stagger_s": stagger_s, "rows": rows}
 

@@ -1,11 +1,17 @@
 """What the benchmarks share: the model that `--model` names, plain pipeline calls, tables and circumstances."""
 
 import argparse
+import contextlib
 import datetime
+import functools
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +21,18 @@ import transformers
 from diffusers import StableDiffusionPipeline
 
 from sd_space.card import load_card
-from sd_space.denoiser import make_scheduler
+from sd_space.denoiser import Denoiser, make_scheduler
 from sd_space.pipeline import LoadedPipeline, PipelineSpec, detect_hardware, load_pipeline
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
+from sd_space.tools.bench.figures import print_table as print_table
+from sd_space.tools.bench.figures import save
+from sd_space.unet_calls import RECORD_AT
 
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
+ROOT = Path(__file__).parents[3]
+PACKAGES = ("torch", "diffusers", "transformers", "huggingface_hub", "accelerate", "numpy", "openvino", "gradio")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,17 +54,17 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scheduler", help="noise scheduler (default: the model's)")
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
-    return Settings(model=options.model, device=options.device, dtype=options.dtype)
+def settings_of(options: argparse.Namespace, **changes: Any) -> Settings:
+    return Settings(model=options.model, device=options.device, dtype=options.dtype, **changes)
 
 
-def load(options: argparse.Namespace) -> LoadedPipeline:
-    """The model as the Space would load it."""
+def load(options: argparse.Namespace, **changes: Any) -> LoadedPipeline:
+    """The model as the Space would load it; `changes` are of its settings."""
     transformers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.set_verbosity_error()  # the safety screen tests itself, and the checker would report it
     if options.threads:
         torch.set_num_threads(options.threads)
-    spec = PipelineSpec.from_settings(settings_of(options), detect_hardware())
+    spec = PipelineSpec.from_settings(settings_of(options, **changes), detect_hardware())
     return v1_4_random.load(spec) if spec.model == v1_4_random.NAME else load_pipeline(spec)
 
 
@@ -113,6 +124,56 @@ def peak_memory(device: torch.device, work: Callable[[], object]) -> int | None:
     return max(0, _status_bytes("VmHWM") - before)
 
 
+def timed(denoiser: Denoiser, work: Callable[[], object], repeats: int) -> float:
+    """The median of its seconds after a first time."""
+    seconds = []
+    for _ in range(repeats + 1):
+        began_s = time.perf_counter()
+        work()
+        denoiser.synchronize()
+        seconds.append(time.perf_counter() - began_s)
+    return statistics.median(seconds[1:])
+
+
+def steps(denoiser: Denoiser, request: GenerationRequest, pictures: int, repeats: int) -> dict[str, float]:
+    """Milliseconds of a step that so many share, and those of them in which the host was busy launching it.
+
+    The first steps of a shape are not counted: on CUDA, calls are recorded in them.
+    """
+    request = replace(request, num_inference_steps=max(request.num_inference_steps, RECORD_AT + repeats + 1))
+    encoded = denoiser.encode_prompt(request)
+    states = [denoiser.prepare_latents(request, seed, encoded) for seed in range(pictures)]
+    for _ in range(RECORD_AT + 1):
+        denoiser.denoise_step(states)
+    denoiser.synchronize()
+    host_s, began_s = 0.0, time.perf_counter()
+    for _ in range(repeats):
+        launched_s = time.perf_counter()
+        denoiser.denoise_step(states)
+        host_s += time.perf_counter() - launched_s
+    denoiser.synchronize()
+    step_ms = 1e3 * (time.perf_counter() - began_s) / repeats
+    return {"step_ms": step_ms, "host_ms": 1e3 * host_s / repeats, "ms_per_picture": step_ms / pictures}
+
+
+def matmul_rate(device: str, dtype: torch.dtype, rounds: int = 5) -> float:
+    """FLOP a second of a large square product: the best of a few."""
+    side = 2048 if device == "cpu" else 8192
+    one = torch.randn(side, side, dtype=dtype, device=device)
+    best_s = float("inf")
+    for _ in range(rounds + 1):  # the first warms up
+        began_s = time.perf_counter()
+        (one @ one).flatten()[0].item()
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return 2 * side**3 / best_s
+
+
+def keep(options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Puts what is known so far where `--figures` says: a run that is ended early was not for nothing."""
+    if getattr(options, "figures", None):
+        save(options.figures, {"benchmark": options.benchmark, **figures})
+
+
 def _status_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
@@ -132,14 +193,43 @@ def circumstances(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[s
 
 def machine(device: str) -> dict[str, Any]:
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        **(cuda_device() if device == "cuda" else {"device": device}),
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "diffusers", "transformers", "gradio")},
+        "versions": {"python": platform.python_version()} | _versions(),
+        "commit": _said_by("git", "rev-parse", "HEAD"),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def cuda_device() -> dict[str, Any]:
+    return {
+        "device": torch.cuda.get_device_name(),
+        "device_memory_gib": torch.cuda.get_device_properties(0).total_memory / GIB,
+        "driver": _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.version.cuda else None,
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of those packages that are here."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+@functools.cache
+def _said_by(*command: str) -> str | None:
+    """The one line that a command prints; `None` where there is no such command, or it fails."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
 
 
 def _cpu_name() -> str:
@@ -156,17 +246,3 @@ def told(circumstances: dict[str, Any]) -> str:
         f"{circumstances['cores']} cores of {circumstances['cpu']}, {circumstances['torch_threads']} threads, "
         f"torch {versions['torch']}, diffusers {versions['diffusers']}"
     ).strip()
-
-
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Markdown, so that it can be pasted; numbers with three significant digits, `None` as not measured."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(row[k]) for row in [list(columns), *cells]) for k in range(len(columns))]
-    for row in [list(columns), ["-" * width for width in widths], *cells]:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |", flush=True)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "not measured"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ways |= {way: lambda way=way: by_engine(way) for way in engines}
     calls = engines["this Space"]._denoiser.num_timesteps(request)
     flops = unet_flops(loaded, request.width // loaded.pipeline.vae_scale_factor)
-    rate = matmul_rate(loaded)
+    rate = harness.matmul_rate(loaded.info.device, loaded.pipeline.unet.dtype)
     limit_s = 2 * calls * flops / rate
     circumstances = harness.circumstances(loaded, options) | {
         "size": request.width, "scheduler": request.scheduler, "unet_calls": calls, "repeats": options.repeats,
@@ -77,15 +77,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             began_s = time.perf_counter()
             draw()
             seconds[way].append(time.perf_counter() - began_s)
-    rows = []
-    for way in ways:
-        picture_s = statistics.median(seconds[way])
-        off = np.abs(drawn[way].astype(int) - drawn["the recipe"].astype(int))
-        rows.append({
-            "way": way, "picture_s": picture_s, "of_the_recipe": picture_s / statistics.median(seconds["the recipe"]),
-            "step_ms": 1e3 * picture_s / calls, "of_the_limit": limit_s / picture_s,
-            "mean_difference": float(off.mean()), "largest_difference": int(off.max()),
-        })  # fmt: skip
+        rows = [row_of(way, seconds, drawn, calls, limit_s) for way in ways]
+        harness.keep(options, {**circumstances, "rows": rows})
     harness.print_table(COLUMNS, [list(row.values()) for row in rows])
     print(
         f"The limit, {limit_s:.3g} s: {calls} UNet calls with guidance, {2 * flops / 1e9:.4g} GFLOP each, at the "
@@ -93,6 +86,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         flush=True,
     )
     return {**circumstances, "rows": rows}
+
+
+def row_of(
+    way: str, seconds: dict[str, list[float]], drawn: dict[str, np.ndarray], calls: int, limit_s: float
+) -> dict[str, Any]:
+    picture_s, recipe_s = (statistics.median(seconds[name]) for name in (way, "the recipe"))
+    off = np.abs(drawn[way].astype(int) - drawn["the recipe"].astype(int))
+    return {
+        "way": way,
+        "picture_s": picture_s,
+        "of_the_recipe": picture_s / recipe_s,
+        "step_ms": 1e3 * picture_s / calls,
+        "of_the_limit": limit_s / picture_s,
+        "mean_difference": float(off.mean()),
+        "largest_difference": int(off.max()),
+    }
 
 
 def stock_pipeline(options: argparse.Namespace, loaded: LoadedPipeline) -> StableDiffusionPipeline:
@@ -108,23 +117,11 @@ def stock_pipeline(options: argparse.Namespace, loaded: LoadedPipeline) -> Stabl
 
 def unet_flops(loaded: LoadedPipeline, side: int) -> int:
     """Of one row of `side` x `side` latents, counted without computing."""
-    unet = copy.deepcopy(loaded.pipeline.unet).to("meta")
-    config = unet.config
+    config = loaded.pipeline.unet.config
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(config)
     sample = torch.empty(1, config.in_channels, side, side, device="meta", dtype=unet.dtype)
     embeds = torch.empty(1, 77, config.cross_attention_dim, device="meta", dtype=unet.dtype)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         unet(sample, torch.empty(1, device="meta"), encoder_hidden_states=embeds, return_dict=False)
     return counter.get_total_flops()
-
-
-def matmul_rate(loaded: LoadedPipeline, rounds: int = 5) -> float:
-    """FLOP a second of a large square product in the model's dtype: the best of a few."""
-    unet = loaded.pipeline.unet
-    side = 2048 if loaded.info.device == "cpu" else 8192
-    one = torch.randn(side, side, dtype=unet.dtype, device=loaded.info.device)
-    best_s = float("inf")
-    for _ in range(rounds + 1):  # the first warms up
-        began_s = time.perf_counter()
-        (one @ one).flatten()[0].item()
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return 2 * side**3 / best_s

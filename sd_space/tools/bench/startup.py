@@ -1,7 +1,7 @@
 """Starting up: seconds from the command to the page, to ready, to the first picture.
 
-Beside a bare Gradio page that has no model, and the model card's plain recipe that has no page. Files that were read
-before are in the system's cache, as they are when a Space restarts.
+Beside a bare Gradio page that has no model, the model card's plain recipe that has no page, and this Space without one.
+Files that were read before are in the system's cache, as they are when a Space restarts.
 """
 
 import argparse
@@ -14,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import torch
 
 from sd_space.card import load_card
 from sd_space.pipeline import TINY_FOLDER
@@ -26,7 +26,7 @@ from sd_space.settings import PREFIX
 from sd_space.tools import v1_4_random
 from sd_space.tools.bench import harness
 
-ROOT = Path(__file__).parents[3]
+ROOT = harness.ROOT
 COLUMNS = ("what", "page s", "ready s", "first picture s")
 BARE_PAGE = "import gradio; gradio.Interface(str, 'text', 'text').launch(server_port=int(__import__('sys').argv[1]))"
 RECIPE = """
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", help="of the files, such as fp16")
     parser.add_argument("--steps", type=int, default=20, help="inference steps of the first picture")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-page", action="store_true", help="leaves out what needs Gradio")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -59,22 +60,28 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     circumstances = {"model": options.model, "steps": options.steps, "seed": options.seed, "repeats": options.repeats}
     circumstances |= harness.machine(options.device)
     print(harness.told(circumstances), flush=True)
-    runs: dict[str, list[dict[str, float]]] = {"this Space": [], "bare Gradio page": [], "plain recipe": []}
+    ways: dict[str, Callable[..., dict[str, float]]] = {"this Space": space, "bare Gradio page": bare_page}
+    ways = ({} if options.no_page else ways) | {"this Space, no page": no_page, "plain recipe": recipe}
+    runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as scratch:
         model = options.model
         if model == v1_4_random.NAME:
             model = str(Path(scratch) / model)
-            v1_4_random.save(Path(model))
+            v1_4_random.save(
+                Path(model), torch.float16 if options.variant == "fp16" else torch.float32, options.variant
+            )
         for _ in range(options.repeats):
-            runs["this Space"].append(space(options, model, scratch))
-            runs["bare Gradio page"].append(bare_page(scratch))
-            runs["plain recipe"].append(recipe(options, model, scratch))
-    medians = {
-        what: {name: statistics.median(one[name] for one in each) for name in each[0]} for what, each in runs.items()
-    }
+            for way, measure in ways.items():
+                runs[way].append(measure(options, model, scratch))
+                medians = {
+                    what: {name: statistics.median(one[name] for one in each) for name in each[0]}
+                    for what, each in runs.items()
+                    if each
+                }
+                harness.keep(options, {**circumstances, "runs": runs, "rows": medians})
     names = ("page_s", "ready_s", "first_picture_s")
     harness.print_table(COLUMNS, [[what, *(row.get(name, "") for name in names)] for what, row in medians.items()])
-    return {**circumstances, "rows": medians}
+    return {**circumstances, "runs": runs, "rows": medians}
 
 
 def space(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
@@ -95,10 +102,17 @@ def space(options: argparse.Namespace, model: str, scratch: str) -> dict[str, fl
         return {"page_s": page_s, "ready_s": ready_s, "first_picture_s": time.perf_counter() - began_s}
 
 
-def bare_page(scratch: str) -> dict[str, float]:
+def bare_page(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
     port = free_port()
     with started(["-c", BARE_PAGE, str(port)], port, {}) as (url, began_s):
         return {"page_s": answers(url, "/", began_s)}
+
+
+def no_page(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
+    """What the Space does for one picture, without a page, in a process of its own: see `picture.py`."""
+    arguments = ["--model", model, "--device", options.device, "--steps", str(options.steps)]
+    arguments += ["--seed", str(options.seed), "--out", str(Path(scratch) / "picture.png")]
+    return {"first_picture_s": seconds_of(["-m", "sd_space.tools.bench", "picture", *arguments])}
 
 
 def recipe(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
@@ -111,10 +125,17 @@ def recipe(options: argparse.Namespace, model: str, scratch: str) -> dict[str, f
         "steps": options.steps,
         "file": str(Path(scratch) / "picture.png"),
     }
+    return {"first_picture_s": seconds_of(["-c", RECIPE, json.dumps(values)])}
+
+
+def seconds_of(arguments: list[str]) -> float:
+    """How long Python is busy with them, in a process of its own."""
     began_s = time.perf_counter()
-    command = [sys.executable, "-c", RECIPE, json.dumps(values)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=PATIENCE_S)
-    return {"first_picture_s": time.perf_counter() - began_s}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+    if done.returncode != 0:
+        said = done.stderr.strip().splitlines() or ["nothing was said"]
+        raise RuntimeError(f"the process ended with {done.returncode}: {said[-1]}")
+    return time.perf_counter() - began_s
 
 
 @contextlib.contextmanager
@@ -138,6 +159,8 @@ def started(arguments: list[str], port: int, environ: dict[str, str]) -> Iterato
 
 def answers(url: str, path: str, began_s: float) -> float:
     """Seconds from `began_s` until `path` answers 200."""
+    import httpx  # Gradio's, as all that speaks to a page
+
     with httpx.Client(timeout=30) as client:  # one for all: making one takes longer than a page does
         while time.perf_counter() - began_s < PATIENCE_S:
             with contextlib.suppress(httpx.TransportError):
@@ -152,6 +175,8 @@ def answers(url: str, path: str, began_s: float) -> float:
 
 def call(url: str, endpoint: str, values: dict[str, Any]) -> list[Any]:
     """What an endpoint of Gradio's plain HTTP API returns."""
+    import httpx
+
     asked = httpx.post(f"{url}/gradio_api/call/v2/{endpoint}", json=values, timeout=PATIENCE_S).raise_for_status()
     event = ""
     event_url = f"{url}/gradio_api/call/{endpoint}/{asked.json()['event_id']}"
