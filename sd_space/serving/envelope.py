@@ -107,7 +107,7 @@ def scalar(name: str, value: object) -> Scalar:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     kind = "a list" if isinstance(value, list) else "an object"
-    raise Refusal(400, f"{name} must be text, a number, true, false or null, not {kind}.")
+    raise Refusal(400, f"{name} must be text, a number, true or false, not {kind}.")
 
 
 def session_hash(value: object) -> str:

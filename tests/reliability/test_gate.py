@@ -116,6 +116,7 @@ FORGED = {  # id -> (what, from a valid token to one that is not)
     "G19": ("a token as an object", lambda token: {"token": token}),
     "G20": ("a token of 60 kB", lambda token: token * 300),
 }  # fmt: skip
+NO_TEXT = ("G18", "G19")  # refused for what they are, before anybody asks whether they are an acceptance
 for _id, (_what, _forge) in FORGED.items():
     G.add(_id, _what, lambda rig, visitor, token, forge=_forge: [visitor.generate(acceptance_token=forge(token))])
 
@@ -557,7 +558,7 @@ def withdrawn(rig: Rig, visitor: Visitor, token: str):
 @pytest.mark.parametrize("attempt", list(G), ids=str)
 def test_nothing_is_drawn(rig, visitor, token, attempt):
     rig.invited = 0
-    assert_refused(rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED)
+    assert_refused(rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED and attempt.id not in NO_TEXT)
 
 
 PICTURE = "not holds_picture(answer.body)"
