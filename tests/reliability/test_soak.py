@@ -102,10 +102,26 @@ def test_visits_leave_nothing_behind(soaked, attempt):
 
 
 MUTANTS = (
-    Mutant("sd_space.front:Front.__call__", "self._surface.sweep(self._streams)", "pass", "K01"),
-    Mutant("sd_space.sessions:_may_be_fetched", "now_s < since_s + UNHEARD_S", "True", "K02"),
-    Mutant("sd_space.runs:Runs._forget_expired", "run.is_done and run.done_at_s < oldest_s", "False", "K08"),
-    Mutant("sd_space.gallery:ResultStore.sweep", "made_s <= self._now_s() - self._ttl_s", "False", "K17"),
+    Mutant(
+        "sd_space.front:Front.__call__",
+        "self._surface.sweep(self._streams)",
+        "pass",
+        "K01",
+        "soaked.after[what] <= most",
+    ),
+    Mutant(
+        "sd_space.sessions:_may_be_fetched", "now_s < since_s + UNHEARD_S", "True", "K02", "soaked.after[what] <= most"
+    ),
+    Mutant(
+        "sd_space.runs:Runs._forget_expired",
+        "run.is_done and run.done_at_s < oldest_s",
+        "False",
+        "K08",
+        "soaked.after[what] <= most",
+    ),
+    Mutant(
+        "sd_space.gallery:ResultStore.sweep", "made_s <= self._now_s() - self._ttl_s", "False", "K17", "soaked.gone_s"
+    ),
 )
 
 
