@@ -5,6 +5,7 @@ put in while the app serves, and the product needs no switch for it.
 import contextlib
 import gc
 import inspect
+import resource
 import sys
 import textwrap
 from collections import Counter
@@ -17,8 +18,10 @@ foreign_hosts: set[str] = set()
 _before: list[tuple[object, str, object]] = []  # (owner, name, what it was)
 
 
-def notice_hosts() -> None:
-    """Keeps in `foreign_hosts` the names of all hosts but this machine that are called from now on."""
+def begin(handles: int | None) -> None:
+    """Before the app is there: bounds its file handles, and notices in `foreign_hosts` whom else it calls."""
+    if handles:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
     sys.addaudithook(_notice_host)
     with contextlib.suppress(ImportError):  # its calls are not the interpreter's, so that no audit hook hears of them
         import uvloop

@@ -79,9 +79,18 @@ class Rigs:
         self._started: list[Rig] = []
 
     def start(
-        self, *arguments: str, program: str = "app", folder: Path | None = None, is_ready: bool = True, **environ: str
+        self,
+        *arguments: str,
+        program: str = "app",
+        folder: Path | None = None,
+        is_ready: bool = True,
+        handles: int | None = None,
+        **environ: str,
     ) -> Rig:
-        """A server on a free port; `folder` is a temporary folder that an earlier one left behind."""
+        """A server on a free port; `folder` is a temporary folder that an earlier one left behind.
+
+        `handles`: so many file handles may it have.
+        """
         number = len(self._started)
         folder, log = folder or self._root / f"server{number}", self._root / f"server{number}.log"
         folder.mkdir(exist_ok=True)
@@ -93,7 +102,7 @@ class Rigs:
             "SD_SPACE_SECRET": SECRET,
         }
         given = settings_for(folder) | ours | environ
-        process = Forked(program, arguments, given, log, inside.notice_hosts)
+        process = Forked(program, arguments, given, log, partial(inside.begin, handles))
         rig = self.kind(address_of(given), process, folder, folder / "results", log)
         self._started.append(rig)
         if is_ready:

@@ -81,7 +81,7 @@ class Mutant:
     old: str
     new: str
     caught_by: str
-    by: str = ""
+    by: str
 
     def __str__(self) -> str:
         return f"mutant {self.caught_by} {self.target.partition(':')[2]} {self.old[:40]}"
@@ -94,8 +94,6 @@ class Mutant:
         except AssertionError as error:
             places = [place for place in traceback.extract_tb(error.__traceback__) if place.name not in _WAITING]
             fallen = _statement(places[-1])
-            if not self.by:
-                print("FELL", self, "|", fallen)
             if self.by not in fallen:
                 raise AssertionError(f"{fallen!r} fell, not an assertion with {self.by!r}") from error
         else:

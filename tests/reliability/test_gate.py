@@ -558,7 +558,9 @@ def withdrawn(rig: Rig, visitor: Visitor, token: str):
 @pytest.mark.parametrize("attempt", list(G), ids=str)
 def test_nothing_is_drawn(rig, visitor, token, attempt):
     rig.invited = 0
-    assert_refused(rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED and attempt.id not in NO_TEXT)
+    assert_refused(
+        rig, attempt.make(rig, visitor, token), is_about_licence=attempt.id in FORGED and attempt.id not in NO_TEXT
+    )
 
 
 PICTURE = "not holds_picture(answer.body)"

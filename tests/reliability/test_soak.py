@@ -103,10 +103,24 @@ def test_visits_leave_nothing_behind(soaked, attempt):
 
 FILTER = "sd_space.serving.middleware:RequestFilter"
 MUTANTS = (
-    Mutant(f"{FILTER}._forward_or_refuse", "self._contract.sweep(self._streams)", "pass", "K01"),
-    Mutant("sd_space.sessions:_may_be_fetched", "now_s < since_s + UNHEARD_S", "True", "K02"),
-    Mutant("sd_space.runs:Runs._forget_expired", "run.is_done and run.done_at_s < oldest_s", "False", "K08"),
-    Mutant("sd_space.gallery:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17"),
+    Mutant(
+        f"{FILTER}._forward_or_refuse",
+        "self._contract.sweep(self._streams)",
+        "pass",
+        "K01",
+        "soaked.after[what] <= most",
+    ),
+    Mutant(
+        "sd_space.sessions:_may_be_fetched", "now_s < since_s + UNHEARD_S", "True", "K02", "soaked.after[what] <= most"
+    ),
+    Mutant(
+        "sd_space.runs:Runs._forget_expired",
+        "run.is_done and run.done_at_s < oldest_s",
+        "False",
+        "K08",
+        "soaked.after[what] <= most",
+    ),
+    Mutant("sd_space.gallery:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17", "soaked.gone_s"),
 )
 
 
