@@ -1,6 +1,7 @@
 """Unexpected errors: two kinds, and what the log says (type and place, never words, which may quote a prompt)."""
 
 import traceback
+from pathlib import Path
 
 # How else than by `torch.OutOfMemoryError` the end of memory is told: by the driver (kernels and graphs load lazily),
 # by cuDNN when no way to do a convolution found room for its workspace, by cuBLAS, on MPS and on the CPU.
@@ -34,3 +35,10 @@ def described(error: BaseException) -> str:
         parts.append(f"{''.join(traceback.format_tb(current.__traceback__))}{type(current).__name__}")
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return "\ncaused by:\n".join(parts)
+
+
+def innermost(error: BaseException) -> str:
+    """The error's type and the place where it was raised: 'ValueError in http_server.py, line 31'."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"

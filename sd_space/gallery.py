@@ -87,6 +87,11 @@ class ResultStore:
         self._closing = threading.Event()
         self._janitor = threading.Thread(target=self._keep_clean, name="janitor", daemon=True)
 
+    def check(self) -> None:
+        """Takes the folder and gives it back. Raises CannotStart where `start` would."""
+        self._place.claim()
+        self._place.release()
+
     def start(self) -> None:
         """Makes the folder, readable by this user only, and starts the janitor. Raises CannotStart."""
         self._place.claim()

@@ -1,10 +1,18 @@
 """The command as an operator meets it: wrong calls, the page before the model, passwords, being told to stop."""
 
+import ast
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import httpx
 import pytest
 from gradio_client import Client
 
-from .server import ended, serve
+from .server import ROOT, ended, serve
 
 
 @pytest.mark.parametrize(
@@ -20,6 +28,71 @@ def test_a_wrong_call_ends_at_once_in_a_sentence(arguments, environ, says, tmp_p
     status, said = ended("app", arguments, tmp_path, **environ)
     assert status == 2
     assert says in said and "Traceback" not in said
+
+
+def refused(*command: str, preexec_fn=None, cwd: Path = ROOT, **environ: str) -> str:
+    """What the app says when it does not start: one sentence, at once, and status 2."""
+    run = subprocess.run(
+        [sys.executable, *(command or ["app.py"])],
+        cwd=cwd,
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        errors="backslashreplace",
+        preexec_fn=preexec_fn,
+        timeout=60,
+    )
+    (sentence,) = run.stderr.splitlines()
+    assert run.returncode == 2 and run.stdout == "" and sentence.endswith(".")
+    return sentence
+
+
+def test_a_port_that_is_taken_ends_the_start_and_no_other_one_is_used():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert f"Port {port} of 127.0.0.1 is taken" in refused(GRADIO_SERVER_PORT=str(port))
+
+
+def test_what_only_libraries_would_fall_over_ends_in_a_sentence_before_them(tmp_path):
+    assert "GRADIO_SERVER_PORT must be a whole number" in refused(GRADIO_SERVER_PORT="")
+    assert "GRADIO_SERVER_NAME must be an address" in refused(GRADIO_SERVER_NAME="192.0.2.1")
+    assert "HF_HUB_DOWNLOAD_TIMEOUT must be" in refused(HF_HUB_DOWNLOAD_TIMEOUT="soon")
+    assert "https_proxy cannot be used" in refused(https_proxy=":::")
+    assert "GRADIO_NUM_WORKERS is not allowed here" in refused(GRADIO_NUM_WORKERS="2")
+    (tmp_path / "results").symlink_to(tmp_path)
+    assert "is a symbolic link" in refused(SD_SPACE_RESULT_DIR=str(tmp_path / "results"))
+
+
+def test_where_nothing_can_be_written_a_sentence_says_so():
+    """The kernel lets this process write no byte to any file, whoever it belongs to."""
+    said = refused(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
+    assert said == "No temporary file can be written; set TMPDIR to a folder that can be."
+
+
+def test_too_few_file_handles_are_refused():
+    assert "ulimit -n 96" in refused(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "cp1252"])
+def test_a_console_that_lacks_a_sign_shows_the_sentence_all_the_same(encoding):
+    said = refused(SD_SPACE_MAX_QUEUE="größer 🔨", PYTHONIOENCODING=encoding)
+    assert said.startswith("SD_SPACE_MAX_QUEUE must be a whole number from 1 to 10000, not ")
+
+
+def test_a_closed_standard_output_keeps_no_sentence_back():
+    said = refused(
+        "-c", "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, 'app.py', '--auth', 'x'])"
+    )
+    assert said == "--auth must be USER:PASSWORD, with neither part empty."
+
+
+@pytest.mark.parametrize("program", ["app.py", "sd_space/tools/doctor.py"])
+def test_a_python_that_is_too_old_is_told_so(program):
+    """In the one file that is read first: the others are syntax errors to it."""
+    pretend = f"import sys, runpy; sys.version_info = (3, 9, 18); runpy.run_path({program!r}, run_name='__main__')"
+    assert refused("-c", pretend) == "This program needs Python 3.11 or newer, not 3.9; start it with one."
+    for path in ("app.py", "sd_space/__init__.py"):
+        ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
 def test_the_page_answers_before_the_model_is_there_and_sigterm_ends_it_well():

@@ -78,6 +78,32 @@ def test_a_port_that_is_taken_is_told(capsys, environ):
     assert f"Port {port} of 127.0.0.1 is taken" in told["page's port"][1]
 
 
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"GRADIO_SERVER_PORT": ""}, "GRADIO_SERVER_PORT must be a whole number from 1 to 65535, not ''"),
+        ({"GRADIO_SERVER_PORT": "http"}, "GRADIO_SERVER_PORT must be a whole number from 1 to 65535, not 'http'"),
+        ({"GRADIO_SERVER_NAME": "192.0.2.1"}, "GRADIO_SERVER_NAME must be an address of this machine"),
+        ({"https_proxy": ":::"}, "https_proxy cannot be used"),
+        ({"HF_HUB_ETAG_TIMEOUT": "soon"}, "HF_HUB_ETAG_TIMEOUT must be a whole number"),
+    ],
+)
+def test_what_would_end_the_apps_start_is_told_in_the_apps_words(capsys, environ, changed, says):
+    _, told = examine(capsys, environ | changed, is_quick=True)
+    assert told["page's port"][0] == "FAILED" and says in told["page's port"][1]
+
+
+def test_an_address_of_the_sixth_version_is_as_good_as_any(capsys, environ):
+    _, told = examine(capsys, environ | {"GRADIO_SERVER_NAME": "[::1]"}, is_quick=True)
+    assert told["page's port"][0] == "ok" and "[::1]:" in told["page's port"][1]
+
+
+def test_a_link_in_place_of_the_result_folder_is_told(capsys, environ, tmp_path):
+    (tmp_path / "results").symlink_to(tmp_path)
+    _, told = examine(capsys, environ, is_quick=True)
+    assert told["result folder"][0] == "FAILED" and "is a symbolic link" in told["result folder"][1]
+
+
 def test_a_result_folder_that_cannot_be_is_told(capsys, environ, tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = str(tmp_path / "file" / "results")

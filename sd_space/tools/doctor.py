@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import logging
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,14 +22,14 @@ from sd_space.gallery import ResultStore
 from sd_space.gate import Gate
 from sd_space.hub import ask, cached, files_in, is_complete, needed_files, operator_hint, size
 from sd_space.schema import Outcome, SpaceError
+from sd_space.serving.console import make_printable
 from sd_space.settings import CannotStart, InvalidSetting, Settings
-from sd_space.tools.start_checks import check_results
+from sd_space.tools.start_checks import check_port, check_results
 
 if TYPE_CHECKING:
     from sd_space.engine import Engine
     from sd_space.pipeline import LoadedPipeline, PipelineSpec
 
-PORTS = range(7860, 7960)  # those that Gradio tries in turn
 STEPS = 2  # of the picture: enough to run every part once, and bearable with v1-4 on a CPU
 
 
@@ -99,20 +98,7 @@ class Doctor:
         return told
 
     def check_port(self) -> str:
-        host = self._environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
-        asked = self._environ.get("GRADIO_SERVER_PORT", "")
-        if asked and not asked.isdigit():
-            raise Failed(f"GRADIO_SERVER_PORT must be a number, not {asked!r}.")
-        for port in [int(asked)] if asked else PORTS:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((host, port))
-                except OSError:
-                    continue
-                return f"{host}:{port} is free"
-        taken = f"Port {asked}" if asked else f"Every port from {PORTS[0]} to {PORTS[-1]}"
-        raise Failed(f"{taken} of {host} is taken; end what holds it, or set GRADIO_SERVER_PORT to another.")
+        return check_port(self._environ)
 
     def check_results(self) -> str:
         return check_results(self.settings)
@@ -201,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="neither fetch nor load the model")
     options = parser.parse_args(argv)
+    make_printable()
     logging.basicConfig(level=logging.CRITICAL)  # what matters is in the lines
     return 0 if Doctor(dict(os.environ), options.quick).run() else 1
 

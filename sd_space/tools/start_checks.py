@@ -2,13 +2,25 @@
 
 import os
 import shutil
+from collections.abc import MutableMapping
 
 from sd_space.gallery import ResultStore
 from sd_space.hub import size
 from sd_space.memory import GIB
+from sd_space.serving.connections import raise_handle_limit
+from sd_space.serving.environment import check_environment
+from sd_space.serving.listening import Address, check
 from sd_space.settings import CannotStart, Settings
 
 LEAST_FREE_BYTES = GIB // 2
+
+
+def check_port(environ: MutableMapping[str, str]) -> str:
+    """The page could be served, with what is read from the environment for that."""
+    address = Address.from_env(environ)
+    handles = raise_handle_limit()
+    check_environment(environ, address.host)
+    return f"{check(address)}, {handles} file handles"
 
 
 def check_results(settings: Settings) -> str:

@@ -627,6 +627,21 @@ def assert_outlives_a_pause(server: Rig) -> None:
             assert outcomes(answer.result(60)) == ["ok"]
 
 
+@PROCESS("F75", "few file handles, and hundreds of heads that never end: visitors are answered at once")
+def half_sent_heads(rigs: Rigs):
+    server = rigs.start(program="tests.reliability.few_handles_app")
+    with contextlib.ExitStack() as stack, contextlib.closing(Visitor(server.url)) as visitor:
+        for number in range(300):
+            half = stack.enter_context(connection(server))
+            with contextlib.suppress(OSError):  # closed already, to make room
+                half.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+            if number % 30 == 29:
+                assert httpx.get(f"{server.url}/healthz", timeout=2).status_code == 200
+        assert visitor.generate(acceptance_token=visitor.token()).is_complete
+        assert len(server.log) < 20_000, "no line for each of them"
+    server.stop()
+
+
 HUB_FAULTS = {"F71": "gated", "F72": "silent", "F73": "truncated"}
 
 

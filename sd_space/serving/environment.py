@@ -1,0 +1,102 @@
+"""What other libraries read from the environment when they start, and would end the start over in a traceback."""
+
+import contextlib
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import MutableMapping
+
+from sd_space.serving.result_folder import temporary_folder
+from sd_space.settings import CannotStart
+
+# Whole numbers that are read while libraries are imported; an empty one is a mistake of theirs, not of the operator.
+_NUMBERS = (
+    "GRADIO_NUM_PORTS",
+    "GRADIO_NODE_NUM_PORTS",
+    "GRADIO_NUM_WORKERS",
+    "GRADIO_ANALYTICS_MAX_EVENTS",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY",
+    "HF_HUB_DOWNLOAD_TIMEOUT",
+    "HF_HUB_ETAG_TIMEOUT",
+)
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_HERE = ("localhost", "127.0.0.1", "::1")
+
+
+def check_environment(environ: MutableMapping[str, str], host: str) -> None:
+    """Mends what can be mended in `environ`; raises CannotStart for the rest. `host` is where the page is served."""
+    for name in _NUMBERS:
+        if name in environ and not environ[name].strip():
+            del environ[name]
+        elif not re.fullmatch("[0-9]{1,9}", environ.get(name, "0")):
+            raise CannotStart(f"{name} must be a whole number, not {environ[name]!r}; leave it out for the default.")
+    _check_certificates(environ)
+    _check_proxies(environ)
+    _spare_this_machine(environ, host)
+    _check_places()
+
+
+def _check_places() -> None:
+    temporary_folder()
+    try:
+        os.getcwd()
+    except OSError:
+        raise CannotStart("The folder that this was started in is gone; start it in another one.") from None
+
+
+def _check_certificates(environ: MutableMapping[str, str]) -> None:
+    """Whoever opens a connection, to this machine too, reads them first."""
+    for name, kind in (("SSL_CERT_FILE", "cafile"), ("SSL_CERT_DIR", "capath")):
+        if not environ.get(name):
+            continue
+        try:
+            ssl.create_default_context(**{kind: environ[name]})
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise CannotStart(f"{name} cannot be read ({why}); correct it, or leave it out for the system's.") from None
+
+
+def _check_proxies(environ: MutableMapping[str, str]) -> None:
+    import httpx
+
+    for name in (spelling for proxy in _PROXIES for spelling in (proxy, proxy.upper())):
+        value = environ.get(name)
+        if not value:
+            continue
+        try:
+            httpx.Client(proxy=value if "://" in value else f"http://{value}", trust_env=False).close()
+        except Exception as error:  # its value may hold a password
+            raise CannotStart(
+                f"{name} cannot be used ({type(error).__name__}); it must be a proxy's address such as "
+                "http://proxy.example:3128, or be left out."
+            ) from None
+
+
+def _spare_this_machine(environ: MutableMapping[str, str], host: str) -> None:
+    """Gradio asks its own server whether it is up, and MCP calls it: no proxy can answer that.
+
+    Names in no_proxy that httpx falls over are left out: it reads them whatever it is asked for.
+    """
+    given = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    names = [name.strip() for name in given.split(",")]
+    if any(environ.get(name) for proxy in _PROXIES for name in (proxy, proxy.upper())):
+        names += [*_HERE, host]
+    elif all(map(_is_usable, names)):
+        return  # the system's own list of proxies may count, and would not any more if we wrote one
+    names = [name.strip("[]") for name in names]
+    kept = dict.fromkeys(name for name in names if name not in ("", "0.0.0.0", "::") and _is_usable(name))
+    environ["no_proxy"] = environ["NO_PROXY"] = ",".join(kept)
+
+
+def _is_usable(name: str) -> bool:
+    import httpx
+
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    try:
+        pattern = name if "://" in name else f"all://*{name}"
+        httpx.Client(mounts={pattern: None}, trust_env=False, verify=False).close()
+    except Exception:
+        return False
+    return True
