@@ -4,22 +4,51 @@ from pathlib import Path
 
 import pytest
 
+from .generated import SEED, Attempts
+
 PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
 def pytest_collection_modifyitems(config, items):
-    """Where there is no CUDA, the tests that need it say so once, loudly, and are left out."""
+    """What does not run here says so once, loudly: what needs CUDA where there is none, and what is for the night."""
+    leave_out_gpu(config, items)
+    leave_out_nightly(config, items)
+
+
+def leave_out_gpu(config, items) -> None:
     mine = [item for item in items if item.get_closest_marker("gpu")]
     if not mine:
         return
     import torch
 
-    if torch.cuda.is_available():
+    if not torch.cuda.is_available():
+        sentence = "GPU tests do not run; test_placement.py runs their paths on a pretended device."
+        leave_out(config, items, mine, f"NO CUDA: {len(mine)} {sentence}")
+
+
+def leave_out_nightly(config, items) -> None:
+    mine = [item for item in items if item.get_closest_marker("nightly")]
+    if not mine:
         return
-    sentence = f"NO CUDA: {len(mine)} GPU tests do not run; test_placement.py runs their paths on a pretended device."
+    config.get_terminal_writer().line(f"\nTEST_SEED={SEED} draws the same sample again.")
+    if "nightly" in config.option.markexpr:
+        return
+    left = [item for item in mine if not item.get_closest_marker("sample")]
+    sentence = f"NIGHTLY: {len(left)} tests do not run, of {len(mine)} that `python -m pytest -m nightly` runs."
+    leave_out(config, items, left, sentence)
+
+
+def leave_out(config, items, left, sentence: str) -> None:
     config.get_terminal_writer().line(f"\n{sentence}", red=True, bold=True)
-    items[:] = [item for item in items if item not in mine]
-    config.hook.pytest_deselected(items=mine)
+    is_left = set(left)
+    items[:] = [item for item in items if item not in is_left]
+    config.hook.pytest_deselected(items=left)
+
+
+@pytest.fixture
+def attempts(request) -> Attempts:
+    """Those of a test that is `drawn`."""
+    return Attempts(request.node.originalname, request.param)
 
 
 @pytest.fixture(scope="session")
