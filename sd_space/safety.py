@@ -224,7 +224,8 @@ def _to_pixels(image: torch.Tensor) -> np.ndarray:
 
 def _refuse(what: str) -> SafetyCheckFailed:
     logger.error("the safety checker is refused: %s", what)
-    return SafetyCheckFailed(REFUSAL)
+    hint = f"The safety checker is refused: {what}; fetch or copy safety_checker and feature_extractor again."
+    return SafetyCheckFailed(REFUSAL, hint)
 
 
 class _PooledInput(nn.Module):
