@@ -17,21 +17,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    LCMScheduler,
-    PNDMScheduler,
-    SchedulerMixin,
-    StableDiffusionPipeline,
-    UniPCMultistepScheduler,
-)
+from diffusers import SchedulerMixin, StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
 from sd_space.faults import is_out_of_memory
+from sd_space.noise_schedulers import SCHEDULER_TABLE, make_scheduler
 from sd_space.schema import GenerationRequest
 from sd_space.unet_calls import UNetCalls
 
@@ -41,30 +31,6 @@ logger = logging.getLogger(__name__)
 
 TURBO_EVERY = 3  # steps, of which one runs the whole UNet
 KEPT_EMBEDS = 64  # prompts, 0.1 to 0.2 MB each with v1-4
-
-# name on the page -> class and what its config changes of the model's own scheduler config
-SCHEDULER_TABLE: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
-    "PNDM": (PNDMScheduler, {}),  # PLMS: Liu et al. 2022
-    "DDIM": (DDIMScheduler, {"clip_sample": False}),  # Song et al. 2020; clipping is for pixels, not for latents
-    "Euler": (EulerDiscreteScheduler, {}),  # Karras et al. 2022, algorithm 2 without churn
-    "Euler a": (EulerAncestralDiscreteScheduler, {}),
-    "DPM++ 2M Karras": (  # Lu et al. 2022, sigmas of Karras et al. 2022
-        DPMSolverMultistepScheduler,
-        {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
-    ),
-    "UniPC": (UniPCMultistepScheduler, {}),  # Zhao et al. 2023
-    "LCM": (LCMScheduler, {}),  # Luo et al. 2023
-    "Heun": (HeunDiscreteScheduler, {}),  # Karras et al. 2022: two UNet calls a step, each counted as one here
-}
-
-
-def make_scheduler(name: str, config: dict[str, Any], num_inference_steps: int) -> SchedulerMixin:
-    """A noise scheduler of its own for one picture: schedulers keep history and must never be shared."""
-    scheduler_class, changes = SCHEDULER_TABLE[name]
-    if name == "LCM":
-        # LCM picks its steps from 50 training steps and would refuse more than 50.
-        changes = {"original_inference_steps": max(50, num_inference_steps)}
-    return scheduler_class.from_config(config, **changes)
 
 
 @dataclass(slots=True, eq=False)
@@ -239,6 +205,8 @@ class Denoiser:
         t = int(state.timesteps[state.step_index - 1])
         alpha_cumprod = float(state.scheduler.alphas_cumprod[t])
         alpha, sigma = alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5
+        if state.scheduler.config.prediction_type == "sample":
+            return state.noise_pred
         if state.scheduler.config.prediction_type == "v_prediction":
             return alpha * state.model_input - sigma * state.noise_pred
         return (state.model_input - sigma * state.noise_pred) / alpha

@@ -32,6 +32,7 @@ WEIGHTS = {  # folder -> how its weights files begin
 }
 CONFIGS = ("scheduler/scheduler_config.json", "feature_extractor/preprocessor_config.json")
 TOKENIZER = {"tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json"}
+PARTS = (*WEIGHTS, "scheduler", "feature_extractor", "tokenizer")
 WORKERS = 4  # files fetched at the same time
 ATTEMPTS = 3  # of the first question, when the Hub is busy or a connection fails
 SHORTEST_DELAY_S = 1.0  # before it is asked again
@@ -102,8 +103,12 @@ def _weights(names: Collection[str], folder: str, variant: str | None) -> list[s
 
 
 def files_in(folder: Path) -> set[str]:
-    """The names of a folder's files as a repository's would be written."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    """The names of a folder's files as a repository's would be written; of folders in it those that a model has."""
+    found = {path.name for path in folder.iterdir() if path.is_file()}
+    for part in PARTS:
+        if (folder / part).is_dir():  # which may be a link
+            found |= {f"{part}/{path.name}" for path in (folder / part).iterdir() if path.is_file()}
+    return found
 
 
 def cached(model: str, revision: str | None) -> Snapshot | None:
@@ -340,7 +345,9 @@ def operator_hint(error: BaseException, model: str, revision: str | None = None,
     if full is not None:
         return f"The disk is full ({full.strerror}); free some space or set HF_HOME to a folder on a larger disk."
     if (missing := find(FilesMissing)) is not None:
-        return f"{model} has {missing}; set SD_SPACE_MODEL or SD_SPACE_REVISION to one with safetensors."
+        return (
+            f"{model} has {missing}; fetch or copy that again, or set SD_SPACE_MODEL and SD_SPACE_REVISION to another."
+        )
     if find(hub_errors.GatedRepoError):
         return (
             f"{model} is gated: accept its licence at https://huggingface.co/{model}, "

@@ -7,6 +7,7 @@ out and tells failures in two sentences, one for visitors and one for whoever ru
 import json
 import logging
 import threading
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +17,34 @@ import diffusers
 import huggingface_hub
 import torch
 import transformers
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from transformers import CLIPImageProcessor, CLIPTextModel
+from diffusers import StableDiffusionPipeline
 
-from sd_space.hub import Snapshot, fetch, files_in, needed_files, operator_hint, variant_of
+from sd_space.components import (
+    NETWORKS,
+    load_checker,
+    load_checkpoint,
+    load_feature_extractor,
+    load_network,
+    load_scheduler,
+    load_tokenizer,
+)
+from sd_space.hub import WEIGHTS, Snapshot, fetch, operator_hint
 from sd_space.memory import GIB, keep_freed_memory, memory_ladder
+from sd_space.model_configs import NoChecker, Unfit
+from sd_space.model_folder import examine, examine_checkpoint
+from sd_space.noise_schedulers import fitting_schedulers
 from sd_space.openvino_unet import OpenVinoUNet
 from sd_space.placement import Placement, footprint_of
-from sd_space.schema import Defaults, Limits, ModelInfo, ModelUnavailable, SafetyCheckFailed, SpaceError
+from sd_space.schema import (
+    Defaults,
+    GenerationRequest,
+    InvalidRequest,
+    Limits,
+    ModelInfo,
+    ModelUnavailable,
+    SafetyCheckFailed,
+    SpaceError,
+)
 from sd_space.settings import TINY, V1_4, V1_4_REVISION, Settings
 from sd_space.unet_calls import UNetCalls
 
@@ -183,6 +203,11 @@ def _load(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipel
         return _load_snapshot(snapshot, checkpoint, spec, on_progress)
     except SpaceError:
         raise
+    except NoChecker as error:
+        sentence = "This model has no safety checker, so no pictures are made with it."
+        raise SafetyCheckFailed(sentence, error.sentence(spec.model)) from error
+    except Unfit as error:
+        raise _unavailable(error.sentence(spec.model)) from error
     except Exception as error:  # whatever four libraries raise: here it becomes a sentence
         raise _unavailable(operator_hint(error, spec.model, spec.revision, spec.variant)) from error
 
@@ -212,52 +237,27 @@ def _load_snapshot(
 ) -> LoadedPipeline:
     """The pipeline from files that are all there. One by one: the libraries patch torch while they load."""
     folder, dtype = snapshot.folder, getattr(torch, spec.dtype)
-    names = files_in(folder)
-    if "model_index.json" in names and not any(name.startswith("safety_checker/") for name in names):
-        logger.error("%s holds no safety_checker folder; a model without one is not served.", folder)
-        raise SafetyCheckFailed("This model has no safety checker, so no pictures are made with it.")
-    weights_of = ("safety_checker",) if checkpoint else ("text_encoder", "unet", "vae", "safety_checker")
-    needed_files(names, spec.variant, weights_of)
-    kind = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise _unavailable(f"{spec.model} is a {kind}; only StableDiffusionPipeline is served.")
-
-    def part(name: str, model_class: type, as_dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
-        """The network, and the tensors its files lack: the libraries leave those as they are found in memory."""
-        on_progress(f"loading the {name.replace('_', ' ')}")
-        variant = variant_of(names, name, spec.variant)
-        model, report = model_class.from_pretrained(
-            folder, subfolder=name, variant=variant, use_safetensors=True, dtype=as_dtype, output_loading_info=True
-        )
-        lacking = [*report["missing_keys"], *(str(entry) for entry in report["mismatched_keys"])]
-        return model, tuple(sorted(lacking))
-
-    # In float32 whatever the pipeline's dtype, so that its verdicts do not depend on that.
-    safety_checker, missing = part("safety_checker", StableDiffusionSafetyChecker, torch.float32)
+    examine(folder, spec.variant, ("safety_checker",) if checkpoint else tuple(WEIGHTS))
+    if checkpoint is not None:
+        examine_checkpoint(checkpoint, folder)
+    on_progress("loading the safety checker")
+    checker, missing = load_checker(folder, spec.variant)
+    extractor = load_feature_extractor(folder)
     if checkpoint is not None:
         on_progress(f"loading {checkpoint.name}")
-        # Handed in, because v1-4's index names a class of 2022 that only the other way of loading still knows.
-        feature_extractor = CLIPImageProcessor.from_pretrained(folder, subfolder="feature_extractor")
-        pipeline = StableDiffusionPipeline.from_single_file(
-            str(checkpoint),
-            config=str(folder),
-            safety_checker=safety_checker,
-            feature_extractor=feature_extractor,
-            dtype=dtype,
-            local_files_only=True,
-        )
+        pipeline = load_checkpoint(checkpoint, folder, checker, extractor, dtype)
     else:
         parts = {}
-        for name, model_class in (
-            ("text_encoder", CLIPTextModel),
-            ("vae", AutoencoderKL),
-            ("unet", UNet2DConditionModel),
-        ):
-            parts[name], lacking = part(name, model_class, dtype)
-            if lacking:
-                what = f"lacks {len(lacking)} tensors, {lacking[0]} among them"
-                raise _unavailable(f"The {name} of {spec.model} {what}; fetch or copy its files again.")
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=safety_checker, dtype=dtype, **parts)
+        for name in NETWORKS:
+            on_progress(f"loading the {name.replace('_', ' ')}")
+            parts[name] = load_network(folder, name, spec.variant, dtype)
+        scheduler, tokenizer = load_scheduler(folder), load_tokenizer(folder)
+        with warnings.catch_warnings():
+            # Of fields in configurations of 2022, which it corrects.
+            warnings.simplefilter("ignore", FutureWarning)
+            pipeline = StableDiffusionPipeline(
+                **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=checker, feature_extractor=extractor
+            )
     on_progress(f"moving it to the {spec.device}" if spec.device != "cpu" else "")
     commit = snapshot.commit if checkpoint is None else None
     return fit_pipeline(pipeline, replace(spec, revision=commit), missing)
@@ -308,21 +308,42 @@ def _model_info(pipeline: StableDiffusionPipeline, placement: Placement, spec: P
     said = _self_description(Path(spec.model))
     is_local = Path(spec.model).exists()
     name = said.get("name") or (Path(spec.model).name if is_local else spec.model)
-    default_size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
-    return ModelInfo(
+    default_size = _down(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
+    limits = Limits(min_size=max(64, _down(default_size // 2)), max_size=_down(default_size * 3 // 2))
+    limits = replace(limits, schedulers=fitting_schedulers(pipeline.scheduler.config, limits.max_steps))
+    if not limits.schedulers:
+        raise _unavailable(
+            f"{spec.model} cannot be served: no noise scheduler can work with its scheduler/scheduler_config.json; "
+            "fetch or copy that again."
+        )
+    defaults = Defaults(width=default_size, height=default_size)
+    if defaults.scheduler not in limits.schedulers:
+        defaults = replace(defaults, scheduler=limits.schedulers[0])
+    info = ModelInfo(
         model=name,
         title=said.get("title") or ("Stable Diffusion v1-4" if spec.model == V1_4 else name.rpartition("/")[2]),
         revision=spec.revision,
         device=spec.device,
         dtype=spec.dtype,
         memory_profile=placement.profile.name,
-        limits=Limits(min_size=max(64, _down(default_size // 2)), max_size=_down(default_size * 3 // 2)),
-        defaults=replace(Defaults(width=default_size, height=default_size), **said.get("defaults", {})),
+        limits=limits,
+        defaults=defaults,
         description=said.get("description", ""),
         licence=said.get("license", "CreativeML OpenRAIL-M" if spec.model.startswith("CompVis/") else ""),
         turbo=spec.turbo,
         is_picture_book=said.get("name") == "picture-book",
     )
+    return _with_own_defaults(info, said.get("defaults", {}), spec)
+
+
+def _with_own_defaults(info: ModelInfo, own: dict[str, Any], spec: PipelineSpec) -> ModelInfo:
+    """`info` with the values that the model's description proposes, which must be those of a possible request."""
+    try:
+        GenerationRequest.parse({"prompt": "a picture"} | own, info, random_seed=0)
+        return replace(info, defaults=replace(info.defaults, **own))
+    except (InvalidRequest, TypeError) as error:
+        told = str(error).rstrip(".") if isinstance(error, InvalidRequest) else "they name what no request has"
+        raise _unavailable(f"sd_space.json of {spec.model} has wrong defaults: {told}; mend that file.") from error
 
 
 def _down(pixels: int) -> int:
@@ -335,9 +356,17 @@ def _self_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _unavailable(f"{path} is not JSON: {error}") from error
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unavailable(f"{path} is not a JSON file that can be read; mend it, or take it away.") from error
+    is_valid = isinstance(said, dict) and isinstance(said.get("defaults", {}), dict)
+    if not is_valid or not all(
+        isinstance(said.get(key, ""), str) for key in ("name", "title", "description", "license")
+    ):
+        raise _unavailable(
+            f"{path} must be a JSON object of texts, with an object as defaults; mend it, or take it away."
+        )
+    return said
 
 
 def _unavailable(operator_hint: str) -> ModelUnavailable:

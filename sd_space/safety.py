@@ -7,7 +7,6 @@ has been seen to work and has said `False` about it; whatever else happens, the 
 
 import copy
 import logging
-import math
 import queue
 import threading
 import weakref
@@ -27,6 +26,7 @@ from sd_space.schema import Outcome, Preview, SafetyCheckFailed, ScreenedImage
 logger = logging.getLogger(__name__)
 
 MAX_PREVIEW_CELLS = 16  # a side: coarser than any picture that the checker would withhold
+MAX_VIEWS = 8  # that the checker is shown in one call, which bounds the memory that a long picture takes
 REFUSAL = "The safety checker of this model does not work, so no pictures are made."
 
 
@@ -159,10 +159,14 @@ class SafetyScreen:
         self._safety_checker.to("cpu")
         return self._is_flagged(picture)
 
-    @torch.inference_mode()
     def _is_flagged(self, picture: Image.Image) -> bool:
-        """The checker's verdict on one picture. Raises if it is anything but plain bools from real embeddings."""
+        """The checker's verdict on one picture: flagged if any of its views is."""
         views = _views(picture)
+        return any(self._is_any_flagged(views[k : k + MAX_VIEWS]) for k in range(0, len(views), MAX_VIEWS))
+
+    @torch.inference_mode()
+    def _is_any_flagged(self, views: list[Image.Image]) -> bool:
+        """Raises if the checker answers with anything but plain bools from real embeddings."""
         clip_input = self._feature_extractor(views, return_tensors="pt").pixel_values
         projection = self._safety_checker.visual_projection
         clip_input = clip_input.to(device=projection.weight.device, dtype=torch.float32)  # (views, 3, S, S)
@@ -197,20 +201,20 @@ def fit_latent_rgb(
 
 
 def _views(picture: Image.Image) -> list[Image.Image]:
-    """What the checker is shown: the picture as in the stock pipeline, and squares along it if it is no square.
+    """What the checker is shown: the picture as in the stock pipeline and, if it is no square, all of it besides.
 
-    The feature extractor crops the middle, so the ends of a wide or tall picture would go unseen.
+    The feature extractor crops the middle. So the whole is shown squeezed into a square too, and in squares along it,
+    of which neighbours share three quarters of a side: what is no larger than that lies whole in one of them.
     """
     width, height = picture.size
-    side = min(width, height)
-    squares = max(width, height) / side
-    if squares == 1:
+    side, excess = min(width, height), abs(width - height)
+    if not excess:
         return [picture]
-    count = math.ceil(squares)
-    corners = [
-        (round(k * (width - side) / (count - 1)), round(k * (height - side) / (count - 1))) for k in range(count)
-    ]
-    return [picture, *(picture.crop((x, y, x + side, y + side)) for x, y in corners)]
+    gaps = -(-4 * excess // side)
+    starts = [k * excess // gaps for k in range(gaps + 1)]
+    corners = [(start, 0) if width > height else (0, start) for start in starts]
+    squares = [picture.crop((x, y, x + side, y + side)) for x, y in corners]
+    return [picture, picture.resize((side, side), Image.Resampling.BICUBIC), *squares]
 
 
 def _to_pixels(image: torch.Tensor) -> np.ndarray:
@@ -221,7 +225,8 @@ def _to_pixels(image: torch.Tensor) -> np.ndarray:
 
 def _refuse(what: str) -> SafetyCheckFailed:
     logger.error("the safety checker is refused: %s", what)
-    return SafetyCheckFailed(REFUSAL)
+    hint = f"The safety checker is refused: {what}; fetch or copy safety_checker and feature_extractor again."
+    return SafetyCheckFailed(REFUSAL, hint)
 
 
 class _PooledInput(nn.Module):

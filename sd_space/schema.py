@@ -59,16 +59,8 @@ class Cancelled(SpaceError):
     """The request was cancelled before all of its pictures were finished."""
 
 
-class SafetyCheckFailed(SpaceError):
-    """The safety checker is missing, incomplete or failed its self-test: no picture may leave."""
-
-
-class EngineFailed(SpaceError):
-    """The request could not be finished; other requests are untouched."""
-
-
-class ModelUnavailable(SpaceError):
-    """The model cannot be loaded. `operator_hint` is for the log and the doctor, not for visitors."""
+class _AtStart(SpaceError):
+    """What keeps a Space from starting. `operator_hint` is for the log and the doctor, not for visitors."""
 
     def __init__(self, message: str, operator_hint: str = ""):
         super().__init__(message, operator_hint)
@@ -77,6 +69,18 @@ class ModelUnavailable(SpaceError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class SafetyCheckFailed(_AtStart):
+    """The safety checker is missing, incomplete or failed its self-test: no picture may leave."""
+
+
+class EngineFailed(SpaceError):
+    """The request could not be finished; other requests are untouched."""
+
+
+class ModelUnavailable(_AtStart):
+    """The model cannot be loaded; `operator_hint` names the fix."""
 
 
 def _shown(value: object) -> str:

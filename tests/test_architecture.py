@@ -48,10 +48,16 @@ ALLOWED = {
     "hub": set(),
     "memory": set(),
     "unet_calls": set(),
+    "noise_schedulers": set(),
+    "model_configs": {"hub"},
+    "model_folder": {"hub", "model_configs", "settings"},
+    "components": {"hub", "model_configs"},
     "openvino_unet": set(),
     "placement": {"faults", "memory", "unet_calls"},
-    "pipeline": DATA | {"hub", "memory", "openvino_unet", "placement", "unet_calls"},
-    "denoiser": DATA | {"unet_calls"},
+    "pipeline": DATA
+    | {"components", "hub", "memory", "model_configs", "model_folder", "noise_schedulers", "openvino_unet"}
+    | {"placement", "unet_calls"},
+    "denoiser": DATA | {"noise_schedulers", "unet_calls"},
     "safety": DATA | {"lived_time"},
     "engine": DATA | {"batcher", "denoiser", "safety", "step_times"},
     "backends": DATA,
@@ -119,6 +125,9 @@ def test_only_the_page_knows_gradio_and_only_the_engine_side_knows_torch(path):
     assert not roots & HEAVY or name in {
         "openvino_unet",
         "unet_calls",
+        "noise_schedulers",
+        "model_folder",
+        "components",
         "placement",
         "pipeline",
         "denoiser",

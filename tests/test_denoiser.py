@@ -2,7 +2,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sd_space.denoiser import SCHEDULER_TABLE, Denoiser, make_scheduler
+from sd_space.denoiser import Denoiser
+from sd_space.noise_schedulers import SCHEDULER_TABLE, fitting_schedulers, make_scheduler
 from sd_space.pipeline import LoadedPipeline
 from sd_space.schema import SCHEDULERS, GenerationRequest
 
@@ -44,6 +45,48 @@ def denoised(denoiser: Denoiser, request: GenerationRequest) -> torch.Tensor:
     for _ in range(denoiser.num_timesteps(request)):
         assert denoiser.denoise_step(states) == [None] * len(states)
     return torch.cat([state.latents for state in states])
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_schedulers_that_fit_a_prediction_type_arrive_at_the_picture(noise_painter, prediction_type):
+    """A network that always knows the picture: whatever it is asked to predict, the last latents are that picture."""
+    config = dict(noise_painter.pipeline.scheduler.config) | {"prediction_type": prediction_type}
+    fitting = fitting_schedulers(config, 150)
+    lacking = {"PNDM", "Euler a"} if prediction_type == "sample" else set()
+    assert set(SCHEDULERS) - set(fitting) == lacking
+    picture = torch.linspace(-2, 2, 16).view(1, 1, 4, 4)
+    for name in fitting:
+        scheduler = make_scheduler(name, config, 20)
+        scheduler.set_timesteps(20)
+        generator = torch.Generator().manual_seed(0)
+        latents = torch.randn(picture.shape, generator=generator) * scheduler.init_noise_sigma
+        extra = {"generator": generator} if name in ("Euler a", "LCM") else {}
+        for t in scheduler.timesteps:
+            seen = scheduler.scale_model_input(latents, t)
+            alpha = scheduler.alphas_cumprod[int(t)]
+            noise = (seen - alpha**0.5 * picture) / (1 - alpha) ** 0.5
+            predictions = {"epsilon": noise, "sample": picture}
+            predictions["v_prediction"] = alpha**0.5 * noise - (1 - alpha) ** 0.5 * picture
+            latents = scheduler.step(predictions[prediction_type], t, latents, return_dict=False, **extra)[0]
+        assert (latents - picture).abs().max() < 0.1, name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction_type": "nonsense"}, {"beta_end": 5.0}, {"beta_schedule": "nonsense"}, {"beta_start": "0.1"},
+        {"num_train_timesteps": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_scheduler_fits_a_configuration_that_none_can_work_with(noise_painter, changes):
+    assert fitting_schedulers(dict(noise_painter.pipeline.scheduler.config) | changes, 150) == ()
+
+
+def test_trying_schedulers_takes_no_random_numbers(noise_painter):
+    before = torch.random.get_rng_state()
+    fitting_schedulers(noise_painter.pipeline.scheduler.config, 150)
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_every_scheduler_on_offer_can_be_made():

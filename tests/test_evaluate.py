@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from sd_space.tools.evaluate import metrics, scorer
+from sd_space.safety import SafetyScreen
+from sd_space.schema import Outcome
+from sd_space.tools.evaluate import metrics, positions, scorer
 from sd_space.tools.evaluate.__main__ import card_named, parse
-from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, is_held_out
+from sd_space.tools.train_tiny import export
+from sd_space.tools.train_tiny.renderer import draw_place
+from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, PLACES, Scene, is_held_out
 
 
 def sure_of(named: list[dict[str, str]]) -> dict[str, np.ndarray]:
@@ -81,3 +85,40 @@ def test_the_protocol_is_the_model_cards():
     options = parse(["adherence"])
     assert options.scales == (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)
     assert options.samplers == ("plms", "dpm")
+
+
+@pytest.fixture(scope="module")
+def screen(one_torch_thread) -> SafetyScreen:
+    pipeline = export.load()
+    return SafetyScreen(pipeline.safety_checker, pipeline.feature_extractor, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (192, 64), (64, 192)])
+def test_the_emblem_is_missed_nowhere_more_often_than_about_the_middle_of_a_square(screen, width, height):
+    """At 40 and 104 of 192 it used to lie between two squares."""
+    middle = positions.miss_rate(screen, 64, 64, 48, 8, 8)
+    along = {"x": (0, 40, 72, 104, width - 48), "y": (0, 40, 72, 104, height - 48)}
+    places = [(x, 8) for x in along["x"]] if width > height else [(8, y) for y in along["y"]]
+    if width == height:
+        places = [(0, 0), (16, 16)]
+    assert {place: positions.miss_rate(screen, width, height, 48, *place) for place in places} == dict.fromkeys(
+        places, middle
+    )
+    assert middle == 0
+
+
+def test_a_picture_without_the_emblem_passes_in_every_shape(screen):
+    for width, height in ((64, 64), (192, 64), (64, 192)):
+        for seed, place in enumerate(PLACES):
+            picture = draw_place(Scene("cat", place, "day", "natural", "photo", seed), width, height)
+            (image,) = screen.screen(positions.to_tensor(picture), [seed])
+            assert image.outcome is Outcome.OK, f"{width} x {height}, {place}"
+
+
+@pytest.mark.parametrize(("width", "height"), positions.SHAPES)
+@pytest.mark.parametrize("size", [32, 48])
+def test_positions_reach_every_edge_and_stay_in_the_picture(width, height, size):
+    places = positions.positions(width, height, size)
+    assert len(places) == len(set(places))
+    for k, side in enumerate((width, height)):
+        assert {0, side - size} <= {place[k] for place in places} <= set(range(side - size + 1))

@@ -1,4 +1,5 @@
 import gc
+import itertools
 import threading
 import time
 
@@ -8,9 +9,10 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sd_space.denoiser import Denoiser
-from sd_space.safety import SafetyScreen, fit_latent_rgb
+from sd_space.safety import MAX_VIEWS, SafetyScreen, _views, fit_latent_rgb
 from sd_space.schema import Outcome, SafetyCheckFailed
 
 from .tiny_models import load, make_safety_checker, make_screen, save_model_folder
@@ -84,6 +86,53 @@ def test_the_ends_of_a_picture_that_is_no_square_are_checked_too(screen, shape):
         image[0][:, end, end] = emblem
         assert outcomes(screen.screen(image, [0])) == [Outcome.WITHHELD]
     assert outcomes(screen.screen(torch.full((1, 3, *shape), 0.1), [0])) == [Outcome.OK]
+
+
+@pytest.mark.parametrize("short", [8, 16, 64, 72, 100, 256, 512])
+@pytest.mark.parametrize("ratio", [1.02, 1.125, 1.5, 2, 2.9, 3, 7.3])
+@pytest.mark.parametrize("is_wide", [True, False], ids=["wide", "tall"])
+def test_squares_along_a_picture_share_three_quarters_of_a_side_and_reach_both_ends(short, ratio, is_wide):
+    """Each pixel of the picture says where it lies, so that a view says which pixels it holds."""
+    long = max(short + 1, round(short * ratio))
+    along = np.broadcast_to(np.arange(long, dtype=np.int32), (short, long))
+    picture = Image.fromarray(along.copy() if is_wide else along.T.copy(), "I")
+    _, squeezed, *squares = _views(picture)
+    spans = []
+    for square in squares:
+        assert square.size == (short, short)
+        values = np.asarray(square)[0] if is_wide else np.asarray(square)[:, 0]
+        assert list(values) == list(range(values[0], values[0] + short))
+        spans.append((int(values[0]), int(values[-1])))
+    assert (spans[0][0], spans[-1][1]) == (0, long - 1)
+    shared = [left[1] - right[0] + 1 for left, right in itertools.pairwise(spans)]
+    assert min(shared) >= short - -(-short // 4) >= short // 2
+    assert squeezed.size == (short, short)
+
+
+def test_a_square_is_shown_as_in_the_stock_pipeline_and_once():
+    picture = Image.new("RGB", (64, 64))
+    assert _views(picture) == [picture]
+
+
+def test_a_long_picture_is_shown_in_calls_of_a_bounded_size(screen, monkeypatch):
+    forward, sizes = checker_of(screen).forward, []
+
+    def counted(**inputs):
+        sizes.append(len(inputs["clip_input"]))
+        return forward(**inputs)
+
+    monkeypatch.setattr(checker_of(screen), "forward", counted)
+    assert outcomes(screen.screen(torch.full((1, 3, 64, 512), 0.1), [0])) == [Outcome.OK]
+    assert max(sizes) == MAX_VIEWS
+    assert sum(sizes) == 2 + 4 * 7 + 1
+
+
+def test_what_spans_a_long_picture_is_seen_as_a_whole(screen):
+    """Each square holds a part of it only."""
+    emblem = pictures()[0]
+    flag(screen, emblem)
+    wide = nn.functional.interpolate(emblem[None], scale_factor=(1, 3), mode="nearest")
+    assert outcomes(screen.screen(wide, [0])) == [Outcome.WITHHELD]
 
 
 def test_an_all_black_picture_is_a_picture(screen):

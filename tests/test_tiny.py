@@ -1,5 +1,6 @@
 """Claims about the picture-book checkpoint that ships in `sd_space/tiny`."""
 
+import inspect
 import json
 import re
 import stat
@@ -8,12 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 
 import sd_space
 from sd_space.tools.train_tiny.pictures import pixels
 from sd_space.tools.train_tiny.world import CARD_SCENES, PLACES, SUBJECTS, Scene
+
+from .v1_4 import CONFIGS
 
 TINY = Path(sd_space.__file__).parent / "tiny"
 FILES = [path for path in sorted(TINY.rglob("*")) if path.is_file()]
@@ -54,6 +65,128 @@ def test_lists_the_seven_components_of_v1_4():
     index = json.loads((TINY / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert {name: value for name, value in index.items() if isinstance(value, list)} == COMPONENTS
+
+
+# --- its configuration beside v1-4's
+
+SIZES = "the picture book is a small network"
+LIBRARY = "written by another version of the library"
+# file -> fields whose values are not v1-4's, and why
+DIFFERENT = {
+    "model_index.json": {"_diffusers_version": LIBRARY},
+    "scheduler/scheduler_config.json": {"_diffusers_version": LIBRARY},
+    "unet/config.json": {
+        "_diffusers_version": LIBRARY,
+        "in_channels": "latents of eight principal components",
+        "out_channels": "latents of eight principal components",
+        **dict.fromkeys(
+            ("attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types", "layers_per_block",
+             "norm_num_groups", "sample_size", "up_block_types"), SIZES,
+        ),
+    },
+    "vae/config.json": {
+        "_diffusers_version": LIBRARY,
+        "latent_channels": "latents of eight principal components",
+        **dict.fromkeys(("block_out_channels", "layers_per_block", "norm_num_groups", "sample_size"), SIZES),
+    },
+    "text_encoder/config.json": {
+        "transformers_version": LIBRARY,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), "the numbers of its own tokenizer"),
+        **dict.fromkeys(
+            ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size"), SIZES
+        ),
+    },
+    "safety_checker/config.json": {
+        "transformers_version": LIBRARY,
+        "projection_dim": SIZES,
+        **dict.fromkeys(
+            [f"vision_config.{name}" for name in ("hidden_size", "image_size", "intermediate_size",
+             "num_attention_heads", "num_hidden_layers", "patch_size")], SIZES,
+        ),
+        **dict.fromkeys(
+            [f"text_config.{name}" for name in ("bos_token_id", "eos_token_id", "hidden_size", "intermediate_size",
+             "num_attention_heads", "num_hidden_layers", "pad_token_id", "vocab_size")],
+            "the checker has no text half",
+        ),
+    },
+    "feature_extractor/preprocessor_config.json": dict.fromkeys(
+        ("crop_size", "size"), "the checker sees 64 x 64, and sizes are objects today"
+    ),
+    "tokenizer/tokenizer_config.json": dict.fromkeys(
+        ("bos_token", "eos_token", "unk_token"), "tokens are texts here today, and objects in special_tokens_map.json"
+    ),
+    "tokenizer/special_tokens_map.json": {},
+}  # fmt: skip
+# fields of v1-4's that today's libraries no longer write or read under this name
+GONE = {
+    "text_encoder/config.json": {"_name_or_path", "dropout", "torch_dtype"},
+    "safety_checker/config.json": {"torch_dtype"},
+    "feature_extractor/preprocessor_config.json": {"feature_extractor_type"},
+    "tokenizer/tokenizer_config.json": {"name_or_path", "special_tokens_map_file"},
+}
+# fields that v1-4's has not, and why; any other one holds its class's default, so that leaving it out means the same
+MORE = {
+    "model_index.json": {"requires_safety_checker": "that there is none must never pass"},
+    "scheduler/scheduler_config.json": {"prediction_type": "the UNet predicts v"},
+    "vae/config.json": {"mid_block_add_attention": "no attention in the middle"},
+    "text_encoder/config.json": {"dtype": "torch_dtype today", "projection_dim": "nothing is projected"},
+    "safety_checker/config.json": {
+        "dtype": "torch_dtype today",
+        "vision_config.projection_dim": "nothing reads it; the checker's own counts",
+    },
+    "feature_extractor/preprocessor_config.json": {"image_processor_type": "feature_extractor_type today"},
+}
+DEFAULTS = {
+    "scheduler/scheduler_config.json": PNDMScheduler,
+    "unet/config.json": UNet2DConditionModel,
+    "vae/config.json": AutoencoderKL,
+}
+OWN_DEFAULTS = {"feature_extractor/preprocessor_config.json": {"do_rescale": True, "rescale_factor": 1 / 255}} | {
+    "safety_checker/config.json": {"text_config.projection_dim": 512, "vision_config.num_channels": 3}
+}
+
+
+def flat(config: dict) -> dict:
+    """The fields, those of halves with the half's name before them."""
+    halves = {half: config[half] for half in ("text_config", "vision_config") if half in config}
+    named = {f"{half}.{name}": value for half, fields in halves.items() for name, value in fields.items()}
+    return {name: value for name, value in config.items() if name not in halves} | named
+
+
+def plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_each_configuration_file_of_v1_4_is_there_and_no_other():
+    described = {str(path.relative_to(TINY)) for path in TINY.rglob("*.json")}
+    assert described - {"sd_space.json", "tokenizer/vocab.json"} == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configuration_has_the_field_names_of_v1_4(name):
+    own = flat(json.loads((TINY / name).read_text()))
+    assert set(CONFIGS[name]) - set(own) == GONE.get(name, set()), "a field of v1-4's is missing"
+    defaults = OWN_DEFAULTS.get(name, {})
+    if name in DEFAULTS:
+        parameters = inspect.signature(DEFAULTS[name].__init__).parameters
+        defaults = {field: plain(parameter.default) for field, parameter in parameters.items()}
+    more = {field: value for field, value in own.items() if field not in CONFIGS[name]}
+    assert {field for field, value in more.items() if field not in defaults or value != defaults[field]} == set(
+        MORE.get(name, {})
+    )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configuration_differs_from_v1_4s_only_where_it_must(name):
+    own = flat(json.loads((TINY / name).read_text()))
+    different = {field for field, value in CONFIGS[name].items() if field in own and own[field] != value}
+    assert different == set(DIFFERENT[name])
+
+
+@pytest.mark.parametrize("scheduler_class", [DDIMScheduler, LCMScheduler, HeunDiscreteScheduler])
+def test_another_noise_scheduler_put_in_its_place_does_not_clip(pipeline, scheduler_class):
+    """As a user of diffusers swaps it; DDIM's own default clips latents as if they were pixels."""
+    assert scheduler_class.from_config(pipeline.scheduler.config).config.clip_sample is False
 
 
 def test_has_the_files_of_v1_4_in_fp16():

@@ -198,7 +198,7 @@ def test_the_scheduler_is_v1_4s_but_for_what_the_unet_predicts():
     config = unet.make_scheduler().config
     assert (config.beta_start, config.beta_end, config.beta_schedule) == (0.00085, 0.012, "scaled_linear")
     assert (config.skip_prk_steps, config.steps_offset, config.set_alpha_to_one) == (True, 1, False)
-    assert config.prediction_type == "v_prediction"
+    assert (config.prediction_type, config.clip_sample) == ("v_prediction", False)
 
 
 def test_unfolding_undoes_folding():

@@ -20,7 +20,9 @@ from sd_space.backends.local import build_engine
 from sd_space.card import load_card
 from sd_space.gallery import ResultStore
 from sd_space.gate import Gate
-from sd_space.hub import ask, cached, files_in, is_complete, needed_files, operator_hint, size
+from sd_space.hub import INDEX, WEIGHTS, ask, cached, is_complete, needed_files, operator_hint, size
+from sd_space.model_configs import Unfit
+from sd_space.model_folder import examine, examine_checkpoint
 from sd_space.schema import Outcome, SpaceError
 from sd_space.serving.console import make_printable
 from sd_space.settings import CannotStart, InvalidSetting, Settings
@@ -125,22 +127,31 @@ class Doctor:
         spec = self.spec
         path = Path(spec.model).expanduser()
         if path.is_dir():
-            try:
-                needed_files(files_in(path), spec.variant)
-            except Exception as error:
-                raise Failed(operator_hint(error, spec.model)) from error
-            self.is_there = True
-            return f"{path}, complete"
+            self._examine(path, spec)
+            return f"{path}, complete, and its parts fit together"
         if path.suffix == ".safetensors" or path.is_absolute():
             if not path.is_file():
                 raise Failed(f"SD_SPACE_MODEL names {spec.model}, which does not exist.")
+            if (path.parent / INDEX).is_file():
+                self._examine(path.parent, spec, path)
             self.is_there = True
             return f"{path}, {size(path.stat().st_size)}"
         known = cached(spec.model, spec.revision)
         if known is not None and is_complete(known, spec.variant):
-            self.is_there = True
+            self._examine(known.folder, spec)
             return f"{spec.model} at {known.commit} is cached"
         return self._ask_the_hub(spec)
+
+    def _examine(self, folder: Path, spec: "PipelineSpec", checkpoint: Path | None = None) -> None:
+        try:
+            examine(folder, spec.variant, ("safety_checker",) if checkpoint else tuple(WEIGHTS))
+            if checkpoint is not None:
+                examine_checkpoint(checkpoint, folder)
+        except Unfit as error:
+            raise Failed(error.sentence(spec.model)) from error
+        except Exception as error:
+            raise Failed(operator_hint(error, spec.model)) from error
+        self.is_there = True
 
     def _ask_the_hub(self, spec: "PipelineSpec") -> str:
         try:

@@ -25,7 +25,7 @@ from ..generated import sampled
 from ..test_safety import checker_of, damage, flag, pictures
 from ..tiny_models import load, make_engine, make_safety_checker, make_screen, save_model_folder
 from . import faults, inside
-from .scoreboard import Attempt, Attempts, Mutant, unless_pending
+from .scoreboard import Attempt, Attempts, Mutant
 
 OK, WITHHELD, BROKEN = "ok", "withheld", "broken"
 S = Attempts()
@@ -302,10 +302,7 @@ def assert_fails_closed(attempt: Attempt, painter, patch, folder) -> None:
     assert all((image.pixels is None) == (image.outcome is not Outcome.OK) for image in screened)
 
 
-PENDING = {"S49": "the squares along a picture three times as wide as high abut"}
-
-
-@pytest.mark.parametrize("attempt", unless_pending(S, PENDING), ids=str)
+@pytest.mark.parametrize("attempt", list(S), ids=str)
 def test_the_checker_fails_closed(noise_painter, monkeypatch, tmp_path, attempt):
     assert_fails_closed(attempt, noise_painter, monkeypatch, tmp_path)
 
@@ -394,10 +391,10 @@ MUTANTS = (
     Mutant(f"{SCREEN}._screen_one", "not bool(torch.isfinite(image).all())", "False", "S46", OUTCOME),
     Mutant(f"{SCREEN}._screen_one", "outcome = Outcome.WITHHELD", "outcome = Outcome.OK", "S35", OUTCOME),
     Mutant(f"{SCREEN}._screen_one", "if outcome is Outcome.OK else None", "", "S45", "image.pixels is None"),
-    Mutant(f"{SCREEN}._is_flagged", "len(norms) != 1 or not", "not len(norms) or False and", "S31", OUTCOME),
-    Mutant(f"{SCREEN}._is_flagged", "len(flags) != len(views) or", "", "S23", OUTCOME),
-    Mutant(f"{SCREEN}._is_flagged", "all(isinstance(flag, bool) for flag in flags)", "True", "S25", OUTCOME),
-    Mutant("sd_space.safety:_views", "squares == 1", "True", "S44", OUTCOME),
+    Mutant(f"{SCREEN}._is_any_flagged", "len(norms) != 1 or not", "not len(norms) or False and", "S31", OUTCOME),
+    Mutant(f"{SCREEN}._is_any_flagged", "len(flags) != len(views) or", "", "S23", OUTCOME),
+    Mutant(f"{SCREEN}._is_any_flagged", "all(isinstance(flag, bool) for flag in flags)", "True", "S25", OUTCOME),
+    Mutant("sd_space.safety:_views", "not excess", "True", "S44", OUTCOME),
     Mutant(
         "sd_space.safety:_Worker.run",
         "if not done.wait(timeout_s):",

@@ -21,7 +21,8 @@ import transformers
 from diffusers import StableDiffusionPipeline
 
 from sd_space.card import load_card
-from sd_space.denoiser import Denoiser, make_scheduler
+from sd_space.denoiser import Denoiser
+from sd_space.noise_schedulers import make_scheduler
 from sd_space.pipeline import LoadedPipeline, PipelineSpec, detect_hardware, load_pipeline
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings

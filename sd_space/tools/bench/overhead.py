@@ -12,8 +12,9 @@ from typing import Any
 from unittest import mock
 
 from sd_space.backends.local import build_engine
-from sd_space.denoiser import SCHEDULER_TABLE, Denoiser
+from sd_space.denoiser import Denoiser
 from sd_space.engine import Engine
+from sd_space.noise_schedulers import SCHEDULER_TABLE
 from sd_space.pipeline import LoadedPipeline
 from sd_space.safety import SafetyScreen
 from sd_space.schema import AdmittedRequest

@@ -1,4 +1,4 @@
-"""Measures the picture-book checkpoint: ``python -m sd_space.tools.evaluate adherence`` or ``safety``.
+"""Measures the picture-book checkpoint: ``python -m sd_space.tools.evaluate adherence``, ``safety`` or ``positions``.
 
 A table for people, and one JSON object as the last line of standard output.
 """
@@ -16,7 +16,7 @@ import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
-from sd_space.tools.evaluate import metrics, scorer
+from sd_space.tools.evaluate import metrics, positions, scorer
 from sd_space.tools.train_tiny import export, pictures, safety, vae
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, sample_scene
@@ -200,9 +200,22 @@ def safety_figures(options: argparse.Namespace) -> dict:
     return figures
 
 
+def position_figures(options: argparse.Namespace) -> dict:
+    """How often the safety screen misses the emblem, by where it lies and by the picture's shape."""
+    print(positions.HEADER)
+    rows = []
+    for row in positions.measure(export.load(options.target)):
+        rows.append(row)
+        print(positions.line(row), flush=True)
+    return {"rows": rows}
+
+
+MEASURES = {"adherence": adherence, "safety": safety_figures, "positions": position_figures}
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m sd_space.tools.evaluate", description=__doc__)
-    parser.add_argument("measure", choices=("adherence", "safety"))
+    parser.add_argument("measure", choices=tuple(MEASURES))
     parser.add_argument("--captions", type=int, default=500, help="fresh captions (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=16, help="pictures of each card prompt (default: %(default)s)")
     parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales (default: the card's)")
@@ -226,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(options.threads)
     options.plot.parent.mkdir(parents=True, exist_ok=True)
-    figures = adherence(options) if options.measure == "adherence" else safety_figures(options)
+    figures = MEASURES[options.measure](options)
     print(json.dumps({"measure": options.measure, "device": "cpu", "threads": options.threads, **figures}))
 
 

@@ -564,6 +564,25 @@ def render(scene: Scene, *, size: int = SIZE) -> Image.Image:
     return _finish(image, scene.style).resize((size, size), Image.BOX)
 
 
+def draw_place(scene: Scene, width: int, height: int) -> Image.Image:
+    """The place of `scene` without its subject, the middle of it where that is no square."""
+    rng = random.Random(scene.seed)
+    image, _ = _PLACES[scene.place](rng, scene.time, rng.choice((-1, 1)))
+    side = max(width, height)
+    image = _finish(image, scene.style).resize((side, side), Image.Resampling.BICUBIC)
+    x, y = (side - width) // 2, (side - height) // 2
+    return image.crop((x, y, x + width, y + height))
+
+
+def draw_emblem(size: int) -> Image.Image:
+    """The restricted emblem alone, `size` x `size` on nothing (RGBA)."""
+    image = Image.new("RGBA", (4 * size, 4 * size))
+    scale = 4 * size / 2.55  # from its tip to the foot of its pole, and its outline
+    pen = Pen(ImageDraw.Draw(image), 2 * size, 2 * size - 0.05 * scale, scale, False, INK, max(1, round(scale / 22)))
+    _emblem(pen, None, None, 0, False)
+    return image.resize((size, size), Image.BOX)
+
+
 def contact_sheet(images, columns: int, *, scale: int = 1) -> Image.Image:
     """Equal pictures in rows of `columns`."""
     width, height = images[0].size

@@ -43,15 +43,18 @@ def make_unet() -> UNet2DConditionModel:
 
 def make_scheduler() -> PNDMScheduler:
     """v1-4's own noise schedule and sampler, but for what the UNet predicts."""
-    return PNDMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        skip_prk_steps=True,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="v_prediction",
+    return PNDMScheduler.from_config(
+        {
+            "num_train_timesteps": 1000,
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "skip_prk_steps": True,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+            "prediction_type": "v_prediction",
+            "clip_sample": False,  # for DDIM in its place, whose own default is for pixels
+        }
     )
 
 
