@@ -17,9 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
+
+try:
+    import httpx2 as httpx  # what huggingface_hub speaks through
+except ModuleNotFoundError:  # before its 2.0, with the same names of errors
+    import httpx
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +181,7 @@ def ask(model: str, revision: str | None, timeout_s: float = 60.0) -> Listing:
             info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=each_s)
             get_hf_file_metadata(hf_hub_url(model, INDEX, revision=info.sha), timeout=each_s)
             return Listing(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
-        except (httpx2.TransportError, hub_errors.HfHubHTTPError) as error:
+        except (httpx.TransportError, hub_errors.HfHubHTTPError) as error:
             is_passing = (http_status(error) or 503) >= 500
             if not is_passing or attempt == ATTEMPTS or time.monotonic() + delay_s > give_up_s:
                 raise
@@ -374,9 +378,9 @@ def operator_hint(error: BaseException, model: str, revision: str | None = None,
         return f"The Hub went silent: {silent}; check the network, or raise SD_SPACE_HUB_TIMEOUT_S on a slow one."
     if find(hub_errors.EntryNotFoundError):
         return f"{model} lacks a file that is needed, in variant {variant or 'none'}; check SD_SPACE_MODEL."
-    if find(httpx2.TimeoutException, TimeoutError):
+    if find(httpx.TimeoutException, TimeoutError):
         return f"The Hub does not answer at {constants.ENDPOINT}; check the network, or HF_ENDPOINT."
-    if find(httpx2.TransportError, ConnectionError):
+    if find(httpx.TransportError, ConnectionError):
         return f"The Hub cannot be reached at {constants.ENDPOINT}; check the network, or HF_ENDPOINT."
     if find(hub_errors.LocalEntryNotFoundError):
         return f"{model} is not cached completely and the Hub cannot be reached; check the network."

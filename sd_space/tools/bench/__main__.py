@@ -53,9 +53,6 @@ def load(name: str):
         import transformers
 
         transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
-        if find_spec("httpx2") is None and find_spec("httpx") is not None:
-            # What huggingface_hub speaks through before 2.0, with the same names of errors as `hub.py` looks for.
-            sys.modules["httpx2"] = importlib.import_module("httpx")
     return importlib.import_module(f"sd_space.tools.bench.{name}")
 
 
