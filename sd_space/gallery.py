@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _SWEEPS_PER_TTL = 4
 MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
-GONE = "These pictures were kept for their time and are gone; please make them again."
+GONE = "Some of these pictures were deleted on the server; please make them again."
 _CAPTIONS = {
     Outcome.OK: "",
     Outcome.WITHHELD: ": withheld by the safety checker",

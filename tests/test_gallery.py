@@ -172,7 +172,7 @@ def test_a_picture_that_is_gone_is_left_out_of_the_archive_and_no_failure(store)
     with zipfile.ZipFile(store.zip("r", pictures)) as archive:
         assert archive.namelist() == ["seed-8.png"]
     pictures[1].path.unlink()
-    with pytest.raises(EngineFailed, match="are gone; please make them again"):
+    with pytest.raises(EngineFailed, match="were deleted on the server; please make them again"):
         store.zip("r", pictures)
     assert first.is_file()
 
@@ -182,7 +182,7 @@ def test_an_archive_asked_for_after_its_time_is_told_in_a_sentence(store, clock)
     store.finish("r")
     clock.now_s += 100
     store.sweep()
-    with pytest.raises(EngineFailed, match="are gone"):
+    with pytest.raises(EngineFailed, match="were deleted on the server"):
         store.zip("r", [saved])
 
 

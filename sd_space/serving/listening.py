@@ -170,6 +170,7 @@ def start_server(address: Address, handles: int, app: Any, *_: Any, **__: Any) -
         port=port,
         http=functools.partial(BoundedProtocol, bounds=Connections(most_connections(handles))),
         ws="none",
+        proxy_headers=False,  # whose X-Forwarded-For is believed is the request filter's to say
         h11_max_incomplete_event_size=MOST_HEAD_BYTES,
         backlog=ACCEPTED_AT_ONCE,
         workers=1,

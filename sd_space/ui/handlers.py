@@ -8,7 +8,7 @@ import gradio as gr
 
 from sd_space import views
 from sd_space.backends import Backend, until_ready
-from sd_space.gallery import ResultStore, recipe_from_query
+from sd_space.gallery import GONE, ResultStore, SavedPicture, recipe_from_query
 from sd_space.gate import Gate
 from sd_space.runs import Run, Runs
 from sd_space.schema import LicenceNotAccepted, ModelInfo, SpaceError, Stage
@@ -201,7 +201,7 @@ class Handlers:
         has filled it; words that were being written stay."""
         visitor = self._visitor(token)
         run = self.runs.get(run_id, visitor) if visitor is not None else None
-        if run is None or not all(picture.path.is_file() for picture in run.finished):
+        if run is None or (run.is_done and not _still_there(run)):
             yield {self.page.status: ""}
             return
         is_linked = bool(recipe_from_query(request.query_params))
@@ -229,10 +229,13 @@ class Handlers:
         async for _ in self.runs.watch(run, grace_s=self.settings.reconnect_s):
             if not run.is_done:
                 yield {page.waiting: views.waiting(run)}
-        pictures = [(str(picture.path), picture.caption) for picture in run.finished]
+        there = _still_there(run)
+        pictures = [(str(picture.path), picture.caption) for picture in there]
         verdict, archive = views.verdict(run), None
+        if len(there) < len(run.finished):
+            verdict += views.note(GONE, "error")
         try:
-            archive = await asyncio.to_thread(self.store.zip, run.request_id, run.finished)
+            archive = await asyncio.to_thread(self.store.zip, run.request_id, there)
         except SpaceError as error:  # the pictures are there, and the form must come back
             verdict += views.note(str(error), "error")
         yield {
@@ -251,3 +254,8 @@ class Handlers:
         if visitor is not None and (run := self.runs.get(run_id, visitor)):
             self.runs.cancel(run.request_id)
         return {self.page.cancel: gr.update(interactive=False, value="Cancelling…")}
+
+
+def _still_there(run: Run) -> list[SavedPicture]:
+    """Those of the run's pictures whose files nobody has deleted."""
+    return [picture for picture in run.finished if picture.path.is_file()]
