@@ -153,6 +153,8 @@ class Server(uvicorn.Server):
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not self.started:
             if not self._thread.is_alive() or time.monotonic() > deadline_s:
+                for listener in self._sockets:
+                    listener.close()
                 raise CannotStart("The page's server did not start; the log says why.")
             time.sleep(0.001)
 
