@@ -3,6 +3,7 @@
 Gradio would go on to another port than the one asked for, and knows no IPv6.
 """
 
+import contextlib
 import errno
 import functools
 import os
@@ -140,12 +141,16 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]):
         super().__init__(config)
         self._sockets = sockets
-        self._thread = threading.Thread(target=self.run, args=(sockets,), name="server", daemon=True)
+        self._thread = threading.Thread(target=self._own_thread, name="server", daemon=True)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in self._sockets:
             listener.listen(BACKLOG)  # uvicorn has one figure for what waits and for what is accepted at once
+
+    def _own_thread(self) -> None:
+        with contextlib.suppress(SystemExit):  # uvicorn ends a program that way; this is one thread of ours
+            self.run(self._sockets)
 
     def start(self) -> None:
         """Returns when it answers. Raises CannotStart."""
