@@ -135,6 +135,7 @@ def test_overhead(capsys, model_folder):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_startup(capsys, model_folder):
     rows = bench(capsys, "startup", "--model", str(model_folder), "--steps", "2", "--repeats", "1")["rows"]
     space = rows["this Space"]

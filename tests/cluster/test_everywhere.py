@@ -1,7 +1,6 @@
 """The same requests to the app on each backend: the same pictures, the same verdicts, the same gate."""
 
 import io
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -10,24 +9,22 @@ from PIL import Image
 from ..server import serve
 from ..test_api import QUICK, call
 
-BACKENDS = ("local", "zerogpu", "ray")
+OTHERS = ("zerogpu", pytest.param("ray", marks=pytest.mark.nightly))  # than `local`, whose server all tests share
 
 
-@pytest.fixture(scope="module")
-def servers(ready_server):
-    """The app on each, all with the picture book; without a Hub that lends GPUs, ZeroGPU's runs in its process."""
-    with ExitStack() as stack:
-        others = {name: stack.enter_context(serve("--backend", name)) for name in BACKENDS[1:]}
-        servers = {"local": ready_server} | others
-        for server in servers.values():
-            server.wait_for("/healthz", timeout_s=120)
-        yield servers
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request):
+    """The app there, with the picture book; without a Hub that lends GPUs, ZeroGPU's runs in its process."""
+    with serve("--backend", request.param) as server:
+        server.wait_for("/healthz", timeout_s=120)
+        yield server
 
 
 @pytest.mark.parametrize("token", ["", "of nobody"])
-def test_the_gate_refuses_before_a_backend_is_asked(servers, token):
+def test_the_gate_refuses_before_a_backend_is_asked(ready_server, other, token):
     """The model may still be loading: nobody waits for it to be told that the licence is not accepted."""
-    (refusal,) = {str(call(server, "generate", QUICK | {"acceptance_token": token})) for server in servers.values()}
+    values = QUICK | {"acceptance_token": token}
+    (refusal,) = {str(call(server, "generate", values)) for server in (ready_server, other)}
     assert "error" in refusal and "licence" in refusal
 
 
@@ -44,11 +41,11 @@ def drawn(server, **changes) -> tuple[list[np.ndarray], list[dict]]:
 @pytest.mark.parametrize(
     ("prompt", "outcome"), [("a cat on the beach", "ok"), ("a skull warning sign on the beach", "withheld")]
 )
-def test_every_backend_draws_and_withholds_the_same(servers, prompt, outcome):
-    reference, verdicts = drawn(servers["local"], prompt=prompt, num_images_per_prompt=2, guidance_scale=3.0)
+def test_every_backend_draws_and_withholds_the_same(ready_server, other, prompt, outcome):
+    asked = {"prompt": prompt, "num_images_per_prompt": 2, "guidance_scale": 3.0}
+    reference, verdicts = drawn(ready_server, **asked)
     assert verdicts == [{"seed": seed, "outcome": outcome} for seed in (7, 8)]
-    for name in BACKENDS[1:]:
-        pictures, same = drawn(servers[name], prompt=prompt, num_images_per_prompt=2, guidance_scale=3.0)
-        assert same == verdicts
-        for picture, expected in zip(pictures, reference, strict=True):
-            assert np.abs(picture - expected).max() <= (1 if outcome == "ok" else 0), name
+    pictures, same = drawn(other, **asked)
+    assert same == verdicts
+    for picture, expected in zip(pictures, reference, strict=True):
+        assert np.abs(picture - expected).max() <= (1 if outcome == "ok" else 0)
