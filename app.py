@@ -75,6 +75,7 @@ def set_up_logs() -> None:
         logging.getLogger(client).setLevel(logging.WARNING)  # they log whole addresses
     for server in ("mcp", "sse_starlette"):
         logging.getLogger(server).setLevel(logging.WARNING)  # they log calls and what is sent
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of callers' bytes
     quieten_logs()
 
 

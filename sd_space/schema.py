@@ -91,7 +91,9 @@ def _shown(value: object) -> str:
         text = "'" + "".join(c for c in value if c.isalnum() or c in " +-_.") + "'"
     else:
         text = f"a {type(value).__name__}"
-    return text if len(text) <= 24 else f"a {type(value).__name__} of {len(str(value))} characters"
+    if len(text) <= 24:
+        return text
+    return f"a text of {len(value)} characters" if isinstance(value, str) else f"a number of {len(text)} digits"
 
 
 def _integer(field: str, value: object, low: int, high: int, unit: str = "") -> int:

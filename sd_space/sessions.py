@@ -27,7 +27,10 @@ class Sessions:
 
     def has(self, session: str) -> bool:
         """Whether there is, or will be, anything to tell this session."""
-        return session in self._queue.pending_messages_per_session
+        messages = self._queue.pending_messages_per_session.get(session)
+        return messages is not None and (
+            bool(self._queue.pending_event_ids_session.get(session)) or not messages.empty()
+        )
 
     def sweep(self, listening: Collection[str]) -> None:
         """Forgets the sessions that have been told everything, and those whose end nobody came to hear.

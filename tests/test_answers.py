@@ -4,7 +4,7 @@ import json
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 
-from sd_space.serving.answers import BROKEN, WRONG_PASSWORD, KnownAnswer
+from sd_space.serving.answers import BROKEN, CANCELLED, WRONG_PASSWORD, KnownAnswer
 from sd_space.serving.origins import MADE_UP, PUBLIC
 from sd_space.serving.routes import Kind, Route
 
@@ -135,6 +135,13 @@ def test_a_failure_in_a_stream_is_in_our_words(kind, event):
     body = stream("data: {}\n\n" + event, kind=kind)[2].decode()
     assert BROKEN in body and body.startswith("data: {}\n\n") and body.endswith("\n\n")
     assert not any(word in body for word in ("/srv", "KeyError", "list index", "Traceback"))
+
+
+def test_a_cancelled_call_does_not_look_completed():
+    body = stream("event: complete\ndata: null\n\n", kind=Kind.EVENT_STREAM)[2].decode()
+    assert body == f'event: error\ndata: {{"error": "{CANCELLED}"}}\n\n'
+    done = 'event: complete\ndata: ["a"]\n\n'
+    assert stream(done, kind=Kind.EVENT_STREAM)[2].decode() == done
 
 
 def test_a_sentence_of_ours_in_a_stream_stays_word_for_word():

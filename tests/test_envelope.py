@@ -192,6 +192,9 @@ def test_a_tool_call_is_written_anew():
         ({"prompt": "a", "seed": True}, "seed must be a whole number."),
         ({"prompt": "a", "seed": None}, "seed must be a whole number."),
         ({"prompt": "a", "guidance_scale": "x"}, "guidance_scale must be a number."),
+        ({"prompt": "a", "guidance_scale": float("nan")}, "guidance_scale must be a number."),
+        ({"prompt": "a", "guidance_scale": float("inf")}, "guidance_scale must be a number."),
+        ({"prompt": "a\ud800"}, "prompt must not contain halves of characters"),
         ({"prompt": "a", "colour": 1}, "unknown parameter"),
         ({}, "prompt is missing"),
     ],
@@ -218,6 +221,7 @@ def test_there_are_no_other_tools_and_no_other_methods():
     [
         [], {}, "x", {"method": 5, "id": 1}, {"method": "ping"}, {"method": "ping", "id": {"a": 1}},
         {"method": "ping", "id": True}, {"method": "ping", "id": "x" * 200}, [{"method": "ping", "id": 1}],
+        {"method": "ping", "id": "\ud800"}, {"method": "unknown", "id": "\udfff"},
     ],
 )  # fmt: skip
 def test_a_message_that_is_none_is_refused_as_json_rpc_does(values):
@@ -236,3 +240,8 @@ def test_what_a_client_says_of_itself_is_left_behind():
         "clientInfo": {"name": "client", "version": "1"},
     }
     assert message("initialize", protocolVersion=7).params["protocolVersion"] == "2025-03-26"
+
+
+@pytest.mark.parametrize("token", ["\udfff", "x" * 129, True, [1], {"a": 1}, 1.5])
+def test_a_progress_token_that_names_nothing_is_left_behind(token):
+    assert "_meta" not in message(name="generate", arguments={"prompt": "a"}, _meta={"progressToken": token}).params

@@ -70,7 +70,7 @@ class Filtered:
         self.waits_for_its_end = False
         settings = {"max_per_visitor": 1000, **settings}
         self.status = BackendStatus(Stage.READY)
-        self.is_queue_alive, self.listening = True, []
+        self.is_queue_alive, self.listening, self.heard = True, [], False
         self.behind, self.clock = App(), Clock()
         contract = AppContract(
             endpoints=ENDPOINTS,
@@ -79,7 +79,7 @@ class Filtered:
             files=[results],
             assets={"/assets/x.js"},
             session_of={"event": "mine"}.get,
-            has_session=lambda session: session == "mine",
+            has_session=lambda session: session == "mine" and not self.heard,
             sweep=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
@@ -299,6 +299,24 @@ def test_what_a_tool_call_asks_for_is_given_up_when_its_client_leaves(tmp_path):
     assert asyncio.run(main())
 
 
+def test_a_tool_call_whose_client_has_left_already_is_not_begun(tmp_path):
+    door = Filtered(tmp_path)
+    server = ToolServer(door)
+
+    async def late(request):
+        server.headers = {name: value for name, value in request.headers.items() if name != "content-length"}
+        return JSONResponse({"jsonrpc": "2.0", "id": 1, "result": {}})
+
+    door.behind.app.router.routes.clear()
+    door.behind.app.add_route("/gradio_api/mcp/", late, methods=["POST"])
+    door.behind.app.add_route("/{path:path}", door.behind.answer, methods=["GET", "POST"])
+    with door.client as client:
+        assert client.post("/gradio_api/mcp/", json=TOOL_CALL).status_code == 200
+        refused = client.post(GENERATE, json={"prompt": "a cat"}, headers=server.headers)
+    assert refused.status_code == 404 and "Nobody waits" in refused.json()["error"]
+    assert not len(door.capacity)
+
+
 def test_nobody_can_call_as_another(tmp_path):
     door = Filtered(tmp_path, rate_per_minute=1)
     for forged in ("198.51.100.7", ":198.51.100.7", "0" * 32 + ":198.51.100.7"):
@@ -353,6 +371,30 @@ def test_a_caller_who_leaves_in_the_middle_of_a_body_harms_nobody(door):
 def test_a_call_is_listened_to_by_its_id_and_not_by_a_sessions_name(door):
     assert door.client.get("/gradio_api/call/generate/event").status_code == 200
     assert door.client.get("/gradio_api/call/generate/mine").status_code == 404
+
+
+def test_an_app_that_breaks_in_the_middle_ends_its_answer_and_is_logged_in_a_line(door, caplog):
+    async def broken(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
+        raise RuntimeError("words that are not for the log")
+
+    door.filter._app = broken
+    answer = door.client.get("/gradio_api/call/generate/event")
+    assert (answer.status_code, answer.text) == (200, "data: 1\n\n")
+    assert len(caplog.records) == 1 and "RuntimeError in test_middleware.py" in caplog.text
+    assert "words" not in caplog.text
+
+
+def test_an_event_that_nobody_can_hear_of_any_more_is_not_listened_to(door):
+    door.heard = True
+    assert door.client.get("/gradio_api/call/generate/event").status_code == 404
+    assert door.client.get("/gradio_api/queue/data?session_hash=mine").status_code == 404
+
+
+def test_a_body_that_says_it_is_too_large_is_not_waited_for(door):
+    headers = {"content-type": "application/json", "content-length": "9" * 30}
+    assert door.post(content=iter([b"{}"]), headers=headers).status_code == 413
 
 
 def test_each_request_lets_go_of_sessions_that_are_over(door):

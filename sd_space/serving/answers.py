@@ -27,7 +27,9 @@ _SENTENCES = {
     429: "Too many calls; please try again in a minute.",
     503: "The server cannot answer right now; please try again in a minute.",
 }
+CANCELLED = "Cancelled before it was done."
 WRONG_PASSWORD = "The name or the password is not right."
+_NOTHING = b"event: complete\ndata: null"  # of an event that was cancelled: no endpoint of ours answers so
 # Headers of Gradio's answers that callers need; everything else stays here.
 _PASSED = frozenset(
     [
@@ -41,7 +43,6 @@ _PASSED = frozenset(
         "vary",
         "set-cookie",
         "mcp-session-id",
-        "accept-ranges",
     ]
 )
 _SCRIPT_STRING = re.compile(rb'"' + re.escape(MADE_UP.encode()) + rb'(["/])')
@@ -177,12 +178,14 @@ def _own_sentence(route: Route, body: bytes) -> str | None:
 
 def _known_events(chunk: bytes) -> bytes:
     """The events of a stream, those of failures in our words where Gradio has put its own, or none."""
-    if not any(mark in chunk for mark in (b"unexpected_error", b"event: error", b'"success":false')):
+    if not any(mark in chunk for mark in (b"unexpected_error", b"event: error", b'"success":false', _NOTHING)):
         return chunk
     return b"".join(_known_event(event) + b"\n\n" for event in chunk.split(b"\n\n") if event)
 
 
 def _known_event(event: bytes) -> bytes:
+    if event == _NOTHING:
+        event = b"event: error\ndata: " + json.dumps({"error": CANCELLED}).encode()
     lines = []
     is_error = event.startswith(b"event: error")
     for line in event.split(b"\n"):

@@ -110,6 +110,11 @@ def scalar(name: str, value: object) -> Scalar:
     raise Refusal(400, f"{name} must be text, a number, true or false, not {kind}.")
 
 
+def is_whole(text: str) -> bool:
+    """False for halves of characters (lone surrogates), which JSON can spell and nothing can send on."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def session_hash(value: object) -> str:
     if not isinstance(value, str) or not _SESSION.fullmatch(value):
         raise Refusal(400, "session_hash must be text of 1 to 64 letters, digits, hyphens or underscores.")

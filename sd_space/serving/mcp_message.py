@@ -1,10 +1,11 @@
 """Messages of MCP clients (JSON-RPC over streamable HTTP), understood and written anew."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sd_space.serving.envelope import Parameter, Refusal, Scalar, named_data, parse_object
+from sd_space.serving.envelope import Parameter, Refusal, Scalar, is_whole, named_data, parse_object
 
 # What a server of tools answers; the lists are asked for by clients that look at everything, and are empty.
 _QUESTIONS = ("ping", "tools/list", "resources/list", "resources/templates/list", "prompts/list")
@@ -45,7 +46,7 @@ def mcp_message(body: bytes, tools: Mapping[str, tuple[Parameter, ...]]) -> McpM
         raise McpRefusal(400, _error(None, _INVALID_REQUEST, refusal.sentence)) from None
     method, id = values.get("method"), values.get("id")
     params = values.get("params") if isinstance(values.get("params"), dict) else {}
-    if not isinstance(method, str) or not (id is None or isinstance(id, str) or type(id) is int) or len(str(id)) > 128:
+    if not isinstance(method, str) or not (id is None or _is_name(id)):
         raise McpRefusal(400, _error(None, _INVALID_REQUEST, "The message must have a method, and an id of its own."))
     if method.startswith(_NOTIFICATIONS):  # nothing here depends on one
         return McpMessage("notifications/initialized", None, {})
@@ -86,9 +87,14 @@ def _tool_call(id: str | int, params: Mapping[str, Any], tools: Mapping[str, tup
         raise McpRefusal(200, answer) from None
     rebuilt: dict[str, Any] = {"name": name, "arguments": given}
     token = meta.get("progressToken") if isinstance(meta, dict) else None
-    if (isinstance(token, str) and len(token) <= 128) or type(token) is int:
+    if _is_name(token):
         rebuilt["_meta"] = {"progressToken": token}
     return McpMessage("tools/call", id, rebuilt, tool=name)
+
+
+def _is_name(value: object) -> bool:
+    """Whether this may name a request: a short text of whole characters, or a number."""
+    return type(value) is int or (isinstance(value, str) and len(value) <= 128 and is_whole(value))
 
 
 def _typed(parameter: Parameter, value: Scalar) -> Scalar:
@@ -98,8 +104,11 @@ def _typed(parameter: Parameter, value: Scalar) -> Scalar:
     if isinstance(value, float) and value.is_integer() and parameter.type == "integer":
         return int(value)
     is_of_type = isinstance(value, _PYTHON_TYPES[parameter.type])
-    if not is_of_type or (isinstance(value, bool) and parameter.type != "boolean"):
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if not is_of_type or not is_finite or (isinstance(value, bool) and parameter.type != "boolean"):
         raise Refusal(400, f"{parameter.name} must be {_WORDS[parameter.type]}.")
+    if isinstance(value, str) and not is_whole(value):
+        raise Refusal(400, f"{parameter.name} must not contain halves of characters; please type it anew.")
     return value
 
 

@@ -55,6 +55,7 @@ MAX_BODY_BYTES = 64 * 1024  # the longest prompts, escaped, take a fifth of it
 BODY_TIMEOUT_S = 15.0
 MAX_HEADER_BYTES = 32 * 1024
 PAGE_FACTOR = 10  # events that answer at once come each second while the model loads
+_TOOL_CALL_KEPT_S = 60.0
 _STREAM_HANDOVER_S = 1.0  # a page opens its next stream at the moment in which the server closes the last one
 _RECIPE = frozenset(GenerationRequest.__annotations__)
 _WORK = (Kind.JOIN, Kind.CALL, Kind.NAMED_CALL, Kind.MCP, Kind.LOGIN)
@@ -152,11 +153,12 @@ class RequestFilter:
             await send({"type": "websocket.close", "code": 1008})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
+        has_begun = is_complete = False
 
         async def noticing(message: Message) -> None:
-            nonlocal has_begun
+            nonlocal has_begun, is_complete
             has_begun = True
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
         try:
@@ -173,7 +175,9 @@ class RequestFilter:
             place = traceback.extract_tb(error.__traceback__)[-1]
             logger.error("a request failed: %s in %s:%s", type(error).__name__, Path(place.filename).name, place.lineno)
             answer = refusal(500, BROKEN)
-        if answer is not None and not has_begun:
+        if has_begun and not is_complete:  # it broke on the way: what has been sent is all that there is
+            await send({"type": "http.response.body", "body": b""})
+        elif answer is not None and not has_begun:
             if answer.status_code >= 400:
                 self._metrics.count_refusal(answer.status_code)
             await answer(scope, receive, send)
@@ -187,6 +191,8 @@ class RequestFilter:
         if (own := self._own.find(scope["method"], scope["path"])) is not None:
             return own
         tool_call = self._tool_calls.get(headers.get(TOOL_CALL_HEADER, ""))
+        if tool_call is not None and tool_call.has_left:
+            raise Refusal(404, "Nobody waits for this call any more.")
         if tool_call is None:
             address = self._address(scope, headers)
             public_address = self._origins.public_address(headers, scope["scheme"])
@@ -246,6 +252,8 @@ class RequestFilter:
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if route.kind is not Kind.LOGIN and media_type != "application/json":
             raise Refusal(415, "The body must be JSON; send the header Content-Type: application/json with it.")
+        if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > MAX_BODY_BYTES:
+            raise _too_large()
         try:
             body = await asyncio.wait_for(_body(receive), BODY_TIMEOUT_S)
         except TimeoutError:
@@ -286,8 +294,6 @@ class RequestFilter:
         request.extra_headers |= {PLACE_HEADER: request.place.id, ADDRESS_HEADER: request.public_address}
         if request.tool_call is not None:
             request.tool_call.places.append(request.place)
-            if request.tool_call.has_left:
-                request.place.abandon()
 
     async def _forward(self, request: _Request, receive: Receive, send: Send) -> None:
         """Has the app answer the request as it is written anew."""
@@ -316,11 +322,10 @@ class RequestFilter:
     async def _forward_tool_call(self, request: _Request, receive: Receive, send: Send) -> None:
         """Follows a message of an MCP client: when its client leaves, what it asked for is not drawn to the end."""
         call, call_id = _ToolCall(request.address, request.public_address), secrets.token_urlsafe(16)
-        is_over = False
 
         async def noticing() -> Message:
             message = await receive()
-            if message["type"] == "http.disconnect" and not is_over:
+            if message["type"] == "http.disconnect":
                 call.leave()
             return message
 
@@ -329,14 +334,16 @@ class RequestFilter:
         try:
             await self._forward(request, noticing, send)
         finally:
-            is_over = True
-            del self._tool_calls[call_id]
+            call.leave()
+            # Gradio may only now be about to make the call of a client that has left already.
+            asyncio.get_running_loop().call_later(_TOOL_CALL_KEPT_S, self._tool_calls.pop, call_id)
 
     async def _stream(self, request: _Request, receive: Receive, send: Send) -> None:
         """One listener for each session: a second one would take the first one's messages, and end its run."""
         if request.route.kind is Kind.EVENT_STREAM:
             session = self._contract.session_of(request.route.name)
-            if session is None:  # an id that is no event's would be taken for the name of a session
+            # An id that is no event's would be taken for the name of a session.
+            if session is None or not self._contract.has_session(session):
                 raise Refusal(404, "There is no such run under way.")
         else:
             session = session_hash(QueryParams(request.scope["query_string"]).get("session_hash"))
@@ -379,6 +386,10 @@ class RequestFilter:
             return False
 
 
+def _too_large() -> Refusal:
+    return Refusal(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
+
+
 async def _body(receive: Receive) -> bytes:
     """The whole body. Raises Refusal when it is too large, ClientDisconnect when the caller has left."""
     body = bytearray()
@@ -388,7 +399,7 @@ async def _body(receive: Receive) -> bytes:
             raise ClientDisconnect
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
-            raise Refusal(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
+            raise _too_large()
         if not message.get("more_body"):
             return bytes(body)
 
