@@ -4,10 +4,8 @@ import contextlib
 import linecache
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import pytest
 
 FAMILIES = {
     "G": "get a picture past the licence gate, or at another visitor's run",
@@ -50,19 +48,6 @@ class Attempts(list[Attempt]):
     def named(self, id: str) -> Attempt:
         (attempt,) = [attempt for attempt in self if attempt.id == id]
         return attempt
-
-
-def unless_pending(attempts: Attempts, pending: Mapping[str, str]) -> list:
-    """The attempts as parameters of a test; those that get through, which `pending` says why, must go on to do so.
-
-    Whoever mends such a fault takes it out of the list: until then the test of it fails for holding.
-    """
-    assert pending.keys() <= {attempt.id for attempt in attempts}
-
-    def marks(attempt: Attempt) -> tuple:
-        return (pytest.mark.xfail(reason=pending[attempt.id], strict=True),) if attempt.id in pending else ()
-
-    return [pytest.param(attempt, marks=marks(attempt)) for attempt in attempts]
 
 
 class TooSlow(Exception):

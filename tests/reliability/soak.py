@@ -115,11 +115,11 @@ def census() -> dict[str, int]:
     runs = inside.live("Runs")
     held = {
         "runs": runs._runs,
-        "runs under way": runs._under_way,
+        "places": inside.live("Capacity")._places,
         "pumps": runs._pumps,
         "result folders": inside.live("ResultStore")._results,
         "waiters": inside.live("LocalBackend")._waiters,
-        "streams": inside.live("Front")._streams,
+        "streams": inside.live("RequestFilter")._streams,
     }
     return gradio_census() | {name: len(what) for name, what in held.items()}
 

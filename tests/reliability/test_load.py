@@ -268,7 +268,7 @@ def rated(rig: Rig, per_minute: int) -> Iterator[None]:
 
 
 def set_rate(per_minute: int) -> None:
-    inside.live("Front")._limiter = RateLimiter(per_minute, time.monotonic)
+    inside.live("RequestFilter")._limiter = RateLimiter(per_minute, time.monotonic)
 
 
 def statuses(visitor: Visitor, number: int) -> list[int]:

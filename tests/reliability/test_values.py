@@ -61,7 +61,8 @@ PAGE = {  # place in the page's form -> values that it cannot have, and the fiel
     "guidance_scale": (5, [0, "x"]),
     "seed": (6, ["x", -2]),
     "scheduler": (7, ["x", 5]),
-    "width": (9, ["x", "9999x64", [64], {}]),
+    "width": (9, ["x", "9999x64"]),
+    "size": (9, [[64], {}]),
     "height": (9, ["64x", "64x64x64", "64x7"]),
 }
 
@@ -88,6 +89,8 @@ def _page(place: int, value: object) -> Callable:
         values[place] = value
         body = {"data": values, "fn_index": visitor.fn_index("Prompt", "Steps"), "session_hash": "values"}
         posted = visitor.send("POST", "/gradio_api/queue/join", **json_body(body))
+        if posted.status != 200:
+            return posted
         answer = visitor.events("/gradio_api/queue/data?session_hash=values", posted)
         note = re.search(rb'note error\\" role=\\"alert\\">([^<]*)<', answer.body)
         return replace(answer, status=422, event="error", data=note[1].decode() if note else "")
@@ -157,8 +160,8 @@ ENVELOPES: dict[str, tuple[str, Callable]] = {  # what -> (what the sentence mus
     "no session": ("session_hash", lambda rig, visitor, token: visitor.send(
         "POST", "/gradio_api/queue/join",
         json={"fn_index": visitor.fn_index("Prompt", "Steps"), "data": visitor.page_values(token)})),
-    "a cancel of nothing": ("run", _post("/gradio_api/cancel", {})),
-    "a cancel with a number": ("run", _post("/gradio_api/cancel", {"event_id": 5, "session_hash": 5})),
+    "a cancel of nothing": ("session_hash", _post("/gradio_api/cancel", {})),
+    "a cancel with a number": ("session_hash", _post("/gradio_api/cancel", {"event_id": 5, "session_hash": 5})),
     "a stream of nothing": ("session", lambda rig, visitor, token: visitor.send("GET", "/gradio_api/queue/data")),
     "an upload": ("nothing at this address", lambda rig, visitor, token: visitor.send(
         "POST", "/gradio_api/upload", files={"files": ("x.png", b"\x89PNG")})),
@@ -170,7 +173,7 @@ ENVELOPES: dict[str, tuple[str, Callable]] = {  # what -> (what the sentence mus
     "a line that is no request": ("", _raw("HELLO")),
     "a path of odd bytes": ("nothing at this address", _raw("GET /%ff%fe%00 HTTP/1.1")),
     "a path of 20 kB": ("nothing at this address", _raw(f"GET /{'x' * 20_000} HTTP/1.1")),
-    "an unknown method": ("nothing at this address", _raw("PURGE / HTTP/1.1")),
+    "an unknown method": ("takes GET only", _raw("PURGE / HTTP/1.1")),
     "HTTP 1.0 without a body": ("JSON", _raw("POST /gradio_api/call/v2/generate HTTP/1.0")),
 }  # fmt: skip
 for _number, (_what, (_names, _make)) in enumerate(ENVELOPES.items(), start=201):
