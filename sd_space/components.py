@@ -61,17 +61,20 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer, which has been seen to make as many tokens as the text encoder reads. Raises Unfit."""
+    """The tokenizer, whose tokens the text encoder has been seen to have, as many as it reads. Raises Unfit."""
+    vocab_size = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
         length = tokenizer.model_max_length
         ids = tokenizer("a picture", padding="max_length", max_length=length, truncation=True).input_ids
-        if len(ids) == length:
-            return tokenizer
-        cause: Exception = ValueError(len(ids))
+        is_whole = len(ids) == length and max(*ids, *tokenizer.get_vocab().values()) < vocab_size
+        cause = None
     except Exception as error:  # whatever it stumbles over
-        cause = error
-    raise Unfit(f"its tokenizer cannot be made from the files in tokenizer; {AGAIN}, all of them.") from cause
+        is_whole, cause = False, error
+    if not is_whole:
+        told = "its tokenizer cannot be made from the files in tokenizer, or has words that the text encoder lacks"
+        raise Unfit(f"{told}; {AGAIN}, all of them.") from cause
+    return tokenizer
 
 
 def load_feature_extractor(folder: Path) -> CLIPImageProcessor:
@@ -101,9 +104,12 @@ def load_checkpoint(
             config=str(folder),
             safety_checker=safety_checker,
             feature_extractor=feature_extractor,
+            tokenizer=load_tokenizer(folder),
             dtype=dtype,
             local_files_only=True,
         )
+    except Unfit:
+        raise
     except Exception as error:  # whatever it stumbles over
         raise Unfit(f"its tensors do not fit the configuration in {folder.name}; {AGAIN}.") from error
 

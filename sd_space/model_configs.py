@@ -75,6 +75,8 @@ def _check_index(index: Mapping[str, Any]) -> None:
         if named not in [[library, name] for name in classes]:
             told = ".".join(map(str, named)) if isinstance(named, list) else named
             raise Unfit(f"{INDEX} names {_shown(told)} as {part}, and only {classes[0]} is served; {AGAIN}.")
+    if index.get("image_encoder") not in (None, [None, None]):
+        raise Unfit(f"{INDEX} names an image_encoder, and only text-to-image is served; set that to [null, null].")
     scheduler = index.get("scheduler")
     is_named = isinstance(scheduler, list) and len(scheduler) == 2 and scheduler[0] == "diffusers"
     if not is_named or not str(scheduler[1]).endswith("Scheduler"):

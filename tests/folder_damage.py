@@ -51,6 +51,10 @@ def any_file(rng: random.Random, folder: Path) -> Path:
     return rng.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
+def any_part(rng: random.Random, folder: Path) -> Path:
+    return rng.choice(sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()))
+
+
 def missing(rng: random.Random, folder: Path) -> str:
     path = any_file(rng, folder)
     path.unlink()
@@ -58,7 +62,7 @@ def missing(rng: random.Random, folder: Path) -> str:
 
 
 def missing_part(rng: random.Random, folder: Path) -> str:
-    part = rng.choice(sorted(path for path in folder.iterdir() if path.is_dir()))
+    part = any_part(rng, folder)
     shutil.rmtree(part)
     return f"{part.name} is missing"
 
@@ -92,7 +96,7 @@ def other_kind(rng: random.Random, folder: Path) -> str:
 
 def link_in_place_of_a_part(rng: random.Random, folder: Path) -> str:
     """As in caches; harmless."""
-    part = rng.choice(sorted(path for path in folder.iterdir() if path.is_dir()))
+    part = any_part(rng, folder)
     elsewhere = folder.parent / f"{folder.name}-{part.name}"
     part.rename(elsewhere)
     part.symlink_to(elsewhere, target_is_directory=True)
@@ -100,7 +104,7 @@ def link_in_place_of_a_part(rng: random.Random, folder: Path) -> str:
 
 
 def part_that_leads_back(rng: random.Random, folder: Path) -> str:
-    part = rng.choice(sorted(path for path in folder.iterdir() if path.is_dir()))
+    part = any_part(rng, folder)
     (part / "again").symlink_to(folder, target_is_directory=True)
     return f"{part.name} holds a link to the whole folder"
 

@@ -24,7 +24,7 @@ from .generated import drawn
 from .test_denoiser import denoised
 from .tiny_models import load, make_request, make_screen
 
-PROGRAMMERS_WORDS = re.compile(r"\w+(Error|Exception)\b|Traceback|object at 0x|\[\d+, \d+\]|torch\.|NoneType|<class")
+PROGRAMMERS_WORDS = re.compile(r"\w+(Error|Exception)\b|Traceback|object at 0x|\[Errno|torch\.|NoneType|<class")
 PATIENCE_S = 60  # for one folder, on a busy machine
 
 

@@ -181,6 +181,7 @@ def test_a_unet_of_other_latents_is_refused(folder):
         ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, "model_max_length is"),
         ("model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]}, "names diffusers.AutoencoderTiny as vae"),
         ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, "names evil.UNet2DConditionModel as unet"),
+        ("model_index.json", {"image_encoder": {"a": 1}}, "names an image_encoder"),
         ("model_index.json", {"scheduler": ["os", "system"]}, "names no noise scheduler of diffusers"),
         (SCHEDULER, {"prediction_type": "flow_prediction"}, "prediction_type is flow_prediction, and epsilon,"),
         (SCHEDULER, {"num_train_timesteps": 10}, "num_train_timesteps is 10, which must be a whole number from 150"),
@@ -213,6 +214,12 @@ def test_a_checker_of_another_arithmetic_is_refused(folder, changes, place):
     config = json.loads((folder / CHECKER).read_text())
     replaced(folder / CHECKER, json.dumps(config | {place: config["vision_config"] | changes}))
     assert f"{CHECKER} is not of CLIP's vision tower" in told_of(folder)
+
+
+def test_a_tokenizer_with_a_word_more_than_the_text_encoder_is_refused(folder):
+    """transformers gives a name that it does not know the next free number."""
+    edit(folder, "tokenizer/tokenizer_config.json", pad_token="<pad>")
+    assert "has words that the text encoder lacks" in served_or_told(folder)
 
 
 def test_a_checker_of_fewer_layers_than_its_weights_is_refused(folder):
