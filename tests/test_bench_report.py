@@ -215,6 +215,7 @@ def without(folder: Path, *packages: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_real_report_without_gradio_is_whole(tmp_path, model_folder):
     """Only what a machine for computing has: no page, and nothing that a page stands on."""
@@ -247,6 +248,7 @@ def test_a_real_report_without_gradio_is_whole(tmp_path, model_folder):
     assert sorted(path.name for path in out.iterdir()) == ["errors.log", "report.json", "report.log"]
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_benchmark_that_is_cut_short_leaves_its_rows_and_says_where_it_was(tmp_path, model_folder):
     running = tmp_path / "running.json"
