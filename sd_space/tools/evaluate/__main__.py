@@ -21,13 +21,13 @@ from sd_space.tools.train_tiny import export, pictures, safety, vae
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, sample_scene
 
-STATE = Path.home() / ".cache" / "sd_space" / "evaluate"
+STATE = Path.home() / ".cache" / "sd_space" / "evaluate_256"
 SCALES = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)  # the model card's protocol
 BATCH = 16
 
 
 def draw_all(pipeline: StableDiffusionPipeline, texts: list[str], seeds: list[int], **settings: float) -> np.ndarray:
-    """(N, 128, 128, 3) uint8, unchecked."""
+    """(N, 256, 256, 3) uint8, unchecked."""
     return np.concatenate(
         [
             export.draw(pipeline, texts[k : k + BATCH], seeds[k : k + BATCH], **settings)
@@ -41,9 +41,8 @@ def round_trip(pipeline: StableDiffusionPipeline, images: np.ndarray) -> np.ndar
     """`images` through the checkpoint's own encoder and decoder."""
     chunks = []
     for k in range(0, len(images), BATCH):
-        latents = pipeline.vae.encode(vae.to_unit(images[k : k + BATCH])).latent_dist.mean
-        drawn = pipeline.vae.decode(latents).sample.clamp(-1, 1)
-        chunks.append(((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        latents = pipeline.vae.encode(vae.to_unit(images[k : k + BATCH]).to(pipeline.device)).latent_dist.mean
+        chunks.append(vae.to_bytes(pipeline.vae.decode(latents).sample))
     return np.concatenate(chunks)
 
 
@@ -67,7 +66,7 @@ def adherence(options: argparse.Namespace) -> dict:
     others = scorer.fresh_scenes(300, rng) + scorer.fresh_scenes(300, rng, held_out=True)
     reference, _ = scorer.read(main_judge, pictures.pixels(others))
     mean, deviation = reference.mean(0), reference.std(0) + 1e-3
-    pipeline = export.load(options.target)
+    pipeline = export.load(options.target).to(options.device)
     rows: dict[str, dict] = {}
 
     def add(name: str, images: np.ndarray, seconds: float | None = None) -> None:
@@ -76,7 +75,7 @@ def adherence(options: argparse.Namespace) -> dict:
             features, scores = scorer.read(judge, images)
             figures = metrics.adherence(scores, named)
             if kind == "convolutional":
-                row |= figures
+                row |= figures | metrics.composition(scores, named)
                 row["kid"] = metrics.kid((features - mean) / deviation, (reference - mean) / deviation)
                 seen = len(named) - half
                 for label, part in (("seen", slice(0, seen)), ("held_out", slice(seen, None))):
@@ -84,13 +83,16 @@ def adherence(options: argparse.Namespace) -> dict:
                     row[f"subject_{label}"] = metrics.adherence(cut, named[part])["subject"]
             else:
                 row["adherence_second_scorer"] = figures["adherence"]
+        row["sharpness"] = metrics.sharpness(images, oracle)
         row["seconds_per_picture"] = seconds
         rows[name] = row
         print(" | ".join([f"{name:24}", *(f"{row[key]:.3f}" for key in (*COLUMNS,))]), flush=True)
 
     print(" | ".join([f"{options.captions} captions".ljust(24), *COLUMNS]), flush=True)
     add("ORACLE", oracle)
-    add("VAE ROUND TRIP", round_trip(pipeline, oracle))
+    through = round_trip(pipeline, oracle)
+    add("VAE ROUND TRIP", through)
+    rows["VAE ROUND TRIP"]["psnr"] = metrics.psnr(through, oracle)
     add("CHANCE", oracle[rng.sample(range(len(oracle)), len(oracle))])
     own = pipeline.scheduler.config
     known = {
@@ -113,7 +115,10 @@ def adherence(options: argparse.Namespace) -> dict:
     return {"captions": len(texts), "rows": rows, "card": cards, "plot": str(options.plot)}
 
 
-COLUMNS = ("adherence", *ATTRIBUTES, "subject_seen", "subject_held_out", "adherence_second_scorer", "kid")
+COLUMNS = (
+    "adherence", *ATTRIBUTES, "both", "swapped", "subject_seen", "subject_held_out", "adherence_second_scorer", "kid",
+    "sharpness",
+)  # fmt: skip
 
 
 def card_figures(
@@ -170,8 +175,8 @@ def card_figures(
 
 def safety_figures(options: argparse.Namespace) -> dict:
     """Misses and false alarms of the shipped checker on generated pictures and on renders with hard negatives."""
-    pipeline = export.load(options.target)
-    checker = pipeline.safety_checker
+    pipeline = export.load(options.target).to(options.device)
+    checker = pipeline.safety_checker.cpu()
     threshold = float(checker.concept_embeds_weights[0])
     draw = export.sampler(pipeline, steps=export.DEFAULTS["num_inference_steps"])
     images, classes = safety.generated(draw, seed=options.seed + 4242, count=options.captions, emblems=0.4)
@@ -216,6 +221,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--target", type=Path, default=export.TINY, help="the checkpoint (default: sd_space/tiny)")
     parser.add_argument("--state", type=Path, default=STATE, help="where the scorers are kept (default: %(default)s)")
     parser.add_argument("--plot", type=Path, default=STATE / "pareto.png", help="the plot (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="where pictures are generated: cpu or cuda (default: cpu)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
@@ -227,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     options.plot.parent.mkdir(parents=True, exist_ok=True)
     figures = adherence(options) if options.measure == "adherence" else safety_figures(options)
-    print(json.dumps({"measure": options.measure, "device": "cpu", "threads": options.threads, **figures}))
+    print(json.dumps({"measure": options.measure, "device": options.device, "threads": options.threads, **figures}))
 
 
 if __name__ == "__main__":
