@@ -43,6 +43,8 @@ SCHEDULERS = (
 
 def replaced(path: Path, data: bytes | str) -> None:
     """The file with other contents; never written into, for it may be shared with other folders."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     path.unlink(missing_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -105,7 +107,9 @@ def link_in_place_of_a_part(rng: random.Random, folder: Path) -> str:
 
 def part_that_leads_back(rng: random.Random, folder: Path) -> str:
     part = any_part(rng, folder)
-    (part / "again").symlink_to(folder, target_is_directory=True)
+    again = part / "again"
+    if not again.is_symlink():
+        again.symlink_to(folder, target_is_directory=True)
     return f"{part.name} holds a link to the whole folder"
 
 

@@ -90,7 +90,7 @@ def assert_draws_as_stock(loaded: LoadedPipeline, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of outdated fields, which it corrects
         stock = StableDiffusionPipeline.from_pretrained(
-            folder, safety_checker=loaded.pipeline.safety_checker, use_safetensors=True
+            folder, safety_checker=loaded.pipeline.safety_checker, use_safetensors=True, torch_dtype=torch.float32
         )
         parts = stock.components | {"scheduler": make_scheduler(request.scheduler, stock.scheduler.config, 2)}
         stock = StableDiffusionPipeline(**parts)

@@ -35,6 +35,7 @@ from .scoreboard import Attempts, Mutant, TooSlow
 from .visitor import QUICK, Answer, Visitor
 
 LIMIT_S = 2.0
+_LOST_S = 12.0  # without a word but heartbeats, which come every 15 s; a step takes less than one
 TTL_S = 30 * 86_400
 G = Attempts()
 
@@ -460,6 +461,7 @@ class Victim:
         self._posted = self._visitor.send("POST", "/gradio_api/queue/join", json=body)
         self.event_id = json.loads(self._posted.body)["event_id"]
         self._is_running = threading.Event()
+        self._heard_s = time.monotonic()
         self._thread = threading.Thread(target=self._follow)
         if listens:
             self.listen()
@@ -474,9 +476,12 @@ class Victim:
             self.answer = self._visitor.events(path, self._posted, until=self._notice)
 
     def _notice(self, line: str) -> bool:
+        """Whether there is nothing more to wait for: a lost run has nothing but heartbeats."""
+        if line and "heartbeat" not in line:
+            self._heard_s = time.monotonic()
         if "Step " in line:
             self._is_running.set()
-        return False
+        return time.monotonic() - self._heard_s > _LOST_S
 
     def __enter__(self) -> "Victim":
         return self
