@@ -397,8 +397,8 @@ MUTANTS = (
     Mutant("sd_space.safety:_views", "not excess", "True", "S44", OUTCOME),
     Mutant(
         "sd_space.safety:_Worker.run",
-        "if not done.wait(timeout_s):",
-        "if not done.wait(2.1):",
+        "if not wait_lived(done, timeout_s):",
+        "if not wait_lived(done, 2.1):",
         "S38",
         "not screen.is_healthy",
     ),
