@@ -14,6 +14,7 @@ request can travel to another thread, a forked ZeroGPU worker or a Ray replica u
     |- ModelUnavailable        the model could not be loaded; `operator_hint` names the fix
 """
 
+import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -85,8 +86,10 @@ class ModelUnavailable(_AtStart):
 
 def _shown(value: object) -> str:
     """The refused value as an error may repeat it: numbers and short words whole, anything else by its type."""
-    if value is None or isinstance(value, bool | int | float):
-        text = repr(value)
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool | int | float):
+        text = json.dumps(value)
     elif isinstance(value, str):
         text = "'" + "".join(c for c in value if c.isalnum() or c in " +-_.") + "'"
     else:

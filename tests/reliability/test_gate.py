@@ -601,7 +601,7 @@ MUTANTS = (
     Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
     Mutant(
         "sd_space.ui.handlers:Handlers._visitor",
-        "return None",
+        "return self.gate.visitor_of(token)",
         "return list(self.runs._runs.values())[-1].admitted.visitor",
         "G31",
         PICTURE,
