@@ -349,7 +349,7 @@ VISITOR_BY_VISITOR = "for trajectories in self._ring.values():\n        for turn
 LIMITS, FILTER = "sd_space.serving.limits:", "sd_space.serving.middleware:RequestFilter"
 MUTANTS = (
     Mutant("sd_space.batcher:StepBatcher.in_order", ROUND_BY_ROUND, VISITOR_BY_VISITOR, "L202", "behind one picture"),
-    Mutant(f"{LIMITS}Capacity._claim", ">= self._settings.max_per_visitor", ">= 99", "L203", "4 of your requests"),
+    Mutant(f"{LIMITS}Capacity._check_share", ">= self._settings.max_per_visitor", ">= 99", "L203", "4 of your requests"),
     Mutant(f"{LIMITS}Capacity.enter", "address is not None and", "False and", "L204", "of your requests are under way"),
     Mutant(f"{FILTER}._address", "hops[-self._trusted_proxies]", "hops[0]", "L204", "of your requests are under way"),
     Mutant(f"{LIMITS}RateLimiter._rates", "[(address, self._per_minute)]", "[]", "L205", "429 in statuses"),
