@@ -95,8 +95,8 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
     check(address)  # libraries take seconds to import; what can be known before them is told before, and holds after
 
     from sd_space.backends import make_backend
-    from sd_space.gallery import ResultStore
-    from sd_space.memory import keep_freed_memory
+    from sd_space.model.memory import keep_freed_memory
+    from sd_space.serving.gallery import ResultStore
 
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     store.check()
@@ -106,11 +106,11 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
         keep_freed_memory()
 
     from sd_space.card import load_card
-    from sd_space.gate import Gate
-    from sd_space.metrics import Metrics
     from sd_space.recorded import load_recorded
+    from sd_space.serving.gate import Gate
     from sd_space.serving.limits import Capacity
     from sd_space.serving.listening import start_server
+    from sd_space.serving.metrics import Metrics
     from sd_space.ui import build_demo
     from sd_space.ui.listening import serve_with
     from sd_space.ui.serving import launch, served_files
@@ -148,7 +148,7 @@ def stop_on_signals(stop: threading.Event, backend: Any) -> None:
 
 def serve(space: Space, stop: threading.Event, collect_from_s: float) -> None:
     """Loads the model, serves until `stop` is set, and ends what is under way."""
-    from sd_space.memory import spare_what_stays
+    from sd_space.model.memory import spare_what_stays
     from sd_space.schema import Stage
     from sd_space.ui.serving import wait_until_told
 

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # runs from a checkout, w
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
-from sd_space.gallery import picture_of, png_chunks
-from sd_space.gate import Gate
 from sd_space.schema import GenerationResult, Outcome, Progress, RequestFailed, SpaceError
+from sd_space.serving.gallery import picture_of, png_chunks
+from sd_space.serving.gate import Gate
 from sd_space.settings import InvalidSetting, Settings
 
 

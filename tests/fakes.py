@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from sd_space.memory import Footprint, decode_bytes, step_bytes
+from sd_space.model.memory import Footprint, decode_bytes, step_bytes
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sd_space.card import load_card
-from sd_space.memory import GIB, RUNGS, needed_bytes
+from sd_space.model.memory import GIB, RUNGS, needed_bytes
 from sd_space.recorded import load_recorded
 from sd_space.schema import GenerationRequest
 from sd_space.settings import V1_4, V1_4_REVISION, Settings

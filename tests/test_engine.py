@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine, calibrate, run_to_completion
-from sd_space.pipeline import LoadedPipeline
-from sd_space.safety import SafetyScreen
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine, calibrate, run_to_completion
+from sd_space.engine.safety import SafetyScreen
+from sd_space.engine.step_times import StepTimes
+from sd_space.model.pipeline import LoadedPipeline
 from sd_space.schema import (
     SCHEDULERS,
     Cancelled,
@@ -22,7 +23,6 @@ from sd_space.schema import (
     SafetyCheckFailed,
     Update,
 )
-from sd_space.step_times import StepTimes
 
 from .generated import paired, sampled
 from .test_denoiser import plain_call

@@ -20,15 +20,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sd_space.gallery import (
-    ResultStore,
-    SavedPicture,
-    picture_of,
-    preview_uri,
-    recipe_from_query,
-    recipe_query,
-    result_json,
-)
 from sd_space.schema import (
     SCHEDULERS,
     EngineFailed,
@@ -37,6 +28,15 @@ from sd_space.schema import (
     Outcome,
     Preview,
     ScreenedImage,
+)
+from sd_space.serving.gallery import (
+    ResultStore,
+    SavedPicture,
+    picture_of,
+    preview_uri,
+    recipe_from_query,
+    recipe_query,
+    result_json,
 )
 from sd_space.serving.placeholder import PLACEHOLDER_SIDE
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sd_space import hub, pipeline
-from sd_space.hub import FilesMissing, fetch, needed_files, operator_hint, size, variant_of
-from sd_space.pipeline import Hardware, PipelineSpec, load_pipeline
+from sd_space.model import hub, pipeline
+from sd_space.model.hub import FilesMissing, fetch, needed_files, operator_hint, size, variant_of
+from sd_space.model.pipeline import Hardware, PipelineSpec, load_pipeline
 from sd_space.schema import ModelUnavailable
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
@@ -313,7 +313,7 @@ def test_anything_else_is_told_with_its_first_line():
 
 def test_the_log_tells_how_far_the_fetching_is(standin, caplog, monkeypatch):
     monkeypatch.setattr(hub, "LOG_EVERY_S", 0.0)
-    with caplog.at_level(logging.INFO, "sd_space.hub"):
+    with caplog.at_level(logging.INFO, "sd_space.model.hub"):
         fetch(V1_4, V1_4_REVISION, "fp16")
     assert "fetching 15 files of CompVis/stable-diffusion-v1-4, 2 MB" in caplog.text
     assert " of 2 MB of CompVis/stable-diffusion-v1-4 fetched" in caplog.text

@@ -5,11 +5,9 @@ import threading
 import pytest
 import torch
 
-from sd_space import views
 from sd_space.backends import make_backend
 from sd_space.backends.local import LocalBackend
-from sd_space.denoiser import Denoiser
-from sd_space.gallery import result_json
+from sd_space.engine.denoiser import Denoiser
 from sd_space.lived_time import LivedTime
 from sd_space.schema import (
     BackendStatus,
@@ -25,7 +23,9 @@ from sd_space.schema import (
     SafetyCheckFailed,
     Stage,
 )
+from sd_space.serving.gallery import result_json
 from sd_space.settings import Settings
+from sd_space.ui import views
 
 from .tiny_models import admitted, make_request, save_model_folder
 
@@ -219,7 +219,7 @@ def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
 
     stock = LocalBackend._set_detail
     monkeypatch.setattr(LocalBackend, "_set_detail", noted)
-    monkeypatch.setattr("sd_space.pipeline._loaded", {})
+    monkeypatch.setattr("sd_space.model.pipeline._loaded", {})
 
     async def main():
         backend = start()
@@ -232,7 +232,7 @@ def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
 
 def test_a_rung_taken_while_serving_is_told_with_the_model(start, monkeypatch):
     """What the page and every result say of the memory profile is what is in force."""
-    monkeypatch.setattr("sd_space.pipeline._loaded", {})
+    monkeypatch.setattr("sd_space.model.pipeline._loaded", {})
     stock, calls = Denoiser.denoise_step, []
 
     def too_little_at_first(denoiser, states):
@@ -381,7 +381,7 @@ def test_a_checker_that_hangs_is_not_ready(start, monkeypatch):
     async def main():
         backend = start()
         await ready(backend)
-        monkeypatch.setattr("sd_space.safety.SafetyScreen.is_healthy", False)
+        monkeypatch.setattr("sd_space.engine.safety.SafetyScreen.is_healthy", False)
         await updates_of(backend, admitted("a"))
         return backend.status()
 

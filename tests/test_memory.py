@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sd_space.memory import (
+from sd_space.model.memory import (
     GIB,
     RUNGS,
     Footprint,
@@ -183,7 +183,7 @@ def test_on_a_cpu_a_step_finds_the_memory_that_the_one_before_freed():
     steps = """
 import resource, threading
 import torch
-from sd_space.memory import keep_freed_memory
+from sd_space.model.memory import keep_freed_memory
 assert keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,8 +1,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sd_space.metrics import Metrics
 from sd_space.schema import BackendStatus, Cancelled, GenerationResult, Outcome, Stage
+from sd_space.serving.metrics import Metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:

@@ -8,11 +8,11 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
-from sd_space.metrics import Metrics
 from sd_space.recorded import ICON
 from sd_space.schema import BackendStatus, Stage
 from sd_space.serving.envelope import Parameter
 from sd_space.serving.limits import Capacity
+from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import MAX_BODY_BYTES, AppContract, RequestFilter
 from sd_space.settings import Settings
 

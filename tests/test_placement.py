@@ -8,11 +8,11 @@ import torch
 from diffusers import AutoencoderKL
 
 from sd_space.backends.local import build_engine
-from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine, run_to_completion
-from sd_space.memory import RUNGS, MemoryProfile, memory_ladder
-from sd_space.pipeline import Hardware, LoadedPipeline, PipelineSpec, fit_pipeline
-from sd_space.placement import Placement, footprint_of, join_projections, separate_projections, tile_decode
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine, run_to_completion
+from sd_space.model.memory import RUNGS, MemoryProfile, memory_ladder
+from sd_space.model.pipeline import Hardware, LoadedPipeline, PipelineSpec, fit_pipeline
+from sd_space.model.placement import Placement, footprint_of, join_projections, separate_projections, tile_decode
 from sd_space.schema import EngineFailed, ModelUnavailable, Outcome
 from sd_space.settings import Settings
 from sd_space.tools.v1_4_random import make_modules
@@ -97,7 +97,7 @@ def test_joined_projections_draw_the_same_and_hold_nothing_twice(fitted, expecte
 
 def test_what_makes_cuda_faster_draws_the_same_and_ends_with_its_rung(fitted, monkeypatch, expected):
     """Seen on a CPU, where all but the recording works: channels last, joined projections, and back."""
-    monkeypatch.setattr("sd_space.placement.cuda_graphs", lambda: None)
+    monkeypatch.setattr("sd_space.model.placement.cuda_graphs", lambda: None)
     fitted.placement._speed_up()
     assert fitted.pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert far_apart(draw(make_engine(fitted, can_go_lower=True)), expected) <= 1

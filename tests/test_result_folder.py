@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_space.gallery import ResultStore
+from sd_space.serving.gallery import ResultStore
 from sd_space.serving.result_folder import LOCK, MARK, ResultFolder
 from sd_space.settings import CannotStart
 

@@ -3,10 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from sd_space.gallery import ResultStore
-from sd_space.runs import MAX_WATCHERS, Run, Runs
 from sd_space.schema import Cancelled, EngineFailed, Outcome, QueueFull, TooManyWatchers
+from sd_space.serving.gallery import ResultStore
 from sd_space.serving.limits import Capacity
+from sd_space.serving.runs import MAX_WATCHERS, Run, Runs
 from sd_space.settings import Settings
 
 from .fakes import FakeBackend

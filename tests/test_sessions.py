@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sd_space.sessions import UNHEARD_S, Sessions
+from sd_space.serving.sessions import UNHEARD_S, Sessions
 
 
 class Scene:

@@ -5,9 +5,9 @@ import shutil
 import pytest
 import torch
 
-from sd_space import pipeline
-from sd_space.hub import INDEX, WEIGHTS
-from sd_space.pipeline import Hardware, PipelineSpec, load_pipeline
+from sd_space.model import pipeline
+from sd_space.model.hub import INDEX, WEIGHTS
+from sd_space.model.pipeline import Hardware, PipelineSpec, load_pipeline
 from sd_space.schema import ModelUnavailable
 from sd_space.settings import Settings
 

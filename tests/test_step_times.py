@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from sd_space.batcher import BatchKey, Trajectory
-from sd_space.step_times import StepTimes
+from sd_space.engine.batcher import BatchKey, Trajectory
+from sd_space.engine.step_times import StepTimes
 
 SQUARE = BatchKey(64, 64, True)
 WIDE = BatchKey(64, 128, True)

@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 
-from sd_space.unet_calls import MOST_RECORDED, RECORD_AGAIN_AFTER, RECORD_AT, Recorded, UNetCalls
+from sd_space.model.unet_calls import MOST_RECORDED, RECORD_AGAIN_AFTER, RECORD_AT, Recorded, UNetCalls
 
 
 @pytest.fixture

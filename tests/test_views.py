@@ -3,11 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_space import views
-from sd_space.gallery import SavedPicture
-from sd_space.gate import USE_RESTRICTIONS
 from sd_space.recorded import load_recorded
-from sd_space.runs import Run
 from sd_space.schema import (
     BackendStatus,
     Cancelled,
@@ -18,6 +14,10 @@ from sd_space.schema import (
     Progress,
     Stage,
 )
+from sd_space.serving.gallery import SavedPicture
+from sd_space.serving.gate import USE_RESTRICTIONS
+from sd_space.serving.runs import Run
+from sd_space.ui import views
 
 from .test_schema import INFO
 from .tiny_models import admitted

@@ -13,7 +13,8 @@ import pytest
 
 from sd_space.backends import make_backend, zerogpu
 from sd_space.backends.zerogpu import ZeroGpuBackend, as_refusal, seconds_to_ask_for
-from sd_space.batcher import BatchKey
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.step_times import StepTimes
 from sd_space.schema import (
     Cancelled,
     EngineFailed,
@@ -27,7 +28,6 @@ from sd_space.schema import (
     Stage,
 )
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
 
 from .server import ROOT, serve
 from .test_api import QUICK, call
@@ -163,7 +163,7 @@ def test_a_model_that_cannot_be_loaded_is_told(prepare, tmp_path):
 
 def test_a_checker_that_fails_its_self_test_ends_the_service(prepare, monkeypatch):
     backend = prepare()
-    monkeypatch.setattr("sd_space.safety.SafetyScreen._is_flagged", lambda self, picture: None)
+    monkeypatch.setattr("sd_space.engine.safety.SafetyScreen._is_flagged", lambda self, picture: None)
     updates = asyncio.run(updates_of(backend, admitted("a")))
     assert isinstance(updates[-1].error, SafetyCheckFailed)
     assert backend.status().stage is Stage.FAILED
@@ -354,7 +354,7 @@ torch.version.cuda, torch._C._cuda_init, torch.cuda._is_in_bad_fork = "12.8", No
 import os, threading
 from sd_space.backends import make_backend, zerogpu
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
+from sd_space.engine.step_times import StepTimes
 backend = make_backend(Settings.from_env(os.environ))
 backend.prepare()
 pipeline, info = zerogpu._served[0].pipeline, backend.status().info

@@ -9,10 +9,10 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine
-from sd_space.pipeline import Hardware, LoadedPipeline, PipelineSpec, load_pipeline
-from sd_space.safety import SafetyScreen, fit_latent_rgb
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine
+from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
+from sd_space.model.pipeline import Hardware, LoadedPipeline, PipelineSpec, load_pipeline
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 

@@ -33,8 +33,8 @@ from sd_space.schema import (
 from sd_space.settings import WIDTHS, Settings
 
 if TYPE_CHECKING:
-    from sd_space.engine import Engine
-    from sd_space.pipeline import LoadedPipeline
+    from sd_space.engine.engine import Engine
+    from sd_space.model.pipeline import LoadedPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def load(
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
-    from sd_space.pipeline import PipelineSpec, detect_hardware, load_pipeline
+    from sd_space.model.pipeline import PipelineSpec, detect_hardware, load_pipeline
 
     on_stage(Stage.LOADING)
     return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()), on_progress=on_progress)
@@ -66,10 +66,10 @@ def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
     """The engine over a loaded model: safety screen tested, width measured. Raises SafetyCheckFailed."""
-    from sd_space.denoiser import Denoiser
-    from sd_space.engine import Engine, calibrate
-    from sd_space.pipeline import VISITORS_SENTENCE
-    from sd_space.safety import SafetyScreen, fit_latent_rgb
+    from sd_space.engine.denoiser import Denoiser
+    from sd_space.engine.engine import Engine, calibrate
+    from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
+    from sd_space.model.pipeline import VISITORS_SENTENCE
 
     on_stage(Stage.CHECKING)
     pipeline, defaults = loaded.pipeline, loaded.info.defaults

@@ -28,7 +28,7 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from sd_space.backends import until_ready
 from sd_space.backends.local import STOPPED, LocalBackend
 from sd_space.lived_time import LivedTime
-from sd_space.memory import spare_what_stays
+from sd_space.model.memory import spare_what_stays
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,

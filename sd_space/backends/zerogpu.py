@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import spaces
 
 from sd_space.backends.local import STOPPED, build_engine, load
-from sd_space.batcher import BatchKey
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.step_times import StepTimes
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -37,11 +38,10 @@ from sd_space.schema import (
     Update,
 )
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
 
 if TYPE_CHECKING:
-    from sd_space.engine import Engine
-    from sd_space.pipeline import LoadedPipeline
+    from sd_space.engine.engine import Engine
+    from sd_space.model.pipeline import LoadedPipeline
 
 logger = logging.getLogger(__name__)
 

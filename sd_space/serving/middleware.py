@@ -21,7 +21,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sd_space.metrics import Metrics
 from sd_space.schema import BackendStatus, GenerationRequest, QueueFull
 from sd_space.serving.answers import BROKEN, KnownAnswer, refusal
 from sd_space.serving.envelope import (
@@ -44,6 +43,7 @@ from sd_space.serving.headers import (
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, Place, RateLimiter, limit_key
 from sd_space.serving.login import login_body
 from sd_space.serving.mcp_message import McpRefusal, mcp_message
+from sd_space.serving.metrics import Metrics
 from sd_space.serving.origins import Origins
 from sd_space.serving.own_answers import OwnAnswers
 from sd_space.serving.routes import Kind, Route, Routes

@@ -9,8 +9,8 @@ from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
-from sd_space.metrics import Metrics
 from sd_space.schema import BackendStatus
+from sd_space.serving.metrics import Metrics
 
 _ICON_SIDES = (192, 512)  # pixels: those that browsers ask an installable page for
 

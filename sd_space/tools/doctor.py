@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING
 
 from sd_space.backends.local import build_engine
 from sd_space.card import load_card
-from sd_space.gallery import ResultStore
-from sd_space.gate import Gate
-from sd_space.hub import INDEX, WEIGHTS, ask, cached, is_complete, needed_files, operator_hint, size
-from sd_space.model_configs import Unfit
-from sd_space.model_folder import examine, examine_checkpoint
+from sd_space.model.configs import Unfit
+from sd_space.model.folder import examine, examine_checkpoint
+from sd_space.model.hub import INDEX, WEIGHTS, ask, cached, is_complete, needed_files, operator_hint, size
 from sd_space.schema import Outcome, SpaceError
 from sd_space.serving.console import make_printable
+from sd_space.serving.gallery import ResultStore
+from sd_space.serving.gate import Gate
 from sd_space.settings import CannotStart, InvalidSetting, Settings
 from sd_space.tools.start_checks import check_port, check_results
 
 if TYPE_CHECKING:
-    from sd_space.engine import Engine
-    from sd_space.pipeline import LoadedPipeline, PipelineSpec
+    from sd_space.engine.engine import Engine
+    from sd_space.model.pipeline import LoadedPipeline, PipelineSpec
 
 STEPS = 2  # of the picture: enough to run every part once, and bearable with v1-4 on a CPU
 
@@ -112,7 +112,7 @@ class Doctor:
         import diffusers
         import torch
 
-        from sd_space.pipeline import PipelineSpec, detect_hardware
+        from sd_space.model.pipeline import PipelineSpec, detect_hardware
 
         hardware = detect_hardware()
         # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
@@ -164,7 +164,7 @@ class Doctor:
         return f"{spec.model} at {listing.commit} is open to us {token}; {size(total)} have to be fetched"
 
     def check_model(self) -> str:
-        from sd_space.pipeline import load_pipeline
+        from sd_space.model.pipeline import load_pipeline
 
         began_s = time.monotonic()
         self.loaded = load_pipeline(self.spec)
@@ -176,7 +176,7 @@ class Doctor:
         return f"each concept flags itself, a grey picture passes; {self.engine.width} pictures share a step"
 
     def check_picture(self) -> str:
-        from sd_space.engine import run_to_completion
+        from sd_space.engine.engine import run_to_completion
 
         info, gate = self.loaded.info, Gate(load_card(), None, self.settings.token_ttl_s)
         values = {"prompt": "a small cabin", "num_images_per_prompt": 1, "num_inference_steps": STEPS, "seed": 1}

@@ -17,10 +17,10 @@ from PIL import Image
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
-from sd_space.gallery import picture_of, png_chunks
-from sd_space.gate import Gate
 from sd_space.recorded import CONTACT_SHEET, FOLDER
 from sd_space.schema import GenerationResult, Outcome
+from sd_space.serving.gallery import picture_of, png_chunks
+from sd_space.serving.gate import Gate
 from sd_space.settings import Settings
 
 SHEET_TILE = 256  # pixels a side

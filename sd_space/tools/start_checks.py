@@ -4,11 +4,11 @@ import os
 import shutil
 from collections.abc import MutableMapping
 
-from sd_space.gallery import ResultStore
-from sd_space.hub import size
-from sd_space.memory import GIB
+from sd_space.model.hub import size
+from sd_space.model.memory import GIB
 from sd_space.serving.connections import raise_handle_limit
 from sd_space.serving.environment import check_environment
+from sd_space.serving.gallery import ResultStore
 from sd_space.serving.listening import Address, check
 from sd_space.settings import CannotStart, Settings
 

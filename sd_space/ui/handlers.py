@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 
 import gradio as gr
 
-from sd_space import views
 from sd_space.backends import Backend, until_ready
-from sd_space.gallery import GONE, ResultStore, SavedPicture, recipe_from_query
-from sd_space.gate import Gate
-from sd_space.runs import Run, Runs
 from sd_space.schema import LicenceNotAccepted, ModelInfo, SpaceError, Stage
+from sd_space.serving.gallery import GONE, ResultStore, SavedPicture, recipe_from_query
+from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
+from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
+from sd_space.ui import views
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.form import CARD_DEFAULTS, models_own, sides, size_choices, size_value
 from sd_space.ui.layout import Page

@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
-from sd_space import views
 from sd_space.card import ModelCard, Section
 from sd_space.recorded import RecordedExample
 from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, SCHEDULERS
+from sd_space.ui import views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.

@@ -33,7 +33,7 @@ MEMORY = "needs more memory than the device has free"
 NOT_SAVED = "could not be saved on the server"
 RESTARTING = "The Space is restarting; please try again in a minute."
 STOPPED_WORKING = "The model stopped working"
-DENOISER = "sd_space.denoiser:Denoiser"
+DENOISER = "sd_space.engine.denoiser:Denoiser"
 CHECKER = "diffusers.pipelines.stable_diffusion.safety_checker:StableDiffusionSafetyChecker"
 F = Attempts()
 
@@ -168,7 +168,7 @@ for _id, _error in (("F17", "RuntimeError"), ("F18", "OutOfMemoryError")):
 @F("F19", "a step fails as a whole: the engine is built anew")
 def engine_fails(host: Rig, guest: Visitor, token: str):
     assert guest.generate(acceptance_token=token).is_complete
-    with host.patched("sd_space.engine:Engine.step", partial(faults.raising, error="KeyError", first=1)):
+    with host.patched("sd_space.engine.engine:Engine.step", partial(faults.raising, error="KeyError", first=1)):
         told(guest.generate(acceptance_token=token), TRY_AGAIN)
 
 
@@ -207,7 +207,7 @@ for _id, _number, _what in (("F21", 28, "is full"), ("F22", 122, "has a quota th
 
 @F("F24", "the folder of results may not be written")
 def unwritable(host: Rig, guest: Visitor, token: str):
-    make = "sd_space.gallery:ResultStore._make"
+    make = "sd_space.serving.gallery:ResultStore._make"
     with host.patched(make, not_permitted):
         told(guest.generate(acceptance_token=token), NOT_SAVED)
 
@@ -232,7 +232,7 @@ def folder_deleted(host: Rig, guest: Visitor, token: str):
 
 @F("F27", "a run's own folder is deleted between two of its pictures")
 def folder_deleted_in_a_run(host: Rig, guest: Visitor, token: str):
-    with host.patched("sd_space.gallery:ResultStore.save", faults.deleting_after_the_first):
+    with host.patched("sd_space.serving.gallery:ResultStore.save", faults.deleting_after_the_first):
         answer = guest.generate(acceptance_token=token, num_images_per_prompt=2)
     assert outcomes(answer) == ["ok", "ok"]
 
@@ -255,7 +255,7 @@ def file_deleted(host: Rig, guest: Visitor, token: str):
 @F("F30", "the janitor fails: it sweeps again")
 def janitor_fails(host: Rig, guest: Visitor, token: str):
     path = Path(guest.generate(acceptance_token=token).data[0][0]["path"])
-    with host.patched("sd_space.gallery:ResultStore.sweep", partial(faults.raising, first=2)):
+    with host.patched("sd_space.serving.gallery:ResultStore.sweep", partial(faults.raising, first=2)):
         host.do(faults.expire_after, 1.0)
         until(lambda: not path.exists())
     host.do(faults.expire_after, TTL_S)
@@ -319,7 +319,7 @@ def leaves_drawing(host: Rig, guest: Visitor, token: str):
 
 @F("F37", "a visitor leaves while the pictures are written")
 def leaves_finishing(host: Rig, guest: Visitor, token: str):
-    with host.patched("sd_space.gallery:ResultStore.save", partial(faults.slow, seconds=0.5)):
+    with host.patched("sd_space.serving.gallery:ResultStore.save", partial(faults.slow, seconds=0.5)):
         gone(host, token, '"pictures_done": 1')
         host.wait_until_idle(5)
 
@@ -657,7 +657,7 @@ def test_the_page_survives_the_hub(rigs, repository, tmp_path, id):
 
 # --- without its guard, each of these falls
 
-ENGINE, LOCAL = "sd_space.engine:Engine", "sd_space.backends.local:LocalBackend"
+ENGINE, LOCAL = "sd_space.engine.engine:Engine", "sd_space.backends.local:LocalBackend"
 MUTANTS = (
     Mutant(f"{ENGINE}._denoise", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
     Mutant(f"{ENGINE}._denoise", "is_full and self._denoiser.make_room()", "False", "F11", "answer.is_complete"),
@@ -669,21 +669,29 @@ MUTANTS = (
         "is told nothing",
     ),
     Mutant(
-        "sd_space.gallery:ResultStore._write",
+        "sd_space.serving.gallery:ResultStore._write",
         "except (OSError, CannotStart)",
         "except KeyError",
         "F21",
         "sentence in answer.sentence",
     ),
-    Mutant("sd_space.gallery:ResultStore._folder", "or not results.folder.is_dir()", "", "F27", "answer.is_complete"),
-    Mutant("sd_space.gallery:ResultStore.sweep", "self._now_s()", "time.time()", "F31", "path.is_file()"),
+    Mutant(
+        "sd_space.serving.gallery:ResultStore._folder",
+        "or not results.folder.is_dir()",
+        "",
+        "F27",
+        "answer.is_complete",
+    ),
+    Mutant("sd_space.serving.gallery:ResultStore.sweep", "self._now_s()", "time.time()", "F31", "path.is_file()"),
     Mutant(
         "sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28", "NOT_SAVED.encode()"
     ),
     Mutant(
         "sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42", "until(lambda: answers"
     ),
-    Mutant("sd_space.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36", "host.wait_until_idle(10)"),
+    Mutant(
+        "sd_space.serving.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36", "host.wait_until_idle(10)"
+    ),
 )
 
 

@@ -25,8 +25,8 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from sd_space.card import load_card
-from sd_space.gate import Gate
 from sd_space.schema import LicenceNotAccepted
+from sd_space.serving.gate import Gate
 
 from ..generated import sampled
 from . import faults, inside
@@ -570,7 +570,7 @@ def test_nothing_is_drawn(rig, visitor, token, attempt):
 
 
 PICTURE = "not holds_picture(answer.body)"
-VERIFY, FILTER = "sd_space.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
+VERIFY, FILTER = "sd_space.serving.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
 ENVELOPE, ROUTES = "sd_space.serving.envelope:", "sd_space.serving.routes:Routes"
 MUTANTS = (
     Mutant(
@@ -598,7 +598,7 @@ MUTANTS = (
         '"/accept_license" in',
     ),
     Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47", PICTURE),
-    Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
+    Mutant("sd_space.serving.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
     Mutant(
         "sd_space.ui.handlers:Handlers._visitor",
         "return None",
@@ -639,7 +639,7 @@ MUTANTS = (
         "G44",
         "as good as an event's",
     ),
-    Mutant("sd_space.runs:Runs.get", "and run.admitted.visitor == visitor", "", "G46", PICTURE),
+    Mutant("sd_space.serving.runs:Runs.get", "and run.admitted.visitor == visitor", "", "G46", PICTURE),
 )
 
 

@@ -84,11 +84,11 @@ def traced(rig: Rig) -> Iterator[Traces]:
         visitor.send("GET", f"/gradio_api/file={rig.results}/{MARKER}.png"),
     ]
     for target in ("encode_prompt", "denoise_step", "decode_latents"):
-        with rig.patched(f"sd_space.denoiser:Denoiser.{target}", partial(faults.raising, message=MARKER)):
+        with rig.patched(f"sd_space.engine.denoiser:Denoiser.{target}", partial(faults.raising, message=MARKER)):
             refused.append(ask(prompt=MARKER))
-    with rig.patched("sd_space.gate:Gate.admit", partial(faults.raising, message=MARKER)):
+    with rig.patched("sd_space.serving.gate:Gate.admit", partial(faults.raising, message=MARKER)):
         refused.append(ask(prompt=MARKER))
-    with rig.patched("sd_space.gallery:ResultStore.save", partial(faults.raising, message=MARKER)):
+    with rig.patched("sd_space.serving.gallery:ResultStore.save", partial(faults.raising, message=MARKER)):
         refused.append(ask(prompt=MARKER))
     try:
         yield Traces(rig, visitor, token, served, page, fetched, as_tool, refused, rig.log[earlier:])
@@ -297,14 +297,16 @@ def test_nothing_of_a_visitor_gets_out(traces, attempt):
 
 
 LOGGED = "secret(traces) not in"
-GALLERY, HEADERS = "sd_space.gallery:", "sd_space.serving.headers:ResponseHeaders."
+GALLERY, HEADERS = "sd_space.serving.gallery:", "sd_space.serving.headers:ResponseHeaders."
 MESSAGE_TOLD = ("type(current).__name__}", "type(current).__name__}: {current}", "P01", LOGGED)
 MUTANTS = (  # the last one ends the server
-    Mutant("sd_space.engine:described", *MESSAGE_TOLD),
-    Mutant("sd_space.runs:described", *MESSAGE_TOLD),
+    Mutant("sd_space.engine.engine:described", *MESSAGE_TOLD),
+    Mutant("sd_space.serving.runs:described", *MESSAGE_TOLD),
     Mutant("sd_space.ui.events:described", *MESSAGE_TOLD),
-    Mutant("sd_space.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED),
-    Mutant("sd_space.runs:Runs.start", "self._forget_expired()", "logger.info(address)", "P03", LOGGED),
+    Mutant(
+        "sd_space.serving.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED
+    ),
+    Mutant("sd_space.serving.runs:Runs.start", "self._forget_expired()", "logger.info(address)", "P03", LOGGED),
     Mutant(f"{GALLERY}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05", LOGGED),
     Mutant(
         "sd_space.ui.events:_refusals",
@@ -332,7 +334,7 @@ MUTANTS = (  # the last one ends the server
         "it fetches what an input names",
     ),
     Mutant(
-        "sd_space.gate:Gate.issue_token",
+        "sd_space.serving.gate:Gate.issue_token",
         "secrets.token_urlsafe(9)}",
         "'', 'address': ''}",
         "P20",

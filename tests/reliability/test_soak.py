@@ -57,7 +57,7 @@ def soaked(rigs):
     rig = rigs.start(**ENVIRON)
     rig.do(faults.expire_after, TTL_S)
     assert rig.do(keep_few_states, STATES) == SESSION_CAPACITY
-    with rig.patched("sd_space.sessions:UNHEARD_S", partial(faults.value, new=UNHEARD_S)):
+    with rig.patched("sd_space.serving.sessions:UNHEARD_S", partial(faults.value, new=UNHEARD_S)):
         soaked = Soaked(rig)
         soaked.visit(VISITS)
         yield soaked
@@ -111,16 +111,22 @@ MUTANTS = (
         "soaked.after[what] <= most",
     ),
     Mutant(
-        "sd_space.sessions:_may_be_fetched", "now_s < since_s + UNHEARD_S", "True", "K02", "soaked.after[what] <= most"
+        "sd_space.serving.sessions:_may_be_fetched",
+        "now_s < since_s + UNHEARD_S",
+        "True",
+        "K02",
+        "soaked.after[what] <= most",
     ),
     Mutant(
-        "sd_space.runs:Runs._forget_expired",
+        "sd_space.serving.runs:Runs._forget_expired",
         "run.is_done and run.done_at_s < oldest_s",
         "False",
         "K08",
         "soaked.after[what] <= most",
     ),
-    Mutant("sd_space.gallery:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17", "soaked.gone_s"),
+    Mutant(
+        "sd_space.serving.gallery:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17", "soaked.gone_s"
+    ),
 )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from sd_space.denoiser import Denoiser
-from sd_space.engine import calibrate
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import calibrate
+from sd_space.model.unet_calls import RECORD_AT
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import RECORD_AT
 
 COLUMNS = (
     "pictures", "rows", "step ms", "host ms", "ms per picture", "of one alone", "memory MiB", "not recorded ms",

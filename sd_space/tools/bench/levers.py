@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from sd_space.backends.local import build_engine
+from sd_space.model.unet_calls import cuda_graphs
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import cuda_graphs
 
 COLUMNS = ("lever", "step ms, 1 picture", "step ms, 8 pictures", "decode ms", "safety ms", "safety ms on the CPU")
 

@@ -19,14 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from sd_space.backends.local import build_engine
-from sd_space.engine import run_to_completion
-from sd_space.openvino_unet import OpenVinoUNet
-from sd_space.pipeline import LoadedPipeline
+from sd_space.engine.engine import run_to_completion
+from sd_space.model.openvino_unet import OpenVinoUNet
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.unet_calls import UNetCalls
 from sd_space.schema import AdmittedRequest
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import UNetCalls
 
 COLUMNS = ("way", "s a picture", "of the recipe", "ms a step", "of the limit", "mean difference", "largest")
 

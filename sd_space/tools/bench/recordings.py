@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from sd_space.pipeline import LoadedPipeline
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.unet_calls import MOST_RECORDED, RECORD_AT
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import MOST_RECORDED, RECORD_AT
 
 COLUMNS = ("after", "shapes", "largest difference", "reserved GiB")
 ROWS, BEYOND = (1, 2, 3, 4, 6, 8, 12), 5

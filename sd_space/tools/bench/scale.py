@@ -20,12 +20,12 @@ import torch
 
 from sd_space.backends import Backend, make_backend, until_ready
 from sd_space.backends.local import build_engine
-from sd_space.batcher import BatchKey
-from sd_space.denoiser import Denoiser
-from sd_space.pipeline import LoadedPipeline
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.step_times import StepTimes
+from sd_space.model.pipeline import LoadedPipeline
 from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult, SpaceError
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
 from sd_space.tools.bench import harness, startup
 from sd_space.tools.bench.simulator import Outcome, Work, poisson, replicas_needed, simulate
 

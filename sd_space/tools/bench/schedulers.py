@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from sd_space.denoiser import SCHEDULER_TABLE, Denoiser
+from sd_space.engine.denoiser import SCHEDULER_TABLE, Denoiser
+from sd_space.model.unet_calls import RECORD_AT
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import RECORD_AT
 
 COLUMNS = ("scheduler", "pictures", "step ms", "host ms", "ms per picture", "host waits")
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sd_space.denoiser import Denoiser
-from sd_space.safety import SafetyScreen, fit_latent_rgb
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 
 from sd_space.backends import Backend
 from sd_space.faults import described
-from sd_space.gallery import ResultStore, SavedPicture
 from sd_space.schema import (
     AdmittedRequest,
     Cancelled,
@@ -28,6 +27,7 @@ from sd_space.schema import (
     SpaceError,
     TooManyWatchers,
 )
+from sd_space.serving.gallery import ResultStore, SavedPicture
 from sd_space.serving.limits import Capacity, Place
 
 logger = logging.getLogger(__name__)

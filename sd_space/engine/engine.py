@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from sd_space.batcher import BatchKey, StepBatcher, Trajectory
-from sd_space.denoiser import Denoiser, DenoisingState, EncodedPrompt
+from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory
+from sd_space.engine.denoiser import Denoiser, DenoisingState, EncodedPrompt
+from sd_space.engine.safety import SafetyScreen
+from sd_space.engine.step_times import StepTimes
 from sd_space.faults import described, is_device_lost, is_out_of_memory
-from sd_space.safety import SafetyScreen
 from sd_space.schema import (
     AdmittedRequest,
     Cancelled,
@@ -33,7 +34,6 @@ from sd_space.schema import (
     Update,
 )
 from sd_space.settings import WIDTHS
-from sd_space.step_times import StepTimes
 
 logger = logging.getLogger(__name__)
 

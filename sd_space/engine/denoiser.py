@@ -21,9 +21,9 @@ from diffusers import SchedulerMixin, StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
 from sd_space.faults import is_out_of_memory
-from sd_space.noise_schedulers import SCHEDULER_TABLE, make_scheduler
+from sd_space.model.noise_schedulers import SCHEDULER_TABLE, make_scheduler
+from sd_space.model.unet_calls import UNetCalls
 from sd_space.schema import GenerationRequest
-from sd_space.unet_calls import UNetCalls
 
 Step = TypeVar("Step")
 

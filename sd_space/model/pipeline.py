@@ -19,7 +19,7 @@ import torch
 import transformers
 from diffusers import StableDiffusionPipeline
 
-from sd_space.components import (
+from sd_space.model.components import (
     NETWORKS,
     load_checker,
     load_checkpoint,
@@ -28,13 +28,14 @@ from sd_space.components import (
     load_scheduler,
     load_tokenizer,
 )
-from sd_space.hub import WEIGHTS, Snapshot, fetch, operator_hint
-from sd_space.memory import GIB, keep_freed_memory, memory_ladder
-from sd_space.model_configs import NoChecker, Unfit
-from sd_space.model_folder import examine, examine_checkpoint
-from sd_space.noise_schedulers import fitting_schedulers
-from sd_space.openvino_unet import OpenVinoUNet
-from sd_space.placement import Placement, footprint_of
+from sd_space.model.configs import NoChecker, Unfit
+from sd_space.model.folder import examine, examine_checkpoint
+from sd_space.model.hub import WEIGHTS, Snapshot, fetch, operator_hint
+from sd_space.model.memory import GIB, keep_freed_memory, memory_ladder
+from sd_space.model.noise_schedulers import fitting_schedulers
+from sd_space.model.openvino_unet import OpenVinoUNet
+from sd_space.model.placement import Placement, footprint_of
+from sd_space.model.unet_calls import UNetCalls
 from sd_space.schema import (
     Defaults,
     GenerationRequest,
@@ -46,11 +47,10 @@ from sd_space.schema import (
     SpaceError,
 )
 from sd_space.settings import TINY, V1_4, V1_4_REVISION, Settings
-from sd_space.unet_calls import UNetCalls
 
 logger = logging.getLogger(__name__)
 
-TINY_FOLDER = Path(__file__).parent / "tiny"
+TINY_FOLDER = Path(__file__).parents[1] / "tiny"
 VISITORS_SENTENCE = "The model cannot be loaded at the moment, so no pictures can be made; the operator has been told."
 
 

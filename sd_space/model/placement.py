@@ -10,8 +10,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
 from sd_space.faults import is_out_of_memory
-from sd_space.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
-from sd_space.unet_calls import UNetCalls, cuda_graphs
+from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
+from sd_space.model.unet_calls import UNetCalls, cuda_graphs
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from sd_space.batcher import BatchKey, Trajectory
+from sd_space.engine.batcher import BatchKey, Trajectory
 
 
 class StepTimes:
