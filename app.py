@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from sd_space.errors import CannotStart
 from sd_space.faults import innermost
 from sd_space.serving.console import make_printable, say
-from sd_space.settings import PREFIX, CannotStart, Settings
+from sd_space.settings import PREFIX, Settings
 
 # Process managers kill what has not ended 10 s after SIGTERM (Docker's default), and then files stay behind.
 DRAIN_S = 6.0  # seconds that running pictures get to finish

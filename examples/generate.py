@@ -17,10 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # runs from a checkout, w
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
-from sd_space.schema import GenerationResult, Outcome, Progress, RequestFailed, SpaceError
+from sd_space.errors import InvalidSetting, SpaceError
+from sd_space.schema import GenerationResult, Outcome, Progress, RequestFailed
 from sd_space.serving.gallery import picture_of, png_chunks
 from sd_space.serving.gate import Gate
-from sd_space.settings import InvalidSetting, Settings
+from sd_space.settings import Settings
 
 
 async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from sd_space.errors import InvalidSetting
+
 PREFIX = "SD_SPACE_"
 
 TINY = "tiny"
@@ -28,14 +30,6 @@ _REFUSED_SWITCHES = {
     "GRADIO_VIBE_MODE": "it would let visitors edit the code",
     "GRADIO_WATCH_DIRS": "it would restart the Space whenever a file changes",
 }
-
-
-class CannotStart(Exception):
-    """Something around this process keeps the Space from starting; the sentence, for its operator, names the fix."""
-
-
-class InvalidSetting(CannotStart, ValueError):
-    """A setting has a value that it cannot have; the sentence names the variable, the value and what it takes."""
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from sd_space.errors import CannotStart
 from sd_space.serving import connections
-from sd_space.settings import CannotStart
 
 from .server import ROOT, free_port
 

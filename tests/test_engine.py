@@ -10,19 +10,9 @@ from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine, calibrate, run_to_completion
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.step_times import StepTimes
+from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed
 from sd_space.model.pipeline import LoadedPipeline
-from sd_space.schema import (
-    SCHEDULERS,
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    Outcome,
-    PictureFinished,
-    Progress,
-    RequestFailed,
-    SafetyCheckFailed,
-    Update,
-)
+from sd_space.schema import SCHEDULERS, GenerationResult, Outcome, PictureFinished, Progress, RequestFailed, Update
 
 from .generated import paired, sampled
 from .test_denoiser import plain_call

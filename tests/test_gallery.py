@@ -20,15 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sd_space.schema import (
-    SCHEDULERS,
-    EngineFailed,
-    GenerationRequest,
-    GenerationResult,
-    Outcome,
-    Preview,
-    ScreenedImage,
-)
+from sd_space.errors import EngineFailed
+from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, Outcome, Preview, ScreenedImage
 from sd_space.serving.gallery import (
     ResultStore,
     SavedPicture,

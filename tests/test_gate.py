@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from sd_space.card import load_card
-from sd_space.schema import AdmittedRequest, InvalidRequest, LicenceNotAccepted
+from sd_space.errors import InvalidRequest, LicenceNotAccepted
+from sd_space.schema import AdmittedRequest
 from sd_space.serving.gate import USE_RESTRICTIONS, Gate, licence_digest
 
 from .test_schema import INFO

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sd_space.errors import ModelUnavailable
 from sd_space.model import hub, pipeline
 from sd_space.model.hub import FilesMissing, fetch, needed_files, operator_hint, size, variant_of
 from sd_space.model.pipeline import Hardware, PipelineSpec, load_pipeline
-from sd_space.schema import ModelUnavailable
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
 from .hub import TOKEN, StandInHub, patience_s, point_here, serving

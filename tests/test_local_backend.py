@@ -8,21 +8,9 @@ import torch
 from sd_space.backends import make_backend
 from sd_space.backends.local import LocalBackend
 from sd_space.engine.denoiser import Denoiser
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
 from sd_space.lived_time import LivedTime
-from sd_space.schema import (
-    BackendStatus,
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    ModelUnavailable,
-    Outcome,
-    PictureFinished,
-    Progress,
-    QueueFull,
-    RequestFailed,
-    SafetyCheckFailed,
-    Stage,
-)
+from sd_space.schema import BackendStatus, GenerationResult, Outcome, PictureFinished, Progress, RequestFailed, Stage
 from sd_space.serving.gallery import result_json
 from sd_space.settings import Settings
 from sd_space.ui import views

@@ -1,7 +1,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sd_space.schema import BackendStatus, Cancelled, GenerationResult, Outcome, Stage
+from sd_space.errors import Cancelled
+from sd_space.schema import BackendStatus, GenerationResult, Outcome, Stage
 from sd_space.serving.metrics import Metrics
 
 

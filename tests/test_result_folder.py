@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from sd_space.errors import CannotStart
 from sd_space.serving.gallery import ResultStore
 from sd_space.serving.result_folder import LOCK, MARK, ResultFolder
-from sd_space.settings import CannotStart
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from torch import nn
 
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.safety import MAX_VIEWS, SafetyScreen, _views, fit_latent_rgb
-from sd_space.schema import Outcome, SafetyCheckFailed
+from sd_space.errors import SafetyCheckFailed
+from sd_space.schema import Outcome
 
 from .tiny_models import load, make_safety_checker, make_screen, save_model_folder
 

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sd_space import schema
-from sd_space.schema import Defaults, GenerationRequest, InvalidRequest, Limits, ModelInfo
+from sd_space.errors import InvalidRequest, ModelUnavailable, QueueFull
+from sd_space.schema import Defaults, GenerationRequest, Limits, ModelInfo
 
 INFO = ModelInfo(
     model="picture-book",
@@ -121,7 +122,7 @@ def test_any_json_gives_a_valid_request_or_a_sentence(values):
 
 @pytest.mark.parametrize(
     "error",
-    [InvalidRequest("seed", "seed must be whole."), schema.QueueFull("Full."), schema.ModelUnavailable("No.", "hint")],
+    [InvalidRequest("seed", "seed must be whole."), QueueFull("Full."), ModelUnavailable("No.", "hint")],
 )
 def test_errors_survive_pickling(error):
     copy = pickle.loads(pickle.dumps(error))

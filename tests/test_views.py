@@ -3,17 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from sd_space.errors import Cancelled, EngineFailed
 from sd_space.recorded import load_recorded
-from sd_space.schema import (
-    BackendStatus,
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    Outcome,
-    Preview,
-    Progress,
-    Stage,
-)
+from sd_space.schema import BackendStatus, GenerationResult, Outcome, Preview, Progress, Stage
 from sd_space.serving.gallery import SavedPicture
 from sd_space.serving.gate import USE_RESTRICTIONS
 from sd_space.serving.runs import Run

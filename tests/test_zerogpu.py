@@ -15,18 +15,8 @@ from sd_space.backends import make_backend, zerogpu
 from sd_space.backends.zerogpu import ZeroGpuBackend, as_refusal, seconds_to_ask_for
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.step_times import StepTimes
-from sd_space.schema import (
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    ModelUnavailable,
-    PictureFinished,
-    Progress,
-    QueueFull,
-    RequestFailed,
-    SafetyCheckFailed,
-    Stage,
-)
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
+from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
 from sd_space.settings import Settings
 
 from .server import ROOT, serve

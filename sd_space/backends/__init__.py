@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from sd_space.schema import AdmittedRequest, BackendStatus, ModelUnavailable, Stage, Update
-from sd_space.settings import InvalidSetting, Settings
+from sd_space.errors import InvalidSetting, ModelUnavailable
+from sd_space.schema import AdmittedRequest, BackendStatus, Stage, Update
+from sd_space.settings import Settings
 
 EXTRAS = {"spaces": "spaces", "ray": "ray[serve]"}  # module -> the package to install for it
 

@@ -13,20 +13,17 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from sd_space.errors import EngineFailed, ModelUnavailable, QueueFull, SpaceError
 from sd_space.faults import described, is_device_lost, is_out_of_memory
 from sd_space.lived_time import LivedTime
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
-    EngineFailed,
     GenerationRequest,
     GenerationResult,
     ModelInfo,
-    ModelUnavailable,
     Progress,
-    QueueFull,
     RequestFailed,
-    SpaceError,
     Stage,
     Update,
 )

@@ -27,22 +27,18 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 from sd_space.backends import until_ready
 from sd_space.backends.local import STOPPED, LocalBackend
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SpaceError
 from sd_space.lived_time import LivedTime
 from sd_space.model.memory import spare_what_stays
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
-    Cancelled,
-    EngineFailed,
     GenerationResult,
     ModelInfo,
-    ModelUnavailable,
     PictureFinished,
     Progress,
-    QueueFull,
     RequestFailed,
     ScreenedImage,
-    SpaceError,
     Stage,
     Update,
 )

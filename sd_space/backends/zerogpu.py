@@ -21,19 +21,14 @@ import spaces
 from sd_space.backends.local import STOPPED, build_engine, load
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.step_times import StepTimes
+from sd_space.errors import Cancelled, EngineFailed, InvalidRequest, QueueFull, SafetyCheckFailed, SpaceError
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
-    Cancelled,
-    EngineFailed,
     GenerationRequest,
     GenerationResult,
-    InvalidRequest,
     ModelInfo,
-    QueueFull,
     RequestFailed,
-    SafetyCheckFailed,
-    SpaceError,
     Stage,
     Update,
 )

@@ -17,20 +17,17 @@ from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory
 from sd_space.engine.denoiser import Denoiser, DenoisingState, EncodedPrompt
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.step_times import StepTimes
+from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed, SpaceError
 from sd_space.faults import described, is_device_lost, is_out_of_memory
 from sd_space.schema import (
     AdmittedRequest,
-    Cancelled,
-    EngineFailed,
     GenerationRequest,
     GenerationResult,
     PictureFinished,
     Preview,
     Progress,
     RequestFailed,
-    SafetyCheckFailed,
     ScreenedImage,
-    SpaceError,
     Update,
 )
 from sd_space.settings import WIDTHS

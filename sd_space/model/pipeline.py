@@ -19,6 +19,7 @@ import torch
 import transformers
 from diffusers import StableDiffusionPipeline
 
+from sd_space.errors import InvalidRequest, ModelUnavailable, SafetyCheckFailed, SpaceError
 from sd_space.model.components import (
     NETWORKS,
     load_checker,
@@ -36,16 +37,7 @@ from sd_space.model.noise_schedulers import fitting_schedulers
 from sd_space.model.openvino_unet import OpenVinoUNet
 from sd_space.model.placement import Placement, footprint_of
 from sd_space.model.unet_calls import UNetCalls
-from sd_space.schema import (
-    Defaults,
-    GenerationRequest,
-    InvalidRequest,
-    Limits,
-    ModelInfo,
-    ModelUnavailable,
-    SafetyCheckFailed,
-    SpaceError,
-)
+from sd_space.schema import Defaults, GenerationRequest, Limits, ModelInfo
 from sd_space.settings import TINY, V1_4, V1_4_REVISION, Settings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from sd_space.settings import CannotStart
+from sd_space.errors import CannotStart
 
 HEAD_TIMEOUT_S = 10.0
 MOST_HEAD_BYTES = 64 * 1024  # before anybody has looked at it; the front door takes half of that

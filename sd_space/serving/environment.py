@@ -7,8 +7,8 @@ import re
 import ssl
 from collections.abc import MutableMapping
 
+from sd_space.errors import CannotStart
 from sd_space.serving.result_folder import temporary_folder
-from sd_space.settings import CannotStart
 
 # Whole numbers that are read while libraries are imported; an empty one is a mistake of theirs, not of the operator.
 _NUMBERS = (

@@ -22,21 +22,12 @@ from urllib.parse import urlencode
 
 from PIL import Image
 
+from sd_space.errors import CannotStart, EngineFailed
 from sd_space.faults import described
-from sd_space.schema import (
-    SCHEDULERS,
-    EngineFailed,
-    GenerationRequest,
-    GenerationResult,
-    ModelInfo,
-    Outcome,
-    Preview,
-    ScreenedImage,
-)
+from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, ModelInfo, Outcome, Preview, ScreenedImage
 from sd_space.serving.placeholder import placeholder
 from sd_space.serving.png_text import png_chunks
 from sd_space.serving.result_folder import ResultFolder
-from sd_space.settings import CannotStart
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from sd_space.card import ModelCard
-from sd_space.schema import MAX_SEED, AdmittedRequest, GenerationRequest, LicenceNotAccepted, ModelInfo
+from sd_space.errors import LicenceNotAccepted
+from sd_space.schema import MAX_SEED, AdmittedRequest, GenerationRequest, ModelInfo
 
 # CreativeML OpenRAIL-M, Attachment A, clauses (a) to (k), in our own words.
 USE_RESTRICTIONS = (

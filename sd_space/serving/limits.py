@@ -7,7 +7,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
-from sd_space.schema import BackendStatus, QueueFull
+from sd_space.errors import QueueFull
+from sd_space.schema import BackendStatus
 from sd_space.settings import Settings
 
 MAX_ADDRESSES = 10_000

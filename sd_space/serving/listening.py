@@ -16,8 +16,8 @@ from typing import Any
 
 import uvicorn
 
+from sd_space.errors import CannotStart
 from sd_space.serving.connections import MOST_HEAD_BYTES, BoundedProtocol, Connections, most_connections
-from sd_space.settings import CannotStart
 
 NAME, PORT, NUM_PORTS = "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"
 DEFAULT_HOST, DEFAULT_PORT, DEFAULT_NUM_PORTS = "127.0.0.1", 7860, 100

@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from sd_space.schema import BackendStatus, GenerationResult, Outcome, SpaceError
+from sd_space.errors import SpaceError
+from sd_space.schema import BackendStatus, GenerationResult, Outcome
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _SHARED = ["pictures"]

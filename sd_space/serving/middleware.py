@@ -21,7 +21,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sd_space.schema import BackendStatus, GenerationRequest, QueueFull
+from sd_space.errors import QueueFull
+from sd_space.schema import BackendStatus, GenerationRequest
 from sd_space.serving.answers import BROKEN, KnownAnswer, refusal
 from sd_space.serving.envelope import (
     Endpoints,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import filelock
 
-from sd_space.settings import CannotStart
+from sd_space.errors import CannotStart
 
 PREFIX = "sd_space-"
 MARK, LOCK = ".sd_space", ".sd_space.lock"

@@ -14,19 +14,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from sd_space.backends import Backend
+from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
 from sd_space.faults import described
-from sd_space.schema import (
-    AdmittedRequest,
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    ModelInfo,
-    PictureFinished,
-    Progress,
-    RequestFailed,
-    SpaceError,
-    TooManyWatchers,
-)
+from sd_space.schema import AdmittedRequest, GenerationResult, ModelInfo, PictureFinished, Progress, RequestFailed
 from sd_space.serving.gallery import ResultStore, SavedPicture
 from sd_space.serving.limits import Capacity, Place
 

@@ -8,8 +8,8 @@ from contextlib import aclosing, contextmanager
 
 import gradio as gr
 
+from sd_space.errors import SpaceError
 from sd_space.faults import described
-from sd_space.schema import SpaceError
 from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER
 
 logger = logging.getLogger(__name__)

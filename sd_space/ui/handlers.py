@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
-from sd_space.schema import LicenceNotAccepted, ModelInfo, SpaceError, Stage
+from sd_space.errors import LicenceNotAccepted, SpaceError
+from sd_space.schema import ModelInfo, Stage
 from sd_space.serving.gallery import GONE, ResultStore, SavedPicture, recipe_from_query
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from html import escape
 
 from sd_space.card import LICENCE_URL
+from sd_space.errors import Cancelled
 from sd_space.recorded import RecordedExample
-from sd_space.schema import BackendStatus, Cancelled, Outcome, Preview, Stage
+from sd_space.schema import BackendStatus, Outcome, Preview, Stage
 from sd_space.serving.gallery import SavedPicture, preview_uri, recipe_query
 from sd_space.serving.gate import USE_RESTRICTIONS
 from sd_space.serving.runs import Run

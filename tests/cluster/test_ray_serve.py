@@ -14,15 +14,8 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
 from sd_space.backends.ray_serve import APP, replicas
-from sd_space.schema import (
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    PictureFinished,
-    Progress,
-    QueueFull,
-    RequestFailed,
-)
+from sd_space.errors import Cancelled, EngineFailed, QueueFull
+from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed
 from sd_space.tools.bench.scale import replica_processes
 
 from ..server import ROOT, serve

@@ -25,7 +25,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from sd_space.card import load_card
-from sd_space.schema import LicenceNotAccepted
+from sd_space.errors import LicenceNotAccepted
 from sd_space.serving.gate import Gate
 
 from ..generated import sampled

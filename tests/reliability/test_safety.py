@@ -19,7 +19,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from sd_space.engine.safety import SafetyScreen
-from sd_space.schema import ModelUnavailable, Outcome, SafetyCheckFailed
+from sd_space.errors import ModelUnavailable, SafetyCheckFailed
+from sd_space.schema import Outcome
 
 from ..generated import sampled
 from ..test_safety import checker_of, damage, flag, pictures
