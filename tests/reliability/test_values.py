@@ -245,18 +245,24 @@ _leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_si
 _json = st.recursive(
     _leaf, lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=8), v, max_size=4), max_leaves=8
 )
-_near = {  # values beside the valid ones, so that not every body falls at its first field
-    "prompt": st.just("a cat") | _json,
-    "num_inference_steps": st.integers(-1, 3) | _json,
-    "num_images_per_prompt": st.integers(0, 2) | _json,
-    "guidance_scale": st.floats(0, 21) | _json,
-    "seed": st.integers(-2, 2**33) | _json,
-    "width": st.sampled_from([64, 63, 72, 0]) | _json,
-    "height": st.sampled_from([64, 63, 72, 0]) | _json,
-    "scheduler": st.sampled_from(["PNDM", "Euler a", "x"]) | _json,
-    "negative_prompt": _json,
-}  # fmt: skip
-_bodies = st.fixed_dictionaries({}, optional=_near) | st.dictionaries(st.text(max_size=10), _json, max_size=5) | _json
+_typed = {  # about half of them in range
+    "prompt": st.sampled_from(["a cat", "", " "]),
+    "num_inference_steps": st.integers(-1, 3),
+    "num_images_per_prompt": st.integers(0, 2),
+    "guidance_scale": st.floats(0, 21),
+    "seed": st.integers(-2, 2**33),
+    "width": st.sampled_from([64, 63, 72, 0]),
+    "height": st.sampled_from([64, 63, 72, 0]),
+    "scheduler": st.sampled_from(["PNDM", "Euler a", "x"]),
+    "negative_prompt": st.text(max_size=20),
+}
+_near = {name: value | _json for name, value in _typed.items()}  # so that not every body falls at its first field
+_bodies = (
+    st.fixed_dictionaries({}, optional=_typed)
+    | st.fixed_dictionaries({}, optional=_near)
+    | st.dictionaries(st.text(max_size=10), _json, max_size=5)
+    | _json
+)
 
 
 def bodies(count: int) -> list[tuple[Any, bool]]:
