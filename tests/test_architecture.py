@@ -41,10 +41,9 @@ def imports_of(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} has a relative import"
-            if node.module == "sd_space":
-                names |= {f"sd_space.{alias.name}" for alias in node.names}
-            else:
-                names.add(node.module)
+            for alias in node.names:  # a module of that package, or something in the module
+                part = f"{node.module}.{alias.name}"
+                names.add(part if (ROOT / part.replace(".", "/")).with_suffix(".py").is_file() else node.module)
     return names
 
 
