@@ -201,7 +201,7 @@ class Settings:
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known:
-                raise InvalidSetting(f"{name} is not a setting; README lists those that are.")
+                raise InvalidSetting(f"{name} is not a setting; sd_space/README.md lists those that are.")
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space

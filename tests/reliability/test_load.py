@@ -47,7 +47,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def owners(picture: np.ndarray, pictures: dict[int, np.ndarray]) -> list[int]:
-    """Whose picture it is: beside others a value differs by 1 of 255 at most (README, The engine)."""
+    """Whose picture it is: beside others a value differs by 1 of 255 at most (sd_space/tools/README.md, The engine)."""
     return [number for number, other in pictures.items() if np.abs(picture - other).max() <= 1]
 
 
