@@ -130,7 +130,7 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
     try:
         backend.prepare()
         say("Starting the page.")  # and finds out whether anybody reads: Gradio prints too, and would fail
-        url = launch(demo, settings, backend, metrics, capacity, files, share=arguments.share, auth=auth)
+        url = launch(demo, settings, backend, metrics, capacity, gate, files, share=arguments.share, auth=auth)
     except BaseException:
         store.close()
         raise

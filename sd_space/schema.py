@@ -4,6 +4,7 @@ Everything here is frozen, slotted and picklable, and imports nothing but the st
 request can travel to another thread, a forked ZeroGPU worker or a Ray replica unchanged.
 """
 
+import json
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -21,8 +22,10 @@ SCHEDULERS = ("PNDM", "DDIM", "Euler", "Euler a", "DPM++ 2M Karras", "UniPC", "L
 
 def _shown(value: object) -> str:
     """The refused value as an error may repeat it: numbers and short words whole, anything else by its type."""
-    if value is None or isinstance(value, bool | int | float):
-        text = repr(value)
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool | int | float):
+        text = json.dumps(value)
     elif isinstance(value, str):
         text = "'" + "".join(c for c in value if c.isalnum() or c in " +-_.") + "'"
     else:

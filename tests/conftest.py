@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from .generated import SEED, Attempts
 
@@ -10,6 +11,8 @@ PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
 SERVED = ("reliability", "browser")
+settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
+settings.load_profile("any machine")
 
 
 def pytest_itemcollected(item):

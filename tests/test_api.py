@@ -181,6 +181,7 @@ def test_mcp_clients_accept_and_see_the_picture(ready_server):
     assert refused.isError and "/accept_license" in refused.content[0].text
     assert drawn.content[0].type == "image"
     assert drawn.content[0].mimeType == "image/png"
+    assert json.loads(drawn.content[-1].text)["images"] == [{"seed": QUICK["seed"], "outcome": "ok"}]
 
 
 def test_leaving_an_api_call_frees_the_device(ready_server, token):
@@ -192,6 +193,28 @@ def test_leaving_an_api_call_frees_the_device(ready_server, token):
             if '"step"' in line:
                 break
     ready_server.wait_for_metric("sd_space_requests_running", 0)
+
+
+def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(ready_server, token):
+    """At once: what is drawn for a page that only lost its connection goes on for half a minute."""
+    config = ready_server.get("/config").json()
+    labels = {c["id"]: c["props"].get("label") for c in config["components"]}
+    (page_event,) = [e for e in config["dependencies"] if {"Prompt", "Steps"} <= {labels.get(i) for i in e["inputs"]}]
+    values = [token, "a cat", "", 4, 150, 3.0, 7, "PNDM", False, "64x64", True]
+    event = {"data": values, "fn_index": page_event["id"], "session_hash": "cancels"}
+    url, cancelled = f"{ready_server.url}/gradio_api", 'sd_space_failures_total{kind="Cancelled"}'
+    before = ready_server.metric(cancelled)
+    event_id = httpx.post(f"{url}/queue/join", json=event).json()["event_id"]
+    with httpx.stream("GET", f"{url}/queue/data?session_hash=cancels", timeout=60) as stream:
+        for line in stream.iter_lines():
+            if "Step " in line:
+                body = {"event_id": event_id, "session_hash": "cancels", "fn_index": 0}
+                assert httpx.post(f"{url}/cancel", json=body).status_code == 200
+            if "process_completed" in line or "close_stream" in line:
+                break
+    ready_server.wait_for_metric(cancelled, before + 1)
+    ready_server.wait_for_metric("sd_space_requests_running", 0)
+    assert "Traceback" not in ready_server.log
 
 
 def test_an_mcp_client_that_leaves_takes_its_pictures_request_along(ready_server, token):

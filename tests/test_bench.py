@@ -27,6 +27,7 @@ def bench_kept(capsys, kept: Path, *arguments: str) -> dict:
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.nightly
 def test_engine_beside_the_queue(capsys, model_folder):
     options = ("--visitors", "1", "3", "--repeats", "3", "--width", "4", "--stagger", "0")
     figures = bench(capsys, "engine", "--model", str(model_folder), *options)
@@ -50,6 +51,7 @@ def test_engine_waits_for_visitors_who_are_not_there_yet(capsys, model_folder):
         assert row[way]["worst_latency_s"] < 3 / row[way]["pictures_per_s"], "measured from each one's arrival"
 
 
+@pytest.mark.nightly
 def test_recipe(capsys, model_folder):
     figures = bench(capsys, "recipe", "--model", str(model_folder), "--steps", "6", "--repeats", "1")
     recipe, space, turbo, openvino = figures["rows"]

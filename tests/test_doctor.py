@@ -201,6 +201,7 @@ def on_a_small_disk() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_v1_4_is_fetched_once_and_then_drawn_with_while_offline(repository, tmp_path):
     with serving(repository) as hub:
         status, said = run_doctor(hub, tmp_path)

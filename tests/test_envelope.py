@@ -107,7 +107,8 @@ def test_a_body_that_is_no_object_is_refused_in_a_sentence(body):
 )
 def test_a_cancellation_names_its_event_plainly(values, event_id):
     asked = cancellation(json.dumps({"session_hash": "s", "fn_index": 9.5} | values).encode())
-    assert (asked.event_id, asked.fn_index) == (event_id, 0)
+    assert asked.event_id == event_id
+    assert asked.body(3) == {"session_hash": "s", "fn_index": 3, "event_id": event_id}, "the event's own number"
 
 
 def test_of_a_pages_query_only_a_links_recipe_comes_along():

@@ -78,6 +78,8 @@ class Filtered:
             inputs={3: ("token",)},
             files=[results],
             assets={"/assets/x.js"},
+            visitor_of={"a token": "a visitor"}.get,
+            running={"event": ("mine", 3)}.get,
             session_of={"event": "mine"}.get,
             has_session=lambda session: session == "mine" and not self.heard,
             sweep=self.listening.append,
@@ -169,7 +171,7 @@ def test_a_call_reaches_the_app_with_a_value_for_each_parameter(door):
         (GENERATE, {"json": {"colour": 1}}, 400, "/generate takes prompt, seed"),
         (GENERATE, {"json": {"seed": 1}}, 400, "prompt is missing"),
         (GENERATE, {"json": {}, "headers": {"x": "y" * 40_000}}, 431, "headers take more than 32 KiB"),
-        ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3]}}, 400, "list of 2 values"),
+        ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3]}}, 400, "a value for each parameter"),
         ("/gradio_api/call/generate", {"json": {"data": "x"}}, 400, "data must be a list"),
         ("/gradio_api/call/unknown", {"json": {"data": []}}, 404, "there are /generate, /model"),
         ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 4}}, 400, "one of the page's events"),
@@ -235,7 +237,12 @@ def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not(tmp_path):
     assert 'sd_space_refusals_total{status="429"} 3.0' in door.client.get("/metrics").text
 
 
-TOOL_CALL = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "model", "arguments": {}}}
+TOOL_CALL = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "tools/call",
+    "params": {"name": "generate", "arguments": {"prompt": "a cat"}},
+}
 
 
 class ToolServer:
@@ -315,6 +322,62 @@ def test_a_tool_call_whose_client_has_left_already_is_not_begun(tmp_path):
         refused = client.post(GENERATE, json={"prompt": "a cat"}, headers=server.headers)
     assert refused.status_code == 404 and "Nobody waits" in refused.json()["error"]
     assert not len(door.capacity)
+
+
+def test_a_crowd_of_tool_calls_is_told_so_in_the_protocols_own_form(tmp_path):
+    """Its clients take any HTTP status but 200 for a broken connection."""
+    door = Filtered(tmp_path, max_queue=1)
+    ToolServer(door)
+    door.behind.under_way = set()
+    while door.post().status_code == 200:
+        pass
+    refused = door.client.post("/gradio_api/mcp/", json=TOOL_CALL)
+    assert (refused.status_code, refused.headers["retry-after"]) == (200, "30")
+    answer = refused.json()
+    assert answer["id"] == 1 and answer["result"]["isError"]
+    assert "Too many visitors" in answer["result"]["content"][0]["text"]
+
+
+def test_a_notification_of_an_mcp_client_is_taken_without_a_word(door):
+    door.behind.reply = Response(status_code=202)
+    answer = door.client.post("/gradio_api/mcp/", json={"jsonrpc": "2.0", "method": "notifications/cancelled"})
+    assert (answer.status_code, answer.content) == (202, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(GENERATE, {"prompt": "a cat"}), ("/gradio_api/call/generate", {"data": ["a cat", 1]})]
+)
+def test_a_visitors_share_is_counted_when_the_request_comes_in(tmp_path, path, body):
+    door = Filtered(tmp_path, max_per_visitor=2)
+    mine, forged = {"X-License-Token": "a token"}, {"X-License-Token": "another"}
+    door.behind.under_way = set()
+    assert [door.client.post(path, json=body, headers=mine).status_code for _ in range(3)] == [200, 200, 429]
+    refused = door.client.post(path, json=body, headers=mine)
+    assert refused.headers["retry-after"] == "30"
+    assert "2 of your requests" in refused.json()["error"]
+    assert door.client.post(path, json=body, headers=forged).status_code == 200, (
+        "the gate will say what is wrong with it"
+    )
+
+
+def test_a_cancellation_names_the_events_own_number_and_ends_its_run_at_once(door):
+    place, ended = door.capacity.enter(None), []
+    place.event_id, place.cancel = "event", lambda: ended.append(True)
+    body = {"event_id": "event", "session_hash": "mine", "fn_index": 0}
+    door.client.post("/gradio_api/cancel", json=body)
+    assert json.loads(door.behind.body) == body | {"fn_index": 3}
+    assert ended and place.is_abandoned
+    assert door.client.post("/gradio_api/cancel", json=body | {"session_hash": "other"}).status_code == 404
+
+
+def test_a_refused_method_names_those_that_are_taken(door):
+    answer = door.client.put("/gradio_api/mcp/")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert door.client.head("/assets/x.js").status_code == 200
+
+
+def test_a_request_for_two_hosts_is_for_none(door):
+    assert door.client.get("/", headers=[("host", "one.example"), ("host", "two.example")]).status_code == 400
 
 
 def test_nobody_can_call_as_another(tmp_path):

@@ -96,7 +96,7 @@ class KnownAnswer:
         if self._route.kind is Kind.LOGOUT and status == 302:
             # The page, wherever it was opened; Gradio would name the address that it believes in.
             self._start["headers"] += [(b"location", b"./")]
-        elif status == 304:
+        elif status == 304 or (status == 202 and self._route.kind is Kind.MCP):  # a notification has no answer
             pass
         elif status != 200:
             self._replacement = refusal(status, known_sentence(status))

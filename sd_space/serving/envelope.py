@@ -19,13 +19,13 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Refusal(Exception):
-    """A request that goes no further: the HTTP status and the sentence for its caller."""
+    """A request that goes no further: the HTTP status, the sentence for its caller, and headers of the answer."""
 
-    def __init__(self, status: int, sentence: str, retry_after_s: float = 0.0):
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):
         super().__init__(status, sentence)
         self.status = status
         self.sentence = sentence
-        self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class PageEvent:
 class Cancellation:
     """The end of an event, asked for by somebody who knows its unguessable id."""
 
-    fn_index: int
     session_hash: str
     event_id: str
 
-    def body(self) -> dict[str, Any]:
-        return {"fn_index": self.fn_index, "session_hash": self.session_hash, "event_id": self.event_id}
+    def body(self, fn_index: int) -> dict[str, Any]:
+        """`fn_index` is the event's own: for another one Gradio says that it has cancelled, and goes on."""
+        return {"fn_index": fn_index, "session_hash": self.session_hash, "event_id": self.event_id}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def endpoint_call(name: str, is_named: bool, body: bytes, endpoints: Endpoints) 
         return EndpointCall(name, named_data(values, parameters, takes, ignored=_ENVELOPE))
     data = values.get("data")
     if not isinstance(data, list) or len(data) != len(parameters):
-        raise Refusal(400, f"data must be a list of {len(parameters)} values: {takes}")
+        raise Refusal(400, f"data must be a list with a value for each parameter: {takes}")
     return EndpointCall(name, tuple(scalar(p.name, value) for p, value in zip(parameters, data, strict=True)))
 
 
@@ -177,9 +177,8 @@ def page_event(body: bytes, inputs: Mapping[int, Sequence[str]]) -> PageEvent:
 
 def cancellation(body: bytes) -> Cancellation:
     values = parse_object(body)
-    index, event_id = values.get("fn_index"), values.get("event_id")
+    event_id = values.get("event_id")
     return Cancellation(
-        fn_index=index if type(index) is int and 0 <= index < 10**6 else 0,
         session_hash=session_hash(values.get("session_hash")),
         event_id=event_id if isinstance(event_id, str) and _SESSION.fullmatch(event_id) else "",
     )

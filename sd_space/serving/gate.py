@@ -75,6 +75,13 @@ class Gate:
         claims = {"licence": self._digest, "at": int(self._now_s()), "visitor": secrets.token_urlsafe(9)}
         return self._serializer.dumps(claims)
 
+    def visitor_of(self, token: object) -> str | None:
+        """Whose acceptance this is, or `None` where it is none."""
+        try:
+            return self.verify_token(token).visitor
+        except LicenceNotAccepted:
+            return None
+
     def verify_token(self, token: object) -> Acceptance:
         """The acceptance that `token` proves. Raises LicenceNotAccepted, saying what is wrong and how to accept."""
         if not isinstance(token, str) or not token:

@@ -76,18 +76,19 @@ class RateLimiter:
 class Place:
     """Room for one request for pictures, from the moment it comes in until its run is over.
 
-    `event_id` is the event of Gradio's queue that it became, until its handler claims the place for a visitor.
-    `cancel` ends the request's run, once there is one.
+    `event_id` is the event of Gradio's queue that it became. `is_claimed` once its handler has begun. `cancel` ends the
+    request's run, once there is one.
     """
 
-    __slots__ = ("address", "cancel", "entered_at_s", "event_id", "id", "is_abandoned", "visitor")
+    __slots__ = ("address", "cancel", "entered_at_s", "event_id", "id", "is_abandoned", "is_claimed", "visitor")
 
-    def __init__(self, address: str | None, entered_at_s: float):
+    def __init__(self, address: str | None, visitor: str | None, entered_at_s: float):
         self.id = secrets.token_urlsafe(16)
         self.address = address
+        self.visitor = visitor
         self.entered_at_s = entered_at_s
         self.event_id: str | None = None
-        self.visitor: str | None = None
+        self.is_claimed = False
         self.is_abandoned = False
         self.cancel: Callable[[], None] = lambda: None
 
@@ -126,8 +127,8 @@ class Capacity:
     def __len__(self) -> int:
         return len(self._places)
 
-    def enter(self, address: str | None) -> Place:
-        """A place for a request that has just come in. Raises QueueFull."""
+    def enter(self, address: str | None, visitor: str | None = None) -> Place:
+        """A place for a request that has just come in; `visitor` is `None` while nobody knows. Raises QueueFull."""
         self._forget_ended()
         status, settings = self._status(), self._settings
         running = status.replicas.get("running", 1)
@@ -135,7 +136,9 @@ class Capacity:
             raise QueueFull(FULL)
         if address is not None and self._count("address")[address] >= self.max_per_address:
             raise QueueFull(self._share_sentence(self.max_per_address))
-        place = Place(address, self._now_s())
+        if visitor is not None:
+            self._check_share(visitor)
+        place = Place(address, visitor, self._now_s())
         self._places[place.id] = place
         return place
 
@@ -154,13 +157,25 @@ class Capacity:
 
     def _claim(self, place_id: str | None, visitor: str, address: str | None) -> Place:
         place = self._places.get(place_id or "")
-        if place is None or place.visitor is not None:
-            place = self.enter(address)
-        if self._count("visitor")[visitor] >= self._settings.max_per_visitor:
+        if place is None or place.is_claimed:
+            place = self.enter(address, visitor)
+        elif place.visitor != visitor:
             self.release(place)
-            raise QueueFull(self._share_sentence(self._settings.max_per_visitor))
-        place.visitor = visitor
+            self._check_share(visitor)
+            place.visitor = visitor
+            self._places[place.id] = place
+        place.is_claimed = True
         return place
+
+    def _check_share(self, visitor: str) -> None:
+        if self._count("visitor")[visitor] >= self._settings.max_per_visitor:
+            raise QueueFull(self._share_sentence(self._settings.max_per_visitor))
+
+    def abandon(self, event_id: str) -> None:
+        """Nobody waits any more for what this event asked for."""
+        for place in list(self._places.values()):
+            if place.event_id == event_id:
+                place.abandon()
 
     def release(self, place: Place) -> None:
         """Frees the place; a second time does nothing."""
@@ -177,7 +192,7 @@ class Capacity:
         ended = [
             place
             for place in self._places.values()
-            if place.visitor is None
+            if not place.is_claimed
             and (place.event_id not in events if place.event_id else place.entered_at_s < oldest_s)
         ]
         for place in ended:

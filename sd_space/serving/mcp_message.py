@@ -18,10 +18,11 @@ _WORDS = {"string": "text", "integer": "a whole number", "number": "a number", "
 class McpRefusal(Exception):
     """A message that goes no further, with the answer that an MCP client understands, and its HTTP status."""
 
-    def __init__(self, status: int, answer: dict[str, Any]):
+    def __init__(self, status: int, answer: dict[str, Any], headers: Mapping[str, str] | None = None):
         super().__init__(status)
         self.status = status
         self.answer = answer
+        self.headers = dict(headers or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,7 @@ def _tool_call(id: str | int, params: Mapping[str, Any], tools: Mapping[str, tup
         data = named_data(arguments, parameters, takes)
         given = {p.name: _typed(p, value) for p, value in zip(parameters, data, strict=True) if p.name in arguments}
     except Refusal as refusal:
-        content = [{"type": "text", "text": refusal.sentence}]
-        answer = {"jsonrpc": "2.0", "id": id, "result": {"content": content, "isError": True}}
-        raise McpRefusal(200, answer) from None
+        raise McpRefusal(200, tool_error(id, refusal.sentence)) from None
     rebuilt: dict[str, Any] = {"name": name, "arguments": given}
     token = meta.get("progressToken") if isinstance(meta, dict) else None
     if _is_name(token):
@@ -110,6 +109,12 @@ def _typed(parameter: Parameter, value: Scalar) -> Scalar:
     if isinstance(value, str) and not is_whole(value):
         raise Refusal(400, f"{parameter.name} must not contain halves of characters; please type it anew.")
     return value
+
+
+def tool_error(id: str | int | None, sentence: str) -> dict[str, Any]:
+    """What a call of a tool is answered that does not do what it was asked for (MCP 2025-03-26, Tools)."""
+    content = [{"type": "text", "text": sentence}]
+    return {"jsonrpc": "2.0", "id": id, "result": {"content": content, "isError": True}}
 
 
 def _error(id: str | int | None, code: int, sentence: str) -> dict[str, Any]:

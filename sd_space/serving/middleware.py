@@ -43,7 +43,7 @@ from sd_space.serving.headers import (
 )
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, Place, RateLimiter, limit_key
 from sd_space.serving.login import login_body
-from sd_space.serving.mcp_message import McpRefusal, mcp_message
+from sd_space.serving.mcp_message import McpRefusal, mcp_message, tool_error
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.origins import Origins
 from sd_space.serving.own_answers import OwnAnswers
@@ -71,6 +71,8 @@ class AppContract:
     inputs: Mapping[int, Sequence[str]]  # their names, of each event of the page by its number
     files: Collection[Path]  # what may be fetched: files, and folders with all that is in them
     assets: Collection[str]  # the addresses of the parts of Gradio's page
+    visitor_of: Callable[[object], str | None]  # whose acceptance a token is; `None` where it is none
+    running: Callable[[str], tuple[str, int] | None]  # the session of an event that waits or runs, and its number
     session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is still to be told
     has_session: Callable[[str], bool]  # whether there is anything to listen to
     sweep: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
@@ -87,14 +89,14 @@ class _ToolCall:
 
     address: str | None
     public_address: str
+    place: Place | None  # where it asks for pictures
     has_left: bool = False
-    places: list[Place] = field(default_factory=list)
 
     def leave(self) -> None:
         """Its client has gone: nobody will see what is being drawn for it."""
         self.has_left = True
-        for place in self.places:
-            place.abandon()
+        if self.place is not None:
+            self.place.abandon()
 
 
 @dataclass(slots=True)
@@ -110,6 +112,7 @@ class _Request:
     query: bytes = b""
     body: bytes | None = None
     content_type: str = "application/json"
+    rpc_id: str | int | None = None  # of an MCP client's message
     place: Place | None = None
     extra_headers: dict[str, str] = field(default_factory=dict)
 
@@ -168,10 +171,9 @@ class RequestFilter:
             return
         except Refusal as refused:
             answer = refusal(refused.status, refused.sentence)
-            if refused.retry_after_s:
-                answer.headers["Retry-After"] = str(round(refused.retry_after_s + 0.5))
+            answer.headers.update(refused.headers)
         except McpRefusal as refused:
-            answer = JSONResponse(refused.answer, refused.status)
+            answer = JSONResponse(refused.answer, refused.status, refused.headers)
         except Exception as error:  # whatever it is, its words are not for callers, nor for the log
             place = traceback.extract_tb(error.__traceback__)[-1]
             logger.error("a request failed: %s in %s:%s", type(error).__name__, Path(place.filename).name, place.lineno)
@@ -187,6 +189,8 @@ class RequestFilter:
         """An answer of our own, or `None` once the app has answered. Raises Refusal and McpRefusal."""
         self._contract.sweep(self._streams)
         headers = Headers(scope=scope)
+        if len(headers.getlist("host")) != 1 and scope.get("http_version") == "1.1":  # RFC 9112, section 3.2
+            raise Refusal(400, "The request must have one Host header.")
         if sum(len(name) + len(value) + 32 for name, value in headers.raw) > MAX_HEADER_BYTES:  # as HTTP/2 counts them
             raise Refusal(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")
         if (own := self._own.find(scope["method"], scope["path"])) is not None:
@@ -225,11 +229,11 @@ class RequestFilter:
         method, path = scope["method"], scope["path"]
         route = self._routes.find(method, path)
         if route is None and (methods := self._routes.methods(path)) and method not in methods:
-            raise Refusal(405, f"This address takes {' and '.join(methods)} only.")
+            raise _wrong_method(methods)
         if route is None:
             raise Refusal(404, "There is nothing at this address.")
-        if method == "HEAD" and route.kind not in (Kind.PAGE, Kind.FILE):
-            raise Refusal(405, "This address takes GET only.")
+        if method == "HEAD" and route.kind not in (Kind.PAGE, Kind.FILE, Kind.ASSET):
+            raise _wrong_method(["GET"])
         if method == "POST" and self._origins.is_foreign(Headers(scope=scope)):
             raise Refusal(
                 403, "Another site's page may not call this server; set SD_SPACE_PUBLIC_URL if this is its own address."
@@ -243,12 +247,13 @@ class RequestFilter:
         limiter = self._limiter if request.route.kind in _WORK else self._page_limiter
         if wait_s := limiter.seconds_to_wait(request.address):
             seconds = round(wait_s + 0.5)
-            raise Refusal(429, f"Too many calls from this address; please try again in {seconds} s.", wait_s)
+            sentence = f"Too many calls from this address; please try again in {seconds} s."
+            raise Refusal(429, sentence, {"Retry-After": str(seconds)})
 
     async def _read(self, request: _Request, receive: Receive) -> None:
         """Reads the body, and writes it anew from what it asks for; a request for pictures takes its place."""
         route, contract = request.route, self._contract
-        if request.headers.get("content-encoding", "identity") != "identity":
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(415, "A compressed body is not accepted; send plain JSON.")
         media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if route.kind is not Kind.LOGIN and media_type != "application/json":
@@ -260,41 +265,55 @@ class RequestFilter:
         except TimeoutError:
             raise Refusal(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.") from None
         asked: str | int | None = None
+        values: Mapping[str, object] = {}
         match route.kind:
             case Kind.LOGIN:
                 request.body = await login_body(request.headers, body)
                 request.content_type = "application/x-www-form-urlencoded"
             case Kind.MCP:
-                request.body = encoded(mcp_message(body, contract.tools).body())
+                message = mcp_message(body, contract.tools)
+                request.body, asked = encoded(message.body()), message.tool
+                values = message.params.get("arguments", {})
+                request.rpc_id = message.id
             case Kind.CANCEL:
                 request.body = encoded(self._owned_cancellation(body))
             case Kind.JOIN | Kind.PREDICT:
                 event = page_event(body, contract.inputs)
                 request.body, asked = encoded(event.body()), event.fn_index
+                values = dict(zip(contract.inputs[asked], event.data, strict=True))
                 request.query = link_query(request.scope["query_string"], _RECIPE)
             case Kind.CALL | Kind.NAMED_CALL:
                 call = endpoint_call(route.name, route.kind is Kind.NAMED_CALL, body, contract.endpoints)
                 request.body, asked = encoded(call.body()), call.name
+                values = dict(zip((p.name for p in contract.endpoints[asked]), call.data, strict=True))
                 request.route = Route(Kind.CALL, call.path, route.media_types, call.name)
         if asked in contract.draws:
-            self._enter(request)
+            self._enter(request, values.get("acceptance_token") or request.headers.get("x-license-token"))
 
     def _owned_cancellation(self, body: bytes) -> dict[str, object]:
         """Only who knows an event's unguessable id may cancel it: Gradio is content with the name of the session."""
         asked = cancellation(body)
-        if not asked.event_id or self._contract.session_of(asked.event_id) != asked.session_hash:
+        session, fn_index = self._contract.running(asked.event_id) or (None, 0)
+        if session != asked.session_hash:
             raise Refusal(404, "There is no such run under way in this session.")
-        return asked.body()
+        self._capacity.abandon(asked.event_id)  # at once: a page's run would wait for the page to come back
+        return asked.body(fn_index)
 
-    def _enter(self, request: _Request) -> None:
+    def _enter(self, request: _Request, token: object) -> None:
         """Says no at once to those for whom there is no room: through Gradio a crowd hears so after seconds."""
-        try:
-            request.place = self._capacity.enter(request.address)
-        except QueueFull as full:
-            raise Refusal(429, str(full), RETRY_AFTER_S) from None
-        request.extra_headers |= {PLACE_HEADER: request.place.id, ADDRESS_HEADER: request.public_address}
+        if request.tool_call is not None and request.tool_call.place is not None:  # taken by the call of the tool
+            request.place = request.tool_call.place
+        else:
+            try:
+                request.place = self._capacity.enter(request.address, self._contract.visitor_of(token))
+            except QueueFull as full:
+                retry_after = {"Retry-After": str(RETRY_AFTER_S)}
+                if request.route.kind is Kind.MCP:  # its clients take any other status for a broken connection
+                    raise McpRefusal(200, tool_error(request.rpc_id, str(full)), retry_after) from None
+                raise Refusal(429, str(full), retry_after) from None
         if request.tool_call is not None:
-            request.tool_call.places.append(request.place)
+            request.tool_call.place = request.place
+        request.extra_headers |= {PLACE_HEADER: request.place.id, ADDRESS_HEADER: request.public_address}
 
     async def _forward(self, request: _Request, receive: Receive, send: Send) -> None:
         """Has the app answer the request as it is written anew."""
@@ -322,7 +341,8 @@ class RequestFilter:
 
     async def _forward_tool_call(self, request: _Request, receive: Receive, send: Send) -> None:
         """Follows a message of an MCP client: when its client leaves, what it asked for is not drawn to the end."""
-        call, call_id = _ToolCall(request.address, request.public_address), secrets.token_urlsafe(16)
+        call = _ToolCall(request.address, request.public_address, request.place)
+        call_id = secrets.token_urlsafe(16)
 
         async def noticing() -> Message:
             message = await receive()
@@ -385,6 +405,10 @@ class RequestFilter:
             return path.is_file()
         except (OSError, ValueError):  # a name that no file can have
             return False
+
+
+def _wrong_method(methods: Sequence[str]) -> Refusal:
+    return Refusal(405, f"This address takes {' and '.join(methods)} only.", {"Allow": ", ".join(methods)})
 
 
 def _too_large() -> Refusal:

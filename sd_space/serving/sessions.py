@@ -20,6 +20,11 @@ class Sessions:
         self._unheard_since_s: dict[str, float] = {}
         self._next_s = 0.0
 
+    def running(self, event_id: str) -> tuple[str, int] | None:
+        """The session of an event that waits or runs, and the number by which the page knows the event."""
+        event = self._queue.event_ids_to_events.get(event_id)
+        return None if event is None else (event.session_hash, event.fn._id)
+
     def of(self, event_id: str) -> str | None:
         """The session of an event that runs or whose end is still to be told."""
         ids_of = self._queue.pending_event_ids_session

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import json
 import logging
 import re
 import time
@@ -17,12 +18,14 @@ from gradio import routes
 from gradio.block_function import BlockFunction
 from gradio.routes import templates
 from gradio.server_messages import ProcessCompletedMessage
+from gradio_client.utils import is_file_obj_with_meta
 from starlette.types import ASGIApp
 
 from sd_space.backends import Backend
 from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
 from sd_space.serving.envelope import Endpoints, Parameter
 from sd_space.serving.gallery import ResultStore
+from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import AppContract, RequestFilter
@@ -74,13 +77,14 @@ def launch(
     backend: Backend,
     metrics: Metrics,
     capacity: Capacity,
+    gate: Gate,
     files: Sequence[Path],
     **options: Any,
 ) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
 
     def filtered(app: ASGIApp) -> ASGIApp:
-        contract = _contract(demo, files, has_login=bool(options.get("auth")))
+        contract = _contract(demo, gate, files, has_login=bool(options.get("auth")))
         return RequestFilter(app, settings, backend.status, metrics, contract, capacity)
 
     _wrap_apps(filtered)
@@ -124,21 +128,24 @@ def _wrap_apps(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:
     routes.App.build_middleware_stack = build_middleware_stack
 
 
-def _contract(demo: gr.Blocks, files: Sequence[Path], has_login: bool) -> AppContract:
+def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: bool) -> AppContract:
     queue, sessions = demo._queue, Sessions(demo._queue)
     endpoints = endpoint_parameters(demo.get_api_info())
     mcp = demo.mcp_server_obj
+    drawing_tools = [tool for tool, name in mcp.tool_to_endpoint.items() if name == f"/{_GENERATE}"] if mcp else []
     return AppContract(
         endpoints=endpoints,
         tools={tool: endpoints[name.removeprefix("/")] for tool, name in mcp.tool_to_endpoint.items()} if mcp else {},
         inputs={index: _input_names(event) for index, event in demo.fns.items() if event.fn is not None},
         files=files,
         assets=_assets(),
+        visitor_of=gate.visitor_of,
+        running=sessions.running,
         session_of=sessions.of,
         has_session=sessions.has,
         sweep=sessions.sweep,
         is_queue_alive=lambda: not queue.stopped,
-        draws={_GENERATE, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
+        draws={_GENERATE, *drawing_tools, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,
@@ -237,7 +244,10 @@ def wait_until_told(demo: gr.Blocks, deadline_s: float) -> None:
 
 
 def _give_pictures_to_mcp(demo: gr.Blocks) -> None:
-    """Makes MCP clients see pictures: Gradio's server turns a list of files into the text of their server paths."""
+    """Makes MCP clients see pictures and read JSON.
+
+    Gradio's server turns a list of files into the text of their server paths, and an object into Python's text for it.
+    """
     server = demo.mcp_server_obj
     as_content = server.postprocess_output_data
 
@@ -245,6 +255,8 @@ def _give_pictures_to_mcp(demo: gr.Blocks) -> None:
         if isinstance(value, list | tuple):
             for part in value:
                 yield from flattened(part)
+        elif isinstance(value, dict) and not is_file_obj_with_meta(value):
+            yield json.dumps(value, ensure_ascii=False)
         else:
             yield value
 

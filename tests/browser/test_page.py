@@ -79,7 +79,7 @@ def test_cancel_frees_the_device_and_says_so(studio):
 
 def test_the_acceptance_and_the_last_pictures_survive_a_reload(studio):
     page = studio()
-    generate(page)
+    generate(page, steps=3)
     expect(finished_pictures(page)).to_have_count(4)
     reload(page, run=None)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("A small cabin on top of a snowy mountain")
@@ -88,7 +88,7 @@ def test_the_acceptance_and_the_last_pictures_survive_a_reload(studio):
 
 def test_an_opened_picture_is_seen_whole(studio):
     page = studio(viewport={"width": 1366, "height": 650})
-    generate(page)
+    generate(page, steps=3)
     expect(page.locator("#status")).to_contain_text("4 pictures in")
     finished_pictures(page).first.click()
     opened = page.locator("#gallery .preview")
@@ -161,7 +161,7 @@ def test_a_link_brings_a_recipe_back(studio):
 
 def test_a_link_wins_over_the_visitors_own_last_run(studio):
     page = studio()
-    generate(page)
+    generate(page, steps=3)
     expect(page.locator("#status")).to_contain_text("4 pictures in")
     page.goto(LINK)
     expect(finished_pictures(page)).to_have_count(4)
@@ -219,7 +219,7 @@ def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(studio):
 
 def test_a_phone_shows_it_all_without_sideways_scrolling(studio):
     page = studio(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
-    generate(page)
+    generate(page, steps=3)
     expect(finished_pictures(page)).to_have_count(4)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 

@@ -185,6 +185,7 @@ def test_while_replicas_are_killed_pictures_are_right_or_refused_and_none_hangs(
             assert max(abs(a - b) for a, b in zip(pixels, undisturbed, strict=True)) <= 1
 
 
+@pytest.mark.nightly
 def test_a_rolling_redeploy_loses_nothing(whole, cluster_settings):
     before = {process.pid for process in replica_processes()}
     target = ray_serve.RunTarget(replicas(replace(cluster_settings, turbo=True)), name=APP, route_prefix=None)

@@ -1,6 +1,8 @@
 """Faults that tests put into a running server: each takes what was there and returns what is there instead."""
 
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -77,6 +79,20 @@ def slow(original: Callable, seconds: float) -> Callable:
         return original(*args, **kwargs)
 
     return waits
+
+
+def pausing(original: Callable, at: int) -> Callable:
+    """Stops the whole process within that call, which goes on for a while after somebody has let it continue."""
+    calls = []
+
+    def pauses(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(2.0)  # in which whoever waits for the step looks at the clock
+        return original(*args, **kwargs)
+
+    return pauses
 
 
 def value(original: Any, new: Any) -> Any:

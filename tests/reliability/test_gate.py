@@ -571,7 +571,7 @@ def test_nothing_is_drawn(rig, visitor, token, attempt):
 
 PICTURE = "not holds_picture(answer.body)"
 VERIFY, FILTER = "sd_space.serving.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
-ENVELOPE, ROUTES = "sd_space.serving.envelope:", "sd_space.serving.routes:Routes"
+ROUTES = "sd_space.serving.routes:Routes"
 MUTANTS = (
     Mutant(
         VERIFY,
@@ -601,7 +601,7 @@ MUTANTS = (
     Mutant("sd_space.serving.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
     Mutant(
         "sd_space.ui.handlers:Handlers._visitor",
-        "return None",
+        "return self.gate.visitor_of(token)",
         "return list(self.runs._runs.values())[-1].admitted.visitor",
         "G31",
         PICTURE,
@@ -617,13 +617,19 @@ MUTANTS = (
         "answer.status == 404",
     ),
     Mutant(
-        f"{ENVELOPE}page_event",
+        "sd_space.serving.middleware:page_event",
         "type(index) is not int or index not in inputs",
         "False",
         "G25",
         "answer.status < 500",
     ),
-    Mutant(f"{ENVELOPE}endpoint_call", "len(data) != len(parameters)", "False", "G21", "answer.status < 500"),
+    Mutant(
+        "sd_space.serving.middleware:endpoint_call",
+        "len(data) != len(parameters)",
+        "False",
+        "G21",
+        "answer.status < 500",
+    ),
     Mutant(
         f"{FILTER}._owned_cancellation",
         "not asked.event_id or self._contract.session_of(asked.event_id) != asked.session_hash",

@@ -398,8 +398,8 @@ MUTANTS = (
     Mutant("sd_space.engine.safety:_views", "not excess", "True", "S44", OUTCOME),
     Mutant(
         "sd_space.engine.safety:_Worker.run",
-        "if not done.wait(timeout_s):",
-        "if not done.wait(2.1):",
+        "if not wait_lived(done, timeout_s):",
+        "if not wait_lived(done, 2.1):",
         "S38",
         "not screen.is_healthy",
     ),
