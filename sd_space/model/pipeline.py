@@ -30,8 +30,10 @@ from sd_space.model.components import (
     load_tokenizer,
 )
 from sd_space.model.configs import NoChecker, Unfit
+from sd_space.model.files import WEIGHTS
 from sd_space.model.folder import examine, examine_checkpoint
-from sd_space.model.hub import WEIGHTS, Snapshot, fetch, operator_hint
+from sd_space.model.hub import Snapshot, fetch
+from sd_space.model.hub_errors import operator_hint
 from sd_space.model.memory import GIB, keep_freed_memory, memory_ladder
 from sd_space.model.noise_schedulers import fitting_schedulers
 from sd_space.model.openvino_unet import OpenVinoUNet
