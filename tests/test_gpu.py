@@ -13,7 +13,8 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import run_to_completion
 from sd_space.model.memory import GIB
-from sd_space.model.pipeline import LoadedPipeline, PipelineSpec, detect_hardware
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.spec import PipelineSpec, detect_hardware
 from sd_space.schema import GenerationResult, Outcome, RequestFailed
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random

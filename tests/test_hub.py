@@ -18,7 +18,8 @@ from sd_space.model.download import DownloadStalled
 from sd_space.model.files import FilesMissing, files_in, format_size, needed_files, variant_of
 from sd_space.model.hub import fetch
 from sd_space.model.hub_errors import operator_hint
-from sd_space.model.pipeline import Hardware, PipelineSpec, load_pipeline
+from sd_space.model.pipeline import load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
 from .hub import TOKEN, StandInHub, patience_s, point_here, serving

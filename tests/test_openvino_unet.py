@@ -10,7 +10,8 @@ from sd_space.backends.local import build_engine
 from sd_space.engine.engine import run_to_completion
 from sd_space.errors import ModelUnavailable
 from sd_space.model.openvino_unet import OpenVinoUNet
-from sd_space.model.pipeline import Hardware, PipelineSpec, load_pipeline
+from sd_space.model.pipeline import load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import Settings
 
 from .test_engine import pixels

@@ -12,8 +12,9 @@ from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine, run_to_completion
 from sd_space.errors import EngineFailed, ModelUnavailable
 from sd_space.model.memory import RUNGS, MemoryProfile, memory_ladder
-from sd_space.model.pipeline import Hardware, LoadedPipeline, PipelineSpec, fit_pipeline
+from sd_space.model.pipeline import LoadedPipeline, fit_pipeline
 from sd_space.model.placement import Placement, footprint_of, join_projections, separate_projections, tile_decode
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.schema import Outcome
 from sd_space.settings import Settings
 from sd_space.tools.v1_4_random import make_modules

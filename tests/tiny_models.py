@@ -12,7 +12,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTextConfig, CLIP
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine
 from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
-from sd_space.model.pipeline import Hardware, LoadedPipeline, PipelineSpec, load_pipeline
+from sd_space.model.pipeline import LoadedPipeline, load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 

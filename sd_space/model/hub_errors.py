@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 import httpx2
 from huggingface_hub import constants, errors
 
+from sd_space.errors import ModelUnavailable
 from sd_space.model.download import DownloadStalled
 from sd_space.model.files import FilesMissing
 
+VISITORS_SENTENCE = "The model cannot be loaded at the moment, so no pictures can be made; the operator has been told."
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk's end, the account's, and a file's
 
 Matches = Callable[[BaseException], bool]
@@ -125,3 +127,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
+
+
+def unavailable(operator_hint: str) -> ModelUnavailable:
+    return ModelUnavailable(VISITORS_SENTENCE, operator_hint)

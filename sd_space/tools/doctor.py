@@ -33,7 +33,8 @@ from sd_space.tools.start_checks import check_port, check_results
 
 if TYPE_CHECKING:
     from sd_space.engine.engine import Engine
-    from sd_space.model.pipeline import LoadedPipeline, PipelineSpec
+    from sd_space.model.pipeline import LoadedPipeline
+    from sd_space.model.spec import PipelineSpec
 
 STEPS = 2  # of the picture: enough to run every part once, and bearable with v1-4 on a CPU
 
@@ -115,7 +116,7 @@ class Doctor:
         import diffusers
         import torch
 
-        from sd_space.model.pipeline import PipelineSpec, detect_hardware
+        from sd_space.model.spec import PipelineSpec, detect_hardware
 
         hardware = detect_hardware()
         # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
