@@ -36,7 +36,7 @@ from sd_space.model.model_info import describe
 from sd_space.model.openvino_unet import OpenVinoUNet
 from sd_space.model.placement import Placement, footprint_of
 from sd_space.model.spec import TINY_FOLDER, PipelineSpec
-from sd_space.model.unet_calls import UNetCalls
+from sd_space.model.unet_runner import UNetRunner
 from sd_space.schema import ModelInfo
 from sd_space.settings import V1_4, V1_4_REVISION
 
@@ -200,7 +200,7 @@ def fit_pipeline(
         raise unavailable(hint) from error
     if spec.openvino:
         try:
-            placement.unet_calls = UNetCalls(OpenVinoUNet(pipeline.unet))
+            placement.unet_runner = UNetRunner(OpenVinoUNet(pipeline.unet))
         except ModuleNotFoundError as error:
             raise unavailable(
                 "SD_SPACE_OPENVINO is 1, which needs openvino: pip install it, or leave it empty."
