@@ -15,7 +15,8 @@ from sd_space.engine.denoiser import Denoiser
 from sd_space.errors import ModelUnavailable, SafetyCheckFailed
 from sd_space.model import pipeline
 from sd_space.model.noise_schedulers import make_scheduler
-from sd_space.model.pipeline import Hardware, LoadedPipeline, PipelineSpec
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import Settings
 from sd_space.tools.doctor import Doctor, Failed
 

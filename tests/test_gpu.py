@@ -13,7 +13,8 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import run_to_completion
 from sd_space.model.memory import GIB
-from sd_space.model.pipeline import LoadedPipeline, PipelineSpec, detect_hardware
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.spec import PipelineSpec, detect_hardware
 from sd_space.schema import GenerationResult, Outcome, RequestFailed
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
@@ -46,14 +47,14 @@ def test_recorded_steps_are_those_of_the_same_weights_called_as_they_are():
     """Alone and in company: every number of rows is a recording of its own."""
     recorded, plain = load(), load()
     assert recorded.placement.profile.recorded_steps
-    plain.placement.unet_calls.record(None)
+    plain.placement.unet_runner.record(None)
     for pictures in (1, 3, 4):
         changes = OWN_SIZE | {"num_inference_steps": 8, "num_images_per_prompt": pictures}
         one, other = (
             pixels(run_to_completion(make_engine(each), admitted("a", **changes))) for each in (recorded, plain)
         )
         assert far_apart(one, other) == 0
-    assert any(calls._replays for calls in recorded.placement.unet_calls._recorded.values())
+    assert any(calls._replays for calls in recorded.placement.unet_runner._graphs.values())
 
 
 def test_what_makes_it_faster_changes_no_value_by_more_than_rounding_does():

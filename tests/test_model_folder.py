@@ -14,7 +14,7 @@ from sd_space.errors import ModelUnavailable, SafetyCheckFailed
 from sd_space.model import pipeline
 from sd_space.model.configs import Unfit
 from sd_space.model.folder import examine
-from sd_space.model.pipeline import TINY_FOLDER
+from sd_space.model.spec import TINY_FOLDER
 from sd_space.schema import SCHEDULERS
 
 from .folder_damage import LFS_POINTER, WEB_PAGE, replaced

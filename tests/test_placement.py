@@ -12,8 +12,9 @@ from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine, run_to_completion
 from sd_space.errors import EngineFailed, ModelUnavailable
 from sd_space.model.memory import RUNGS, MemoryProfile, memory_ladder
-from sd_space.model.pipeline import Hardware, LoadedPipeline, PipelineSpec, fit_pipeline
+from sd_space.model.pipeline import LoadedPipeline, fit_pipeline
 from sd_space.model.placement import Placement, footprint_of, join_projections, separate_projections, tile_decode
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.schema import Outcome
 from sd_space.settings import Settings
 from sd_space.tools.v1_4_random import make_modules
@@ -98,7 +99,7 @@ def test_joined_projections_draw_the_same_and_hold_nothing_twice(fitted, expecte
 
 def test_what_makes_cuda_faster_draws_the_same_and_ends_with_its_rung(fitted, monkeypatch, expected):
     """Seen on a CPU, where all but the recording works: channels last, joined projections, and back."""
-    monkeypatch.setattr("sd_space.model.placement.cuda_graphs", lambda: None)
+    monkeypatch.setattr("sd_space.model.placement.cuda_graph_capture", lambda: None)
     fitted.placement._speed_up()
     assert fitted.pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert far_apart(draw(make_engine(fitted, can_go_lower=True)), expected) <= 1
@@ -124,7 +125,7 @@ def test_turbo_calls_an_offloaded_unet_to_the_device(one_torch_thread, monkeypat
     placement = Placement(pipeline, "cpu", [RUNGS[-2]])
     fetched, hook = [], pipeline.unet._hf_hook
     monkeypatch.setattr(hook, "pre_forward", lambda module, *args, **kw: fetched.append(module) or (args, kw))
-    denoiser = Denoiser(pipeline, unet_calls=placement.unet_calls, turbo=True)
+    denoiser = Denoiser(pipeline, unet_runner=placement.unet_runner, turbo=True)
     engine = Engine(denoiser, make_screen(LoadedPipeline(pipeline, None, placement)), width=1)
     run_to_completion(engine, admitted("a", num_inference_steps=4, scheduler="DDIM"))
     assert fetched == [pipeline.unet] * 4, "two steps whole, two from features"

@@ -12,7 +12,8 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTextConfig, CLIP
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine
 from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
-from sd_space.model.pipeline import Hardware, LoadedPipeline, PipelineSpec, load_pipeline
+from sd_space.model.pipeline import LoadedPipeline, load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 
@@ -146,7 +147,7 @@ def make_engine(
     """An engine that reports at every step. `can_go_lower` lets it change how the pipeline is placed."""
     placement = loaded.placement
     make_room = placement.lower if can_go_lower else lambda: False
-    denoiser = Denoiser(loaded.pipeline, fixed_rows, make_room, placement.unet_calls)
+    denoiser = Denoiser(loaded.pipeline, fixed_rows, make_room, placement.unet_runner)
     return Engine(denoiser, **{"screen": make_screen(loaded), "width": width, "report_every_s": 0.0} | changes)
 
 

@@ -53,7 +53,8 @@ def load(
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
-    from sd_space.model.pipeline import PipelineSpec, detect_hardware, load_pipeline
+    from sd_space.model.pipeline import load_pipeline
+    from sd_space.model.spec import PipelineSpec, detect_hardware
 
     on_stage(Stage.LOADING)
     return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()), on_progress=on_progress)
@@ -66,7 +67,7 @@ def build_engine(
     from sd_space.engine.denoiser import Denoiser
     from sd_space.engine.engine import Engine, calibrate
     from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
-    from sd_space.model.pipeline import VISITORS_SENTENCE
+    from sd_space.model.hub_errors import VISITORS_SENTENCE
 
     on_stage(Stage.CHECKING)
     pipeline, defaults = loaded.pipeline, loaded.info.defaults
@@ -75,7 +76,7 @@ def build_engine(
     width = min(width, most) if width and most else width
     fixed_rows = 2 * width if settings.reproducible and width else None
     placement = loaded.placement
-    denoiser = Denoiser(pipeline, fixed_rows, placement.lower, placement.unet_calls, settings.turbo)
+    denoiser = Denoiser(pipeline, fixed_rows, placement.lower, placement.unet_runner, settings.turbo)
     screen = SafetyScreen(
         pipeline.safety_checker,
         pipeline.feature_extractor,

@@ -22,7 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from sd_space.faults import is_out_of_memory
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, make_scheduler
-from sd_space.model.unet_calls import UNetCalls
+from sd_space.model.unet_runner import UNetRunner
 from sd_space.schema import GenerationRequest
 
 Step = TypeVar("Step")
@@ -76,14 +76,14 @@ class Denoiser:
         pipeline: StableDiffusionPipeline,
         fixed_rows: int | None = None,
         make_room: Callable[[], bool] = lambda: False,
-        unet_calls: UNetCalls | None = None,
+        unet_runner: UNetRunner | None = None,
         turbo: bool = False,
     ):
         self.device: torch.device = pipeline._execution_device  # asking takes milliseconds
         self._pipeline = pipeline
         self._fixed_rows = fixed_rows
         self._make_room = make_room
-        self._unet_calls = unet_calls or UNetCalls(pipeline.unet)
+        self._unet_runner = unet_runner or UNetRunner(pipeline.unet)
         self._turbo = turbo
         self._last_step: tuple[torch.cuda.Event, Any] | None = None  # set when the device has done that step; which
         self._scheduler_config = dict(pipeline.scheduler.config)
@@ -262,7 +262,7 @@ class Denoiser:
     ) -> list[torch.Tensor]:
         """The noise in each of `samples`: (2, C, H/f, W/f), without and with its prompt; one row without guidance."""
         if not self._turbo:
-            return self._apart(self._unet_calls.predict(*self._joined(states, samples, timesteps)), states)
+            return self._apart(self._unet_runner.predict(*self._joined(states, samples, timesteps)), states)
         noise_preds: dict[int, torch.Tensor] = {}
         for is_whole in (True, False):
             chosen = [k for k, state in enumerate(states) if (state.step_index % TURBO_EVERY == 0) is is_whole]
@@ -271,12 +271,12 @@ class Denoiser:
             part = [states[k] for k in chosen]
             joined = self._joined(part, [samples[k] for k in chosen], [timesteps[k] for k in chosen])
             if is_whole:
-                noise_pred, features = self._unet_calls.predict_with_features(*joined)
+                noise_pred, features = self._unet_runner.predict_with_features(*joined)
                 for state, kept in zip(part, self._apart(features, part), strict=True):
                     state.features = kept
             else:
                 features = torch.stack([state.features for state in part], dim=1).flatten(0, 1)
-                noise_pred = self._unet_calls.predict_from_features(*joined, self._padded(features))
+                noise_pred = self._unet_runner.predict_from_features(*joined, self._padded(features))
             noise_preds |= zip(chosen, self._apart(noise_pred, part), strict=True)
         return [noise_preds[k] for k in range(len(states))]
 

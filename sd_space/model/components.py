@@ -12,7 +12,7 @@ from torch.func import functional_call
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from sd_space.model.configs import AGAIN, Unfit
-from sd_space.model.hub import INDEX, files_in, variant_of
+from sd_space.model.files import INDEX, files_in, variant_of
 
 NETWORKS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
 

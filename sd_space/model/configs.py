@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sd_space.model.hub import INDEX
+from sd_space.model.files import INDEX
 
 AGAIN = "fetch or copy it again"
 CLASSES = {  # in model_index.json: the library, and the class in every spelling of the last years

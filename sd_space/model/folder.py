@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sd_space.model.configs import AGAIN, NoChecker, Unfit, check_channels, check_configs, check_widths, whole
-from sd_space.model.hub import INDEX, WEIGHTS, files_in, needed_files
+from sd_space.model.files import INDEX, WEIGHTS, files_in, needed_files
 from sd_space.settings import V1_4
 
 LFS_POINTER = b"version https://git-lfs"

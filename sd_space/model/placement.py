@@ -10,8 +10,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
 from sd_space.faults import is_out_of_memory
+from sd_space.model.cuda_graphs import cuda_graph_capture
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
-from sd_space.model.unet_calls import UNetCalls, cuda_graphs
+from sd_space.model.unet_runner import UNetRunner
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +38,11 @@ def footprint_of(pipeline: StableDiffusionPipeline) -> Footprint:
 class Placement:
     """A pipeline on its device, in the first profile of `ladder` that fits. Owned by the thread that runs it.
 
-    `unet_calls` is how its UNet is to be called, whatever the profile.
+    `unet_runner` calls its UNet, in every profile.
     """
 
     def __init__(self, pipeline: StableDiffusionPipeline, device: str, ladder: Sequence[MemoryProfile]):
-        self.unet_calls = UNetCalls(pipeline.unet)
+        self.unet_runner = UNetRunner(pipeline.unet)
         self._pipeline = pipeline
         self._device = device
         self._ladder = list(ladder)
@@ -78,7 +79,7 @@ class Placement:
     def _apply(self, profile: MemoryProfile) -> None:
         pipeline = self._pipeline
         pipeline.remove_all_hooks()
-        self.unet_calls.record(None)
+        self.unet_runner.record(None)
         separate_projections(pipeline.unet)
         _order_weights(pipeline, torch.contiguous_format)
         if profile.attention_slicing:
@@ -113,7 +114,7 @@ class Placement:
         _order_weights(self._pipeline, torch.channels_last)
         if not self.profile.attention_slicing:  # which has a way of its own of calling the projections
             join_projections(self._pipeline.unet)
-        self.unet_calls.record(cuda_graphs())
+        self.unet_runner.record(cuda_graph_capture())
 
     def _move(self, device: str, names: Sequence[str]) -> None:
         for name in names:

@@ -10,7 +10,7 @@ import torch
 
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import calibrate
-from sd_space.model.unet_calls import RECORD_AT
+from sd_space.model.cuda_graphs import RECORD_AT
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
-    denoiser = Denoiser(loaded.pipeline, unet_calls=loaded.placement.unet_calls)
+    denoiser = Denoiser(loaded.pipeline, unet_runner=loaded.placement.unet_runner)
     request = harness.request_of(loaded, options).request
     circumstances = harness.circumstances(loaded, options) | {
         "size": request.width,
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = rows_of(measured, request)
     harness.keep(options, {**circumstances, "rows": rows})
     if is_recorded:
-        loaded.placement.unet_calls.record(None)
+        loaded.placement.unet_runner.record(None)
         again = measure(denoiser, request, options.pictures, options.repeats, 1)
         for row in rows:
             row["eager_ms"], row["eager_host_ms"], _ = again.get(row["pictures"], (None, None, None))

@@ -22,9 +22,10 @@ from diffusers import StableDiffusionPipeline
 
 from sd_space.card import load_card
 from sd_space.engine.denoiser import Denoiser
+from sd_space.model.cuda_graphs import RECORD_AT
 from sd_space.model.noise_schedulers import make_scheduler
-from sd_space.model.pipeline import LoadedPipeline, PipelineSpec, detect_hardware, load_pipeline
-from sd_space.model.unet_calls import RECORD_AT
+from sd_space.model.pipeline import LoadedPipeline, load_pipeline
+from sd_space.model.spec import PipelineSpec, detect_hardware
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
-    denoiser = Denoiser(loaded.pipeline, unet_calls=loaded.placement.unet_calls)
+    denoiser = Denoiser(loaded.pipeline, unet_runner=loaded.placement.unet_runner)
     screen = SafetyScreen(
         loaded.pipeline.safety_checker,
         loaded.pipeline.feature_extractor,
