@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from sd_space.errors import EngineFailed, ModelUnavailable, QueueFull, SpaceError
-from sd_space.faults import described, is_device_lost, is_out_of_memory
 from sd_space.lived_time import LivedTime
+from sd_space.runtime_errors import is_device_lost, is_out_of_memory, traceback_without_message
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -259,7 +259,7 @@ class LocalBackend:
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
             self._end(Stage.FAILED, error)
         except Exception as error:
-            logger.error("the engine's thread ended:\n%s", described(error))
+            logger.error("the engine's thread ended:\n%s", traceback_without_message(error))
             self._end(Stage.FAILED, ModelUnavailable(BROKEN))
 
     def _load(self) -> "Engine":
@@ -281,7 +281,7 @@ class LocalBackend:
         """
         if is_device_lost(error) or not self._has_finished_any:
             raise error
-        logger.error("the engine failed and is built anew:\n%s", described(error))
+        logger.error("the engine failed and is built anew:\n%s", traceback_without_message(error))
         self._has_finished_any = False
         with self._lock:
             request_ids = list(self._waiters)

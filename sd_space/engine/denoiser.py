@@ -20,9 +20,9 @@ import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
-from sd_space.faults import is_out_of_memory
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, make_scheduler
 from sd_space.model.unet_calls import UNetCalls
+from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import GenerationRequest
 
 Step = TypeVar("Step")

@@ -18,7 +18,7 @@ from sd_space.engine.denoiser import Denoiser, DenoisingState, EncodedPrompt
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed, SpaceError
-from sd_space.faults import described, is_device_lost, is_out_of_memory
+from sd_space.runtime_errors import is_device_lost, is_out_of_memory, traceback_without_message
 from sd_space.schema import (
     AdmittedRequest,
     GenerationRequest,
@@ -325,7 +325,7 @@ def _told(error: Exception, request_id: str) -> SpaceError:
     """The sentence for the visitor; the log gets the type and place of what was not expected."""
     if isinstance(error, SpaceError):
         return error
-    logger.error("request %s failed:\n%s", request_id, described(error))
+    logger.error("request %s failed:\n%s", request_id, traceback_without_message(error))
     return EngineFailed(OUT_OF_MEMORY if is_out_of_memory(error) else FAILED)
 
 

@@ -9,9 +9,9 @@ from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from sd_space.faults import is_out_of_memory
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
 from sd_space.model.unet_calls import UNetCalls, cuda_graphs
+from sd_space.runtime_errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -1,10 +1,13 @@
-"""Unexpected errors: two kinds, and what the log says (type and place, never words, which may quote a prompt)."""
+"""Classifies runtime errors (out of memory, device lost), and formats tracebacks without messages.
+
+Messages may contain prompts or paths, which must not get into the log.
+"""
 
 import traceback
 from pathlib import Path
 
-# How else than by `torch.OutOfMemoryError` the end of memory is told: by the driver (kernels and graphs load lazily),
-# by cuDNN when no way to do a convolution found room for its workspace, by cuBLAS, on MPS and on the CPU.
+# Messages of other errors than `torch.OutOfMemoryError` that mean out of memory: from the driver (kernels and graphs
+# load lazily), from cuDNN when no convolution algorithm finds room for its workspace, from cuBLAS, MPS and the CPU.
 _OUT_OF_MEMORY = (
     "CUDA error: out of memory",
     "unable to find an engine",
@@ -16,19 +19,19 @@ _OUT_OF_MEMORY = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device (or the machine) had no memory left, so that less work at once may do."""
-    if type(error).__name__ == "OutOfMemoryError":  # by name: this module is read before torch is
+    """Whether the device or the machine had no memory left, so that a smaller batch may succeed."""
+    if type(error).__name__ == "OutOfMemoryError":  # by name, because the page's process does not import torch
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def is_device_lost(error: BaseException) -> bool:
-    """Whether no further call on the device can succeed in this process: any error of its own but want of memory."""
+    """Whether every later call on the device in this process fails too: any device error except out of memory."""
     return type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error)
 
 
-def described(error: BaseException) -> str:
-    """The error's type and the calls that led to it, outermost first, and the same of what caused it."""
+def traceback_without_message(error: BaseException) -> str:
+    """The calls that led to the error, outermost first, and its type; then the same for each of its causes."""
     parts = []
     current: BaseException | None = error
     while current is not None:
@@ -38,7 +41,7 @@ def described(error: BaseException) -> str:
 
 
 def innermost(error: BaseException) -> str:
-    """The error's type and the place where it was raised: 'ValueError in http_server.py, line 31'."""
+    """The error's type and where it was raised: 'ValueError in http_server.py, line 31'."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"
