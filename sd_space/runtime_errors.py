@@ -1,11 +1,17 @@
 """Classifies runtime errors (out of memory, device lost), and formats tracebacks without messages.
 
-Messages may contain prompts or paths, which must not get into the log.
+Messages may contain prompts or paths, which neither visitors nor the log may see.
 """
 
 import traceback
 from pathlib import Path
 
+from sd_space.errors import EngineFailed, SpaceError
+
+GENERATION_FAILED = "Something went wrong while your pictures were made; please try again."
+_NEEDS_TOO_MUCH_MEMORY = (
+    "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
+)
 # Messages of other errors than `torch.OutOfMemoryError` that mean out of memory: from the driver (kernels and graphs
 # load lazily), from cuDNN when no convolution algorithm finds room for its workspace, from cuBLAS, MPS and the CPU.
 _OUT_OF_MEMORY = (
@@ -28,6 +34,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_device_lost(error: BaseException) -> bool:
     """Whether every later call on the device in this process fails too: any device error except out of memory."""
     return type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error)
+
+
+def to_space_error(error: Exception) -> SpaceError:
+    """The error for the visitor: a SpaceError as it is, in place of any other a sentence without its message."""
+    if isinstance(error, SpaceError):
+        return error
+    return EngineFailed(_NEEDS_TOO_MUCH_MEMORY if is_out_of_memory(error) else GENERATION_FAILED)
 
 
 def traceback_without_message(error: BaseException) -> str:

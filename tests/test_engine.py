@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from sd_space.engine.calibration import calibrate
 from sd_space.engine.denoiser import Denoiser
-from sd_space.engine.engine import Engine, calibrate, run_to_completion
+from sd_space.engine.engine import Engine, run_to_completion
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed
@@ -433,7 +434,7 @@ def test_hundreds_of_requests_leave_nothing_behind(noise_painter):
     some_requests(20)
     before = some_requests(20)
     assert some_requests(200) < before + 100
-    assert not engine._states and not engine._runs and not engine._denoised
+    assert not engine._states and not engine._requests and not engine._denoised
     assert engine.counts() == (0, 0, 4)
 
 

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING
 
 from sd_space.errors import EngineFailed, ModelUnavailable, QueueFull, SpaceError
 from sd_space.lived_time import LivedTime
-from sd_space.runtime_errors import is_device_lost, is_out_of_memory, traceback_without_message
+from sd_space.runtime_errors import (
+    GENERATION_FAILED,
+    is_device_lost,
+    is_out_of_memory,
+    traceback_without_message,
+)
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -38,7 +43,6 @@ logger = logging.getLogger(__name__)
 REPRODUCIBLE_WIDTH = 4  # fixed: a measured width could differ from one start to the next, and pixels with it
 BEAT_S = 1.0  # the thread looks up at least this often while it has nothing to do
 STUCK_AFTER_S = 60.0  # and this long without a beat, or ten times the slowest step, means that it hangs
-FAILED = "Something went wrong while your pictures were made; please try again."
 BROKEN = "The model stopped working, so no pictures can be made; the operator has been told."
 STOPPED = "The Space is restarting; please try again in a minute."
 
@@ -63,8 +67,9 @@ def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
     """The engine over a loaded model: safety screen tested, width measured. Raises SafetyCheckFailed."""
+    from sd_space.engine.calibration import calibrate
     from sd_space.engine.denoiser import Denoiser
-    from sd_space.engine.engine import Engine, calibrate
+    from sd_space.engine.engine import Engine
     from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
     from sd_space.model.pipeline import VISITORS_SENTENCE
 
@@ -286,7 +291,7 @@ class LocalBackend:
         with self._lock:
             request_ids = list(self._waiters)
         for request_id in request_ids:
-            self._deliver(request_id, EngineFailed(FAILED), is_last=True)
+            self._deliver(request_id, EngineFailed(GENERATION_FAILED), is_last=True)
         engine = build_engine(self._loaded, self._settings)
         with self._lock:
             self._counts = engine.counts()

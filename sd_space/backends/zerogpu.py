@@ -81,7 +81,7 @@ def seconds_to_ask_for(request: GenerationRequest, times: StepTimes | None, stat
     """
     pictures = request.num_images_per_prompt
     calls = 2 * request.num_inference_steps if request.scheduler == "Heun" else request.num_inference_steps + 1
-    key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
+    key = BatchKey.of(request)
     step_s, finish_s = None, 0.0
     if times is not None:
         step_s, finish_s = times.step_s(key, pictures), times.finish_s(request.height, request.width)

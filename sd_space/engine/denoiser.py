@@ -20,6 +20,7 @@ import torch
 from diffusers import SchedulerMixin, StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
+from sd_space.engine.batcher import BatchKey
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, make_scheduler
 from sd_space.model.unet_calls import UNetCalls
 from sd_space.runtime_errors import is_out_of_memory
@@ -113,7 +114,7 @@ class Denoiser:
         Those of the last prompts are kept: visitors come back to theirs, and most negative prompts are empty.
         """
         prompt_embeds, truncated = self._embed(request.prompt)
-        if request.guidance_scale <= 1.0:
+        if not BatchKey.of(request).has_guidance:
             return EncodedPrompt(prompt_embeds, None, truncated)
         return EncodedPrompt(prompt_embeds, self._embed(request.negative_prompt)[0], truncated)
 

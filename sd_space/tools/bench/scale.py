@@ -83,7 +83,7 @@ def work_of(
     request: GenerationRequest, num_timesteps: int, steps_s: dict[int, float], finish_s: float, start_s: float = 0.0
 ) -> Work:
     """`steps_s` are those of calls by the pictures in them."""
-    key, times = BatchKey(request.height, request.width, request.guidance_scale > 1.0), StepTimes()
+    key, times = BatchKey.of(request), StepTimes()
     for pictures, seconds in steps_s.items():
         times.record_step(key, pictures, seconds)
     times.record_finish(request.height, request.width, finish_s)
