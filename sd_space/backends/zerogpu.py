@@ -6,6 +6,7 @@ mosaics, never raw pixels. Elsewhere `spaces` leaves the function as it is, and 
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
@@ -74,13 +75,14 @@ def _draw(admitted: AdmittedRequest, duration_s: int) -> Iterator[tuple[list[Upd
                 _engine.step()
 
 
-def seconds_to_ask_for(request: GenerationRequest, times: StepTimes | None, stated_step_s: float) -> int:
-    """Whole seconds of GPU time that `request` is sure to fit in; the visitor's quota is charged for them. Pure.
+def seconds_to_ask_for(
+    request: GenerationRequest, num_timesteps: int, times: StepTimes | None, stated_step_s: float
+) -> int:
+    """Whole seconds of GPU time within which `request` is sure to finish; the visitor's quota is charged for them.
 
     `times` are those of earlier calls; before any, `stated_step_s` is that of one step of one 512 x 512 picture.
     """
     pictures = request.num_images_per_prompt
-    calls = 2 * request.num_inference_steps if request.scheduler == "Heun" else request.num_inference_steps + 1
     key = BatchKey.of(request)
     step_s, finish_s = None, 0.0
     if times is not None:
@@ -88,7 +90,7 @@ def seconds_to_ask_for(request: GenerationRequest, times: StepTimes | None, stat
     if step_s is None:
         finish_s = 2 * stated_step_s * request.height * request.width / 512**2
         step_s = pictures * finish_s / 2
-    return math.ceil(START_S + MARGIN * (calls * step_s + pictures * finish_s))
+    return math.ceil(START_S + MARGIN * (num_timesteps * step_s + pictures * finish_s))
 
 
 def as_refusal(error: Exception, asked_s: int) -> SpaceError:
@@ -158,6 +160,9 @@ class ZeroGpuBackend:
         global _served
         try:
             loaded = load(self._settings)
+            from sd_space.engine.schedules import NoiseSchedules
+
+            self._schedules = NoiseSchedules(loaded.pipeline.scheduler.config)
             _served, self._info, self._stage = (loaded, self._settings), loaded.info, Stage.READY
         except SpaceError as error:
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
@@ -218,23 +223,26 @@ class ZeroGpuBackend:
             self._calls[call.admitted.request_id] = call
         call.thread.start()
 
+    def _seconds_to_ask_for(self, request: GenerationRequest) -> int:
+        num_timesteps = self._schedules.num_timesteps(request)
+        return seconds_to_ask_for(request, num_timesteps, self._times, self._settings.zerogpu_step_s)
+
     def _follow(self, call: _Call) -> None:
         """Runs in a thread of its own: waits for a GPU, then for each step."""
-        request_id = call.admitted.request_id
-        asked_s = seconds_to_ask_for(call.admitted.request, self._times, self._settings.zerogpu_step_s)
-        steps = _draw(call.admitted, asked_s)
+        request_id, asked_s = call.admitted.request_id, 0
         try:
-            for updates, times in steps:
-                call.has_gpu, self._times = True, times or self._times
-                for update in updates:
-                    if isinstance(update, RequestFailed) and isinstance(update.error, SafetyCheckFailed):
-                        self._stage, self._error = Stage.FAILED, update.error
-                    call.deliver(update)
-                if call.is_cancelled.is_set():
-                    break
+            asked_s = self._seconds_to_ask_for(call.admitted.request)
+            with contextlib.closing(_draw(call.admitted, asked_s)) as steps:
+                for updates, times in steps:
+                    call.has_gpu, self._times = True, times or self._times
+                    for update in updates:
+                        if isinstance(update, RequestFailed) and isinstance(update.error, SafetyCheckFailed):
+                            self._stage, self._error = Stage.FAILED, update.error
+                        call.deliver(update)
+                    if call.is_cancelled.is_set():
+                        break
         except Exception as error:
             call.deliver(RequestFailed(request_id, as_refusal(error, asked_s)))
         finally:
-            steps.close()
             with self._lock:
                 del self._calls[request_id]

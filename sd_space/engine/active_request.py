@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from sd_space.engine.batcher import BatchKey, Trajectory, TrajectoryStatus
-from sd_space.engine.denoiser import EncodedPrompt
+from sd_space.engine.denoising_state import EncodedPrompt
 from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult, Preview, Progress, ScreenedImage
 
 

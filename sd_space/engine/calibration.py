@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from sd_space.engine.batcher import BatchKey
-from sd_space.engine.denoiser import Denoiser, DenoisingState
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.denoising_state import DenoisingState
 from sd_space.engine.step_times import StepTimes
 from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import GenerationRequest
@@ -50,7 +51,7 @@ def calibrate(
         if fastest_s is None and narrow:
             break
         if fastest_s is None:
-            if not denoiser.make_room():
+            if not denoiser.reduce_memory():
                 raise torch.OutOfMemoryError("not even one picture fits")
             return calibrate(denoiser, request, widths, now_s)
         times.record_step(key, width, fastest_s[-1])

@@ -14,7 +14,8 @@ import torch
 
 from sd_space.engine.active_request import ActiveRequest
 from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory, TrajectoryStatus
-from sd_space.engine.denoiser import Denoiser, DenoisingState
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.denoising_state import DenoisingState
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed, SpaceError
@@ -145,8 +146,7 @@ class Engine:
     def _denoise(self, batch: list[Trajectory]) -> None:
         """One step for `batch`, in as few UNet calls as fit. A call that fails is split in halves, which run again.
 
-        So an error ends no more requests than it must, and pictures stay exact: no noise scheduler has stepped before
-        the UNet call has succeeded.
+        So an error ends no more requests than it must. Pictures stay exact: no scheduler steps before the UNet is done.
         """
         batch = [trajectory for trajectory in batch if trajectory.request_id in self._requests]
         if not batch:
@@ -166,7 +166,7 @@ class Engine:
         self._recover(batch, failure)
 
     def _advance(self, batch: list[Trajectory], errors: list[Exception | None], began_s: float) -> None:
-        timed = self._denoiser.keep_pace((batch[0].key, len(batch)))
+        timed = self._denoiser.wait_for_previous_step((batch[0].key, len(batch)))
         if timed is not None:
             self._record(*timed, self._now_s() - began_s)
         for trajectory, error in zip(batch, errors, strict=True):
@@ -177,7 +177,7 @@ class Engine:
     def _recover(self, batch: list[Trajectory], failure: Exception) -> None:
         """Runs the step that failed once more: in halves, or with less memory where it was a single picture's."""
         is_full = is_out_of_memory(failure)
-        if len(batch) == 1 and is_full and self._denoiser.make_room():
+        if len(batch) == 1 and is_full and self._denoiser.reduce_memory():
             self._max_batch_by_key.clear()  # larger batches may fit now
             self._denoise(batch)
         elif len(batch) == 1 or is_device_lost(failure):

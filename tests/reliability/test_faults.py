@@ -660,7 +660,7 @@ def test_the_page_survives_the_hub(rigs, repository, tmp_path, id):
 ENGINE, LOCAL = "sd_space.engine.engine:Engine", "sd_space.backends.local:LocalBackend"
 MUTANTS = (
     Mutant(f"{ENGINE}._recover", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
-    Mutant(f"{ENGINE}._recover", "is_full and self._denoiser.make_room()", "False", "F11", "answer.is_complete"),
+    Mutant(f"{ENGINE}._recover", "is_full and self._denoiser.reduce_memory()", "False", "F11", "answer.is_complete"),
     Mutant(
         f"{LOCAL}._is_lost",
         "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)",
