@@ -19,6 +19,7 @@ from sd_space.engine.schedules import NoiseSchedules
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
 from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
+from sd_space.serving.limits import Capacity
 from sd_space.settings import Settings
 
 from .server import ROOT, serve
@@ -27,7 +28,7 @@ from .test_local_backend import TIMEOUT_S, Gate, updates_of
 from .tiny_models import admitted, make_request
 from .zerogpu_device import lend
 
-SCHEDULES = NoiseSchedules(PNDMScheduler().config)
+SCHEDULES = NoiseSchedules(PNDMScheduler(skip_prk_steps=True).config)  # as v1-4 has it
 VISITOR = {"X-IP-Token": "header.e30.signature"}  # the Hub's proxy adds it; the payload is {}
 
 
@@ -118,13 +119,18 @@ def test_a_full_queue_refuses(prepare, monkeypatch):
     gate = Gate(monkeypatch)
 
     async def main():
-        backend = prepare(max_queue=1)
+        settings = {"max_queue": 1, "max_batch_size": 1}
+        backend = prepare(**settings)
+        capacity = Capacity(Settings(**settings), backend.status)
         await updates_of(backend, admitted("first"))
         gate.close()
+        for _ in range(2):
+            capacity.enter(None)
         waiting = asyncio.create_task(updates_of(backend, admitted("waits")))
         await gate.reached()
+        assert backend.status().waiting == 1
         with pytest.raises(QueueFull, match="come back"):
-            await updates_of(backend, admitted("too many"))
+            capacity.enter(None)
         gate.open.set()
         return await waiting
 

@@ -21,13 +21,13 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import RequestRouterConfig
-from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from sd_space.backends import until_ready
-from sd_space.backends.local import STOPPED, LocalBackend
-from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SpaceError
+from sd_space.backends import STOPPED, until_ready
+from sd_space.backends.local import LocalBackend
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, SpaceError
 from sd_space.lived_time import LivedTime
 from sd_space.model.memory import spare_what_stays
 from sd_space.schema import (
@@ -55,7 +55,6 @@ TELL_EVERY_S = 0.5  # a streamed item costs a replica about a millisecond
 LOST_S = 120.0  # without a single replica for so long, nobody is kept waiting any more
 DRAIN_S = 120.0  # a replica that is replaced finishes its requests for so long
 AGAIN = "A machine stopped while it was drawing your pictures; they are drawn again on another, with the same seeds."
-FULL = "As many requests as may wait are waiting already; please come back in a few minutes."
 LOST = "The machines that draw have been lost, and none came back in time; please try again later."
 UNAVAILABLE = "The machines that draw could not be started, so no pictures can be made; the operator has been told."
 NO_REPLICA = "No machine draws at the moment; another is being started."
@@ -164,7 +163,7 @@ def replicas(settings: Settings) -> serve.Application:
         max_constructor_retry_count=3,
         logging_config={"enable_access_log": False},
         **number,
-    ).bind(replace(settings, backend="local", max_queue=ongoing))
+    ).bind(replace(settings, backend="local"))
 
 
 def app(environ: Mapping[str, str]) -> serve.Application:
@@ -296,8 +295,6 @@ class RayServeBackend:
         with self._lock:
             if self._closing.is_set():
                 raise EngineFailed(STOPPED)
-            if len(self._calls) >= self._settings.most_under_way(self._replicas.get("running", 1)):
-                raise QueueFull(FULL)
             call.enlisted_s = self._lived_s()
             self._calls[call.admitted.request_id] = call
 
@@ -313,8 +310,6 @@ class RayServeBackend:
                 has_ended = isinstance(update, GenerationResult | RequestFailed)
                 if update is not None:
                     yield update
-        except BackPressureError:
-            raise QueueFull(FULL) from None
         except (RayError, RayServeException, StopAsyncIteration) as error:
             has_ended = True
             raise _ReplicaLost(type(error).__name__) from None

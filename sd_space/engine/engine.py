@@ -86,10 +86,10 @@ class Engine:
     def is_healthy(self) -> bool:
         return self._screen.is_healthy
 
-    def counts(self) -> tuple[int, int, int]:
-        """How many requests wait, how many run, and how many more pictures the UNet call has room for."""
+    def counts(self) -> tuple[int, int]:
+        """How many requests wait, and how many run."""
         waiting = sum(place > 0 for place in self._batcher.queue_positions().values())
-        return waiting, len(self._requests) - waiting, self.width - len(self._batcher.seated())
+        return waiting, len(self._requests) - waiting
 
     def add_request(self, admitted: AdmittedRequest) -> None:
         """Queues the request's pictures; they join at the next step if there is room."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.model.unet_calls import cuda_graphs
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness

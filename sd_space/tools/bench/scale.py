@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from sd_space.backends import Backend, make_backend, until_ready
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.step_times import StepTimes
