@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sd_space.errors import CannotStart
-from sd_space.faults import innermost
+from sd_space.runtime_errors import innermost
 from sd_space.serving.console import make_printable, say
 from sd_space.settings import PREFIX, Settings
 

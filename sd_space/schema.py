@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from sd_space.errors import InvalidRequest, SpaceError
+from sd_space.errors import InvalidRequest, ModelUnavailable, SpaceError
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARS = 1000
@@ -306,3 +306,10 @@ class BackendStatus:
     @property
     def is_ready(self) -> bool:
         return self.stage is Stage.READY
+
+    @property
+    def ready_info(self) -> ModelInfo:
+        """The served model. Raises ModelUnavailable if none is loaded yet, or none could be."""
+        if self.info is None:
+            raise ModelUnavailable(self.reason or "The model is still loading; please try again in a minute.")
+        return self.info

@@ -8,7 +8,7 @@ import gc
 import pytest
 import torch
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import run_to_completion

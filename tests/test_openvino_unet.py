@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.engine.engine import run_to_completion
 from sd_space.errors import ModelUnavailable
 from sd_space.model.openvino_unet import OpenVinoUNet

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine, run_to_completion
 from sd_space.errors import EngineFailed, ModelUnavailable

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sd_space import schema
 from sd_space.errors import InvalidRequest, ModelUnavailable, QueueFull
-from sd_space.schema import Defaults, GenerationRequest, Limits, ModelInfo
+from sd_space.schema import BackendStatus, Defaults, GenerationRequest, Limits, ModelInfo, Stage
 
 INFO = ModelInfo(
     model="picture-book",
@@ -135,3 +135,11 @@ def test_requests_and_model_infos_survive_pickling_and_cannot_be_changed():
     assert pickle.loads(pickle.dumps(INFO)) == INFO
     with pytest.raises(AttributeError):
         request.seed = 5
+
+
+def test_a_ready_backend_names_its_model_and_another_says_why_it_cannot():
+    assert BackendStatus(Stage.READY, INFO).ready_info is INFO
+    with pytest.raises(ModelUnavailable, match="still loading"):
+        _ = BackendStatus(Stage.LOADING).ready_info
+    with pytest.raises(ModelUnavailable, match="disk"):
+        _ = BackendStatus(Stage.FAILED, reason="The disk is full.").ready_info

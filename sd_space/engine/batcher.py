@@ -10,7 +10,10 @@ nobody starves.
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
+
+from sd_space.schema import GenerationRequest
 
 
 class BatchKey(NamedTuple):
@@ -20,10 +23,20 @@ class BatchKey(NamedTuple):
     width: int
     has_guidance: bool
 
+    @classmethod
+    def of(cls, request: GenerationRequest) -> "BatchKey":
+        return cls(request.height, request.width, request.guidance_scale > 1.0)
+
+
+class TrajectoryStatus(StrEnum):
+    WAITING = "waiting"  # has no latents yet
+    RUNNING = "running"
+    FINISHED = "finished"  # its last step is done; it may still have to be decoded
+
 
 @dataclass(slots=True, eq=False)
 class Trajectory:
-    """One picture on its way: picture `index` of a request. Its tensors live elsewhere."""
+    """One picture from its request to its last step: picture `index` of that request. The engine holds its tensors."""
 
     trajectory_id: int
     request_id: str
@@ -34,6 +47,7 @@ class Trajectory:
     num_timesteps: int
     step_index: int = 0
     last_tick: int = -1
+    status: TrajectoryStatus = TrajectoryStatus.WAITING
 
     @property
     def steps_left(self) -> int:
@@ -83,7 +97,8 @@ class StepBatcher:
         for trajectory in batch:
             trajectory.step_index += 1
             trajectory.last_tick = self._tick
-            if trajectory.step_index >= trajectory.num_timesteps:
+            if not trajectory.steps_left:
+                trajectory.status = TrajectoryStatus.FINISHED
                 finished.append(trajectory)
         for trajectory in finished:
             self._take_out(trajectory)

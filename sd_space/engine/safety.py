@@ -20,8 +20,8 @@ from PIL import Image
 from torch import nn
 
 from sd_space.errors import SafetyCheckFailed
-from sd_space.faults import is_out_of_memory
 from sd_space.lived_time import wait_lived
+from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import Outcome, Preview, ScreenedImage
 
 logger = logging.getLogger(__name__)

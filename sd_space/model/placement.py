@@ -9,10 +9,10 @@ from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 
-from sd_space.faults import is_out_of_memory
 from sd_space.model.cuda_graphs import cuda_graph_capture
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
 from sd_space.model.unet_runner import UNetRunner
+from sd_space.runtime_errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from urllib.parse import urlencode
 from PIL import Image
 
 from sd_space.errors import CannotStart, EngineFailed
-from sd_space.faults import described
+from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, ModelInfo, Outcome, Preview, ScreenedImage
 from sd_space.serving.placeholder import placeholder
 from sd_space.serving.png_text import png_chunks
@@ -164,7 +164,7 @@ class ResultStore:
             try:
                 self.sweep()
             except Exception as error:  # the next sweep tries again: this thread is the promise that files go away
-                logger.error("results could not be swept:\n%s", described(error))
+                logger.error("results could not be swept:\n%s", traceback_without_message(error))
             if self._closing.wait(self._ttl_s / _SWEEPS_PER_TTL):
                 return
 

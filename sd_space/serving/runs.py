@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from sd_space.backends import Backend
 from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
-from sd_space.faults import described
+from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import AdmittedRequest, GenerationResult, ModelInfo, PictureFinished, Progress, RequestFailed
 from sd_space.serving.gallery import ResultStore, SavedPicture
 from sd_space.serving.limits import Capacity, Place
@@ -171,7 +171,9 @@ class Runs:
         except SpaceError as error:
             run.error = error
         except Exception as error:
-            logger.error("request %s: an update could not be handled:\n%s", run.request_id, described(error))
+            logger.error(
+                "request %s: an update could not be handled:\n%s", run.request_id, traceback_without_message(error)
+            )
             run.error = EngineFailed("Something broke while your pictures were made; please try again.")
             self._backend.cancel(run.request_id)
         finally:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.card import load_card
 from sd_space.errors import CannotStart, InvalidSetting, SpaceError
 from sd_space.model.configs import Unfit

@@ -34,7 +34,7 @@ async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
     try:
         async for _ in until_ready(backend):
             pass
-        info = backend.status().info
+        info = backend.status().ready_info
         recorded = []
         for example in load_card().examples:
             values = {"prompt": example.text, "num_images_per_prompt": 4, "seed": seed}

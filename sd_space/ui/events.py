@@ -9,7 +9,7 @@ from contextlib import aclosing, contextmanager
 import gradio as gr
 
 from sd_space.errors import SpaceError
-from sd_space.faults import described
+from sd_space.runtime_errors import traceback_without_message
 from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def _refusals() -> Iterator[None]:
     except SpaceError as error:
         raise gr.Error(str(error), print_exception=False) from None
     except Exception as error:
-        logger.error("an event failed:\n%s", described(error))
+        logger.error("an event failed:\n%s", traceback_without_message(error))
         raise gr.Error("Something broke on the server; please try again.", print_exception=False) from None
 
 

@@ -118,7 +118,7 @@ def census() -> dict[str, int]:
         "places": inside.live("Capacity")._places,
         "pumps": runs._pumps,
         "result folders": inside.live("ResultStore")._results,
-        "waiters": inside.live("LocalBackend")._waiters,
+        "update streams": inside.live("EngineThread")._streams,
         "streams": inside.live("RequestFilter")._streams,
     }
     return gradio_census() | {name: len(what) for name, what in held.items()}

@@ -177,7 +177,7 @@ def engine_fails(host: Rig, guest: Visitor, token: str):
 def step_hangs(host: Rig, guest: Visitor, token: str):
     host.do(faults.hold)
     host.do(faults.no_step_was_slow)
-    impatient = host.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=2.0))
+    impatient = host.patched("sd_space.backends.engine_thread:STUCK_AFTER_S", partial(faults.value, new=2.0))
     visitor = Visitor(host.url)
     visitor.http.timeout = 5
     try:
@@ -616,7 +616,7 @@ def assert_outlives_a_pause(server: Rig) -> None:
     with contextlib.closing(Visitor(server.url)) as visitor, ThreadPoolExecutor(1) as pool:
         token = visitor.token()
         server.do(faults.no_step_was_slow)
-        impatient = server.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=6.0))
+        impatient = server.patched("sd_space.backends.engine_thread:STUCK_AFTER_S", partial(faults.value, new=6.0))
         with impatient, server.patched(f"{DENOISER}.denoise_step", partial(faults.pausing, at=5)):
             answer = pool.submit(visitor.generate, acceptance_token=token, num_inference_steps=30)
             until(lambda: psutil.Process(server.process.pid).status() == psutil.STATUS_STOPPED)
@@ -657,12 +657,12 @@ def test_the_page_survives_the_hub(rigs, repository, tmp_path, id):
 
 # --- without its guard, each of these falls
 
-ENGINE, LOCAL = "sd_space.engine.engine:Engine", "sd_space.backends.local:LocalBackend"
+ENGINE, THREAD = "sd_space.engine.engine:Engine", "sd_space.backends.engine_thread:EngineThread"
 MUTANTS = (
-    Mutant(f"{ENGINE}._denoise", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
-    Mutant(f"{ENGINE}._denoise", "is_full and self._denoiser.make_room()", "False", "F11", "answer.is_complete"),
+    Mutant(f"{ENGINE}._recover", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
+    Mutant(f"{ENGINE}._recover", "is_full and self._denoiser.reduce_memory()", "False", "F11", "answer.is_complete"),
     Mutant(
-        f"{LOCAL}._is_lost",
+        f"{THREAD}.is_lost",
         "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)",
         "False",
         "F20",
@@ -730,7 +730,9 @@ def test_without_a_guard_a_pause_is_taken_for_a_hang(rigs, mutant):
     server.stop()
 
 
-SHORTENED = Mutant(f"{LOCAL}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55", "the app did not stop")
+SHORTENED = Mutant(
+    f"{THREAD}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55", "the app did not stop"
+)
 
 
 @pytest.mark.nightly

@@ -326,9 +326,9 @@ def shared_queue(rig: Rig, arrive: Callable):
 
 
 def cancel_all() -> None:
-    backend = inside.live("LocalBackend")
-    for request_id in list(backend._waiters):
-        backend.cancel(request_id)
+    thread = inside.live("EngineThread")
+    for request_id in list(thread._streams):
+        thread.cancel(request_id)
 
 
 def attempted(rig: Rig, arrive: Callable, claim: Attempt) -> None:

@@ -300,9 +300,9 @@ LOGGED = "secret(traces) not in"
 GALLERY, HEADERS = "sd_space.serving.gallery:", "sd_space.serving.headers:ResponseHeaders."
 MESSAGE_TOLD = ("type(current).__name__}", "type(current).__name__}: {current}", "P01", LOGGED)
 MUTANTS = (  # the last one ends the server
-    Mutant("sd_space.engine.engine:described", *MESSAGE_TOLD),
-    Mutant("sd_space.serving.runs:described", *MESSAGE_TOLD),
-    Mutant("sd_space.ui.events:described", *MESSAGE_TOLD),
+    Mutant("sd_space.engine.engine:traceback_without_message", *MESSAGE_TOLD),
+    Mutant("sd_space.serving.runs:traceback_without_message", *MESSAGE_TOLD),
+    Mutant("sd_space.ui.events:traceback_without_message", *MESSAGE_TOLD),
     Mutant(
         "sd_space.serving.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED
     ),
@@ -310,8 +310,8 @@ MUTANTS = (  # the last one ends the server
     Mutant(f"{GALLERY}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05", LOGGED),
     Mutant(
         "sd_space.ui.events:_refusals",
-        "described(error))",
-        "described(error)); raise gr.Error(__file__)",
+        "traceback_without_message(error))",
+        "traceback_without_message(error)); raise gr.Error(__file__)",
         "P12",
         "not FOR_PROGRAMMERS.search(answer.sentence)",
     ),

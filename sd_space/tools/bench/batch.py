@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.calibration import calibrate
 from sd_space.engine.denoiser import Denoiser
-from sd_space.engine.engine import calibrate
 from sd_space.model.cuda_graphs import RECORD_AT
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
@@ -94,7 +95,7 @@ def rows_of(measured: dict[int, tuple[float, float, int | None]], request: Gener
     return [
         {
             "pictures": pictures,
-            "rows": pictures * (2 if request.guidance_scale > 1.0 else 1),
+            "rows": pictures * (2 if BatchKey.of(request).has_guidance else 1),
             "step_ms": step_ms,
             "host_ms": host_ms,
             "ms_per_picture": step_ms / pictures,

@@ -8,7 +8,7 @@ import statistics
 import time
 from typing import Any
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.engine.engine import Engine
 from sd_space.engine.step_times import StepTimes
 from sd_space.schema import AdmittedRequest, GenerationResult, Progress, RequestFailed

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.model.cuda_graphs import cuda_graph_capture
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness

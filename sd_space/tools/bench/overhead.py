@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine
 from sd_space.engine.safety import SafetyScreen

@@ -18,7 +18,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.engine.engine import run_to_completion
 from sd_space.model.openvino_unet import OpenVinoUNet
 from sd_space.model.pipeline import LoadedPipeline

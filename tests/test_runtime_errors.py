@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sd_space.faults import described, is_device_lost, is_out_of_memory
+from sd_space.runtime_errors import is_device_lost, is_out_of_memory, traceback_without_message
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from sd_space.faults import described, is_device_lost, is_out_of_memory
         (ValueError("CUDA error: out of memory"), False, False),
     ],
 )
-def test_want_of_memory_is_told_from_a_lost_device(error, is_full, is_lost):
+def test_out_of_memory_is_distinguished_from_a_lost_device(error, is_full, is_lost):
     assert (is_out_of_memory(error), is_device_lost(error)) == (is_full, is_lost)
 
 
@@ -33,6 +33,6 @@ def test_the_place_and_the_cause_are_told_and_no_message():
         except ValueError as cause:
             raise RuntimeError("a path") from cause
     except RuntimeError as error:
-        told = described(error)
+        told = traceback_without_message(error)
     assert told.splitlines()[-1] == "ValueError" and "RuntimeError\ncaused by:" in told
-    assert "test_faults.py" in told
+    assert "test_runtime_errors.py" in told
