@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from sd_space.card import ModelCard, Section
+from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
-from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, SCHEDULERS
+from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
 from sd_space.ui import views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, size_choices, size_value
 
@@ -97,7 +98,7 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
     with gr.Column(visible=False, elem_id="studio") as names["studio"]:
         with gr.Row(elem_id="ask"):
             names["prompt"] = gr.Textbox(
-                label="Prompt",
+                label=_label("prompt"),
                 placeholder="a photo of an astronaut riding a horse on mars",
                 lines=1,
                 max_lines=4,
@@ -127,37 +128,24 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
 
         with gr.Accordion("More options", open=False, elem_id="options"):
             names["negative_prompt"] = gr.Textbox(
-                label="Negative prompt", info="What the pictures should not show", max_length=MAX_PROMPT_CHARS
+                label=_label("negative_prompt"), info="What the pictures should not show", max_length=MAX_PROMPT_CHARS
             )
             with gr.Row():
-                names["num_images"] = gr.Slider(1, 4, 4, step=1, precision=0, label="Number of pictures")
-                names["steps"] = gr.Slider(
-                    1,
-                    CARD_LIMITS.max_steps,
-                    CARD_DEFAULTS.num_inference_steps,
-                    step=1,
-                    precision=0,
-                    label="Steps",
-                    info="More steps take longer and draw finer",
-                )
+                names["num_images"] = _slider("num_images_per_prompt")
+                names["steps"] = _slider("num_inference_steps", info="More steps take longer and draw finer")
             with gr.Row():
-                names["guidance"] = gr.Slider(
-                    CARD_LIMITS.min_guidance,
-                    CARD_LIMITS.max_guidance,
-                    CARD_DEFAULTS.guidance_scale,
-                    step=0.5,
-                    label="Guidance scale",
-                    info="Higher follows the prompt more closely and varies less",
+                names["guidance"] = _slider(
+                    "guidance_scale", step=0.5, info="Higher follows the prompt more closely and varies less"
                 )
                 names["scheduler"] = gr.Dropdown(
-                    list(SCHEDULERS), value=CARD_DEFAULTS.scheduler, label="Noise scheduler"
+                    list(CARD_LIMITS.schedulers), value=CARD_DEFAULTS.scheduler, label=_label("scheduler")
                 )
             names["size"] = gr.Radio(
                 size_choices(CARD_DEFAULTS), value=size_value(CARD_DEFAULTS.width, CARD_DEFAULTS.height), label="Size"
             )
             with gr.Row():
                 names["seed"] = gr.Number(
-                    0, label="Seed", info="Picture k has seed + k", minimum=0, maximum=MAX_SEED, precision=0
+                    0, label=_label("seed"), info="Picture k has seed + k", minimum=0, maximum=MAX_SEED, precision=0
                 )
                 names["random_seed"] = gr.Checkbox(True, label="New seed each time")
             names["embed_recipe"] = gr.Checkbox(
@@ -185,6 +173,19 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
     names["token"] = gr.Textbox(visible="hidden")
     names["run_id"] = gr.Textbox(visible="hidden")
     return Page(**names)
+
+
+def _label(name: str) -> str:
+    return REQUEST_FIELDS[name].label
+
+
+def _slider(name: str, **options: Any) -> gr.Slider:
+    """A control for a number of the request, within the card's limits until the model has stated its own."""
+    kind = REQUEST_FIELDS[name].kind
+    if isinstance(kind, Whole):
+        options |= {"step": 1, "precision": 0}
+    low, high = kind.range(CARD_LIMITS)
+    return gr.Slider(low, high, getattr(CARD_DEFAULTS, name), label=_label(name), **options)
 
 
 def _example_cards(card: ModelCard, recorded: Sequence[RecordedExample]) -> tuple[gr.Button, ...]:
