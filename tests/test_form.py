@@ -1,7 +1,16 @@
 import pytest
 
 from sd_space.schema import Defaults
-from sd_space.ui.form import CARD_DEFAULTS, models_own, sides, size_choices, size_value
+from sd_space.ui.form import (
+    CARD_DEFAULTS,
+    CARD_LIMITS,
+    bounds,
+    models_own,
+    request_values,
+    sides,
+    size_choices,
+    size_value,
+)
 
 OWN = Defaults(num_inference_steps=20, guidance_scale=3.0, scheduler="DPM++ 2M Karras", width=128, height=128)
 CARDS = {
@@ -36,3 +45,16 @@ def test_what_was_chosen_or_linked_stays():
     chosen = CARDS | {"num_inference_steps": 7, "width": 256}
     own = models_own(chosen, OWN, {"guidance_scale": CARD_DEFAULTS.guidance_scale})
     assert own == {"scheduler": OWN.scheduler}, "one side alone is no choice of size"
+
+
+def test_the_forms_values_are_a_requests():
+    form = {"prompt": "a cat", "seed": 7, "random_seed": False, "size": "64x96", "embed_recipe": True}
+    assert request_values(form) == {"prompt": "a cat", "seed": 7, "width": 64, "height": 96}
+    assert request_values(form | {"random_seed": True})["seed"] == -1
+
+
+def test_a_control_offers_what_the_limits_allow():
+    assert bounds("num_inference_steps", CARD_LIMITS) == {"minimum": 1, "maximum": 150}
+    assert bounds("guidance_scale", CARD_LIMITS) == {"minimum": 1.0, "maximum": 20.0}
+    assert bounds("scheduler", CARD_LIMITS) == {"choices": list(CARD_LIMITS.schedulers)}
+    assert bounds("prompt", CARD_LIMITS) == {}

@@ -68,21 +68,21 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     private = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
     quiet, queued = private | {"queue": False}, private | {"concurrency_limit": None}
     doors = [page.gate, page.studio, page.withdraw]
-    model_defaults = [page.banner, page.clock, page.steps, page.guidance, page.scheduler, page.size]
+    model_view = [page.banner, page.clock, *page.model_controls.values(), page.size]
+    filled = [*page.controls.values(), page.random_seed, page.size]
     run_view = [
-        page.run_id, page.seed, page.generate, page.cancel, page.status, page.waiting, page.results, page.gallery,
-        page.recipe, page.download_all,
+        page.run_id, page.controls["seed"], page.generate, page.cancel, page.status, page.waiting, page.results,
+        page.gallery, page.recipe, page.download_all,
     ]  # fmt: skip
-    form = [*on.fields().values(), page.random_seed, page.size]
     blocks = gr.context.Context.root_block
 
     blocks.load(None, None, [page.token, page.run_id, page.prompt], js=_RECALL_JS, **quiet).then(
-        careful(on.open_page), page.token, list(dict.fromkeys([*doors, *model_defaults, *form])), **quiet
-    ).then(
-        careful(on.resume), [page.token, page.run_id, page.prompt], list(dict.fromkeys([*run_view, *form])), **queued
-    )
+        careful(on.open_page), page.token, {*doors, *model_view, *filled}, **quiet
+    ).then(careful(on.resume), [page.token, page.run_id, page.prompt], {*run_view, *filled}, **queued)
     page.prompt.change(None, page.prompt, None, js=_REMEMBER_JS.format("sessionStorage", "draft"), **quiet)
-    page.clock.tick(careful(on.tick), [page.steps, page.guidance, page.scheduler, page.size], model_defaults, **quiet)
+    page.clock.tick(
+        careful(on.tick), None, model_view, inputs_kwargs=page.model_controls | {"size": page.size}, **quiet
+    )
     page.token.change(None, page.token, None, js=_REMEMBER_JS.format("localStorage", "token"), **quiet)
     page.run_id.change(None, page.run_id, None, js=_REMEMBER_JS.format("localStorage", "run"), **quiet)
 
@@ -91,14 +91,15 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
     page.accept.click(careful(on.accept), page.agree, [*doors, page.token], **quiet)
     page.withdraw.click(
         careful(on.withdraw), page.token, [*doors, *run_view, page.token, page.agree, page.accept, page.prompt,
-        page.negative_prompt], **quiet
+        page.controls["negative_prompt"]], **quiet
     )  # fmt: skip
 
     gr.on(
         [page.prompt.submit, page.generate.click],
         careful(on.generate),
-        [page.token, *form, page.embed_recipe],
+        page.token,
         [*run_view, *doors],
+        inputs_kwargs=page.form,
         **queued,
     )
     page.cancel.click(careful(on.cancel), [page.token, page.run_id], page.cancel, **quiet)

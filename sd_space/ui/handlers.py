@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import gradio as gr
 
@@ -16,7 +18,7 @@ from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
 from sd_space.ui import views
 from sd_space.ui.events import address_of, place_id_of
-from sd_space.ui.form import CARD_DEFAULTS, models_own, sides, size_choices, size_value
+from sd_space.ui.form import CARD_DEFAULTS, bounds, models_own, request_values, size_choices, size_value
 from sd_space.ui.layout import Page
 
 
@@ -59,21 +61,16 @@ class Handlers:
     def open_page(self, token: str, request: gr.Request) -> dict:
         """On loading: opens the gate to a remembered acceptance and fills the form from a link's recipe."""
         page = self.page
-        untouched = CARD_DEFAULTS
-        size = size_value(untouched.width, untouched.height)
-        updates = self._doors(self._visitor(token) is not None) | self.tick(
-            untouched.num_inference_steps, untouched.guidance_scale, untouched.scheduler, size, request
-        )
-        updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
         linked = recipe_from_query(request.query_params)
-        info = self.backend.status().info
-        for name, component in self.fields().items():
+        updates = self._doors(self._visitor(token) is not None) | self._model_updates(asdict(CARD_DEFAULTS), linked)
+        updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
+        for name, control in page.controls.items():
             if name in linked:
-                updates[component] = gr.update(value=linked[name])
+                updates[control] = gr.update(value=linked[name])
         if "seed" in linked:
             updates[page.random_seed] = False
         if "width" in linked and "height" in linked:
-            updates[page.size] = self._size_update(linked["width"], linked["height"], info)
+            updates[page.size] = self._size_update(linked["width"], linked["height"], self.backend.status().info)
         return updates
 
     def _size_update(self, width: int, height: int, info: ModelInfo | None) -> dict:
@@ -82,44 +79,28 @@ class Handlers:
             choices.append((size.replace("x", " × "), size))
         return gr.update(choices=choices, value=size)
 
-    def fields(self) -> dict[str, gr.components.Component]:
-        page = self.page
-        return {
-            "prompt": page.prompt,
-            "negative_prompt": page.negative_prompt,
-            "num_images_per_prompt": page.num_images,
-            "num_inference_steps": page.steps,
-            "guidance_scale": page.guidance,
-            "seed": page.seed,
-            "scheduler": page.scheduler,
-        }
+    def tick(self, request: gr.Request, **form: Any) -> dict:
+        """Each second while the model loads: the banner, and at its end the model's own limits and values."""
+        return self._model_updates(request_values(form), recipe_from_query(request.query_params))
 
-    def tick(self, steps: int, guidance: float, scheduler: str, size: str, request: gr.Request) -> dict:
-        """Each second until the model is there: the banner; then what nobody touched becomes the model's own.
+    def _model_updates(self, values: Mapping[str, Any], linked: Mapping[str, Any]) -> dict:
+        """The banner; once the model is ready, its limits, and its own values in place of those that nobody touched.
 
         What a link asks for stays, also where it is the card's default.
         """
         page, status = self.page, self.backend.status()
-        updates = {page.banner: views.banner(status)}
+        updates: dict = {page.banner: views.banner(status)}
         if status.stage is Stage.FAILED:
             updates[page.clock] = gr.update(active=False)
         if not status.is_ready:
             return updates
         defaults, limits = status.info.defaults, status.info.limits
-        values = {"num_inference_steps": steps, "guidance_scale": guidance, "scheduler": scheduler} | sides(size)
-        own = models_own(values, defaults, recipe_from_query(request.query_params))
-
-        def kept(name: str) -> dict:
-            return {"value": own[name]} if name in own else {}
-
-        size_kept = {"value": size_value(own["width"], own["height"])} if "width" in own else {}
-        return updates | {
-            page.clock: gr.update(active=False),
-            page.steps: gr.update(maximum=limits.max_steps, **kept("num_inference_steps")),
-            page.guidance: gr.update(**kept("guidance_scale")),
-            page.scheduler: gr.update(choices=list(limits.schedulers), **kept("scheduler")),
-            page.size: gr.update(choices=size_choices(defaults), **size_kept),
-        }
+        own = models_own(values, defaults, linked)
+        for name, control in page.model_controls.items():
+            updates[control] = gr.update(**bounds(name, limits), **({"value": own[name]} if name in own else {}))
+        size = {"value": size_value(own["width"], own["height"])} if "width" in own else {}
+        updates[page.size] = gr.update(choices=size_choices(defaults), **size)
+        return updates | {page.clock: gr.update(active=False)}
 
     def accept(self, agree: bool) -> dict:
         try:
@@ -139,8 +120,8 @@ class Handlers:
             page.agree: False,
             page.accept: gr.update(interactive=False),
             page.prompt: "",
-            page.negative_prompt: "",
-            page.seed: 0,
+            page.controls["negative_prompt"]: "",
+            page.controls["seed"]: 0,
             page.generate: gr.update(visible=True),
             page.cancel: gr.update(visible=False),
             page.status: "",
@@ -151,32 +132,9 @@ class Handlers:
             page.download_all: gr.update(value=None, visible=False),
         }
 
-    async def generate(
-        self,
-        acceptance_token: str,
-        prompt: str,
-        negative_prompt: str,
-        num_images_per_prompt: int,
-        num_inference_steps: int,
-        guidance_scale: float,
-        seed: int,
-        scheduler: str,
-        random_seed: bool,
-        size: str,
-        embed_recipe: bool,
-        request: gr.Request,
-    ) -> AsyncIterator[dict]:
-        """Admits the form's values and follows the run to its end."""
-        page = self.page
-        values = {
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "num_images_per_prompt": num_images_per_prompt,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "seed": -1 if random_seed else seed,
-            "scheduler": scheduler,
-        } | sides(size)
+    async def generate(self, acceptance_token: str, request: gr.Request, **form: Any) -> AsyncIterator[dict]:
+        """Admits what the form asks for and follows the run to its end."""
+        page, values = self.page, request_values(form)
         try:
             visitor = self.gate.verify_token(acceptance_token).visitor
             with self.capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
@@ -186,9 +144,8 @@ class Handlers:
                 info = self.backend.status().info
                 if is_early:  # asked before the model had said what it draws: what nobody touched is the model's own
                     values |= models_own(values, info.defaults, recipe_from_query(request.query_params))
-                run = self.runs.start(
-                    self.gate.admit(acceptance_token, values, info), info, embed_recipe is True, place
-                )
+                admitted = self.gate.admit(acceptance_token, values, info)
+                run = self.runs.start(admitted, info, form["embed_recipe"] is True, place)
         except LicenceNotAccepted as error:
             yield self._doors(False) | {page.status: views.note(str(error), "error")}
         except SpaceError as error:
@@ -208,19 +165,19 @@ class Handlers:
         is_linked = bool(recipe_from_query(request.query_params))
         if not is_linked:
             asked = run.admitted.request
-            form = {component: getattr(asked, name) for name, component in self.fields().items()}
+            form: dict = {control: getattr(asked, name) for name, control in self.page.controls.items()}
             form[self.page.size] = self._size_update(asked.width, asked.height, run.info)
             yield form | ({self.page.prompt: prompt} if prompt else {})
         async for updates in self._follow(run):
             if is_linked:
-                updates.pop(self.page.seed, None)
+                updates.pop(self.page.controls["seed"], None)
             yield updates
 
     async def _follow(self, run: Run) -> AsyncIterator[dict]:
         page = self.page
         yield {
             page.run_id: run.request_id,
-            page.seed: run.admitted.request.seed,
+            page.controls["seed"]: run.admitted.request.seed,
             page.generate: gr.update(visible=False),
             page.cancel: gr.update(visible=True, interactive=True, value="Cancel"),
             page.status: "",
