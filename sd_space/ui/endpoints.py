@@ -1,4 +1,4 @@
-"""The public endpoints: accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
+"""The public endpoints accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
 
 import gradio as gr
 
@@ -8,12 +8,12 @@ from sd_space.serving.gallery import result_json
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.runs import Run, Runs
-from sd_space.ui.events import address_of, careful, place_id_of, public_address_of
+from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 
 def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) -> None:
-    """The public endpoints. Gradio derives their documentation from the signatures and docstrings."""
+    """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
 
     def accept_license(agree: bool) -> str:
         """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
@@ -93,7 +93,7 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
 
     generate.__doc__ = (generate.__doc__ or "").replace("{fields}", _field_lines())
     for endpoint in (accept_license, generate, model):
-        gr.api(careful(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+        gr.api(translate_errors(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
 
 
 def _field_lines() -> str:
@@ -103,11 +103,14 @@ def _field_lines() -> str:
 
 
 def _progress_json(run: Run) -> dict:
+    """How far the run is. `step` and `steps` are the earlier names of `step_index` and `num_timesteps`."""
     progress = run.progress
     if progress is None:
         return {"stage": "queued"}
     return {
         "queue_position": progress.queue_position,
+        "step_index": progress.step_index,
+        "num_timesteps": progress.num_timesteps,
         "step": progress.step_index,
         "steps": progress.num_timesteps,
         "pictures_done": progress.pictures_done,

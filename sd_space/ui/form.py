@@ -1,4 +1,4 @@
-"""Reads the form: the size field, what its values ask for, and which of them the model's own take the place of."""
+"""Reads the form's values into a request's, and replaces untouched defaults of the card by the model's own."""
 
 import re
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ def size_value(width: int, height: int) -> str:
     return f"{width}x{height}"
 
 
-def sides(size: object) -> dict[str, Any]:
-    """Width and height of `size_value`; what is none stays as it is, to be refused in a sentence."""
+def parse_size(size: object) -> dict[str, Any]:
+    """Width and height from what `size_value` has written; anything else is kept, for the gate to refuse by name."""
     width, _, height = str(size).partition("x")
     written = {"width": width, "height": height}
     return {name: int(side) if re.fullmatch("[0-9]{1,5}", side) else size for name, side in written.items()}
@@ -38,7 +38,7 @@ def size_choices(defaults: Defaults) -> list[tuple[str, str]]:
 
 
 def bounds(name: str, limits: Limits) -> dict[str, Any]:
-    """What the control of a request's field offers within these limits, in the words of Gradio's components."""
+    """The range or the choices that the control of a request's field offers, as arguments of Gradio's components."""
     match REQUEST_FIELDS[name].kind:
         case Choice() as kind:
             return {"choices": list(getattr(limits, kind.choices))}
@@ -49,15 +49,15 @@ def bounds(name: str, limits: Limits) -> dict[str, Any]:
 
 
 def request_values(form: Mapping[str, Any]) -> dict[str, Any]:
-    """What the form's values (by the names of `Page.form`) say about a request, for the gate to check."""
+    """The request's values from those of the form, by the names of `Page.form`. The gate checks them."""
     values = {name: value for name, value in form.items() if name in REQUEST_FIELDS}
     if form.get("random_seed"):
         values["seed"] = -1
-    return values | sides(form["size"])
+    return values | parse_size(form["size"])
 
 
-def models_own(values: Mapping[str, Any], own: Defaults, linked: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's own values in place of those that are still the card's and not a link's."""
+def apply_model_defaults(values: Mapping[str, Any], own: Defaults, linked: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's own defaults for those of the request's `values` that are still the card's and in no link."""
     return {
         name: getattr(own, name)
         for names in _CHOSEN_TOGETHER

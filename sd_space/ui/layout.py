@@ -1,4 +1,4 @@
-"""What the page shows, from top to bottom: one column with the gate or the prompt, pictures, options, model card."""
+"""The page's components, from top to bottom: the gate or the workspace, and the model card."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,17 +49,17 @@ THEME = gr.themes.Default(
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The components that events read and write; the page's own order is that of `lay_out`."""
+    """The components that events read and write."""
 
     banner: gr.HTML
     gate: gr.Column
     agree: gr.Checkbox
     accept: gr.Button
-    studio: gr.Column
+    workspace: gr.Column
     generate: gr.Button
     cancel: gr.Button
     status: gr.HTML
-    waiting: gr.HTML
+    progress: gr.HTML
     results: gr.Column
     gallery: gr.Gallery
     recipe: gr.HTML
@@ -91,14 +91,14 @@ class Page:
 
 
 def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
-    """One column: what this is, the gate or the workspace, and the model card."""
+    """Adds all components to the current Blocks."""
     gr.HTML(
         f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{views.DESCRIPTION}</p>",
         elem_id="masthead",
         padding=False,
     )
     parts: dict[str, Any] = {"banner": gr.HTML(elem_id="banner", padding=False)}
-    parts |= _gate(card) | _studio(card, recorded) | _about(card)
+    parts |= _gate(card) | _workspace(card, recorded) | _about(card)
     return Page(
         **parts,
         clock=gr.Timer(1.0, active=False),
@@ -116,17 +116,17 @@ def _gate(card: ModelCard) -> dict[str, Any]:
     return {"gate": gate, "agree": agree, "accept": accept}
 
 
-def _studio(card: ModelCard, recorded: Sequence[RecordedExample]) -> dict[str, Any]:
+def _workspace(card: ModelCard, recorded: Sequence[RecordedExample]) -> dict[str, Any]:
     """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
-    with gr.Column(visible=False, elem_id="studio") as studio:
+    with gr.Column(visible=False, elem_id="workspace") as workspace:
         parts = _prompt_row()
         parts["status"] = gr.HTML(elem_id="status", padding=False)
-        parts["waiting"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
+        parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
         parts |= _results() | _options(parts.pop("prompt"))
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
-    return parts | {"studio": studio}
+    return parts | {"workspace": workspace}
 
 
 def _prompt_row() -> dict[str, Any]:
