@@ -1,17 +1,19 @@
-"""The public endpoints: accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
+"""The public endpoints accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
 
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
+from sd_space.schema import REQUEST_FIELDS
 from sd_space.serving.gallery import result_json
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.runs import Run, Runs
-from sd_space.ui.events import address_of, careful, place_id_of, public_address_of
+from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
+from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 
 def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) -> None:
-    """The public endpoints. Gradio derives their documentation from the signatures and docstrings."""
+    """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
 
     def accept_license(agree: bool) -> str:
         """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
@@ -27,13 +29,13 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
     async def generate(
         prompt: str,
         negative_prompt: str = "",
-        num_images_per_prompt: int = 4,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_images_per_prompt: int = CARD_DEFAULTS.num_images_per_prompt,
+        num_inference_steps: int = CARD_DEFAULTS.num_inference_steps,
+        guidance_scale: float = CARD_DEFAULTS.guidance_scale,
         seed: int = -1,
         width: int | None = None,
         height: int | None = None,
-        scheduler: str = "PNDM",
+        scheduler: str = CARD_DEFAULTS.scheduler,
         acceptance_token: str = "",
         request: gr.Request = None,
     ) -> tuple[list[gr.FileData], dict]:
@@ -44,15 +46,7 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
         other uses that the licence's Attachment A names.
 
         Args:
-            prompt: what the pictures show, in English
-            negative_prompt: what they should not show
-            num_images_per_prompt: how many pictures, 1 to 4
-            num_inference_steps: denoising steps, 1 to 150
-            guidance_scale: how closely to follow the prompt, 1 to 20
-            seed: the first picture's seed, 0 to 4294967295, or -1 for a random one; picture k has seed + k
-            width: in pixels, a multiple of 8; the model's own when left out
-            height: in pixels, a multiple of 8; the model's own when left out
-            scheduler: the noise scheduler, one of those that the model endpoint lists
+            {fields}
             acceptance_token: what accept_license returned; may also travel in the header X-License-Token
         """
         values = {
@@ -97,16 +91,26 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
             described["reason"] = status.reason
         return described | (status.info.as_dict() if status.info else {})
 
+    generate.__doc__ = (generate.__doc__ or "").replace("{fields}", _field_lines())
     for endpoint in (accept_license, generate, model):
-        gr.api(careful(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+        gr.api(translate_errors(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+
+
+def _field_lines() -> str:
+    """A line for each field of a request, as the docstring of an endpoint has them."""
+    lines = (f"{name}: {field.describe(CARD_LIMITS)}" for name, field in REQUEST_FIELDS.items())
+    return f"\n{' ' * 12}".join(lines)
 
 
 def _progress_json(run: Run) -> dict:
+    """How far the run is. `step` and `steps` are the earlier names of `step_index` and `num_timesteps`."""
     progress = run.progress
     if progress is None:
         return {"stage": "queued"}
     return {
         "queue_position": progress.queue_position,
+        "step_index": progress.step_index,
+        "num_timesteps": progress.num_timesteps,
         "step": progress.step_index,
         "steps": progress.num_timesteps,
         "pictures_done": progress.pictures_done,

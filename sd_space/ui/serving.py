@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import inspect
 import json
 import logging
 import re
@@ -153,8 +152,8 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
 
 
 def _input_names(event: BlockFunction) -> tuple[str, ...]:
-    """The handler's own names for them; Gradio adds its request behind them."""
-    return tuple(inspect.signature(event.fn).parameters)[: len(event.inputs)]
+    """The names by which its handler is given them."""
+    return tuple(event.input_parameter_names)
 
 
 def _assets() -> frozenset[str]:

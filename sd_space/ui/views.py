@@ -1,4 +1,4 @@
-"""What the page says, as HTML: the banner, the waiting, the verdicts, the gate. Pure functions of data; no gradio."""
+"""The page's HTML: banner, progress, summary and recipe of a run, use restrictions. Pure functions, without gradio."""
 
 from collections.abc import Sequence
 from html import escape
@@ -25,7 +25,7 @@ SAFETY_SCOPE = (
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 'under a second', '8 s', '3 min 20 s'."""
+    """Seconds for people: 'under a second', '8 s', '3 min 20 s'."""
     if seconds < 1:
         return "under a second"
     minutes, rest = divmod(round(seconds), 60)
@@ -39,7 +39,7 @@ def note(text: str, kind: str = "info") -> str:
 
 
 def banner(status: BackendStatus) -> str:
-    """Which model answers, or how far its loading is."""
+    """Which model draws, or how far its loading is."""
     if status.stage is Stage.FAILED:
         return f'<div class="banner error" role="alert">{escape(status.reason)}</div>'
     if status.stage is Stage.STOPPED:
@@ -71,7 +71,7 @@ def banner(status: BackendStatus) -> str:
 
 
 def restrictions() -> str:
-    """Attachment A in our own words, folded away, with the way to the words that bind."""
+    """A short form of the licence's Attachment A, folded, with a link to the binding text."""
     points = "".join(f"<li>{escape(text)}</li>" for text in USE_RESTRICTIONS)
     return (
         f'<details><summary>The licence’s eleven use restrictions, in short</summary><ol type="a">{points}</ol>'
@@ -81,14 +81,14 @@ def restrictions() -> str:
 
 
 def recorded_note(recorded: Sequence[RecordedExample]) -> str:
-    """Says of the pictures beside the examples when, by which model and on what they were made."""
+    """When, by which model and on which device the pictures beside the examples were made."""
     made = sorted({(example.recorded_on, example.model, example.device) for example in recorded})
     words = "; ".join(f"on {day} by {escape(model)} on {escape(device)}" for day, model, device in made)
     return f'<p class="recorded-note">The pictures were recorded {words}; yours will differ.</p>' if made else ""
 
 
-def waiting(run: Run) -> str:
-    """Place in the queue, or step n of m with the seconds left, and a tile for each picture on its way."""
+def progress_html(run: Run) -> str:
+    """The place in the queue, or step n of m with the seconds left, and a tile for each picture of the run."""
     progress = run.progress
     num_pictures = len(run.pictures)
     if progress is None:
@@ -132,8 +132,8 @@ def _tile(run: Run, index: int, picture: SavedPicture | None, preview: Preview |
     return f'<div class="tile empty" style="{ratio}" role="img" aria-label="{escape(label)}: waiting"></div>'
 
 
-def verdict(run: Run) -> str:
-    """One sentence about a run that is over: what came out, what was withheld, what failed."""
+def run_summary(run: Run) -> str:
+    """One sentence about a finished run: how many pictures it made, withheld and failed to draw."""
     outcomes = [picture.outcome for picture in run.finished]
     kept = f" {len(outcomes)} of {len(run.pictures)} pictures were finished before and are kept." if outcomes else ""
     if isinstance(run.error, Cancelled):
@@ -154,7 +154,7 @@ def verdict(run: Run) -> str:
 
 
 def recipe(run: Run) -> str:
-    """How these pictures were made, and the link that makes them again."""
+    """How these pictures were made, and a link that fills the form with the same values."""
     request, info = run.admitted.request, run.info
     seeds = request.seeds
     facts = {

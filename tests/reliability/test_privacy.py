@@ -309,7 +309,7 @@ MUTANTS = (  # the last one ends the server
     Mutant("sd_space.serving.runs:Runs.start", "self._forget_expired()", "logger.info(place.address)", "P03", LOGGED),
     Mutant(f"{GALLERY}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05", LOGGED),
     Mutant(
-        "sd_space.ui.events:_refusals",
+        "sd_space.ui.events:_as_gradio_errors",
         "traceback_without_message(error))",
         "traceback_without_message(error)); raise gr.Error(__file__)",
         "P12",

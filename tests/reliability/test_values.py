@@ -312,7 +312,7 @@ def test_no_generated_body_breaks_the_server(rig, token, record_property, attemp
 
 # What must fall: that a picture came, that the sentence names the field, that it is no crash.
 TAKEN, NAMED, CRASH = "assert not names", "names.lower() in", "answer.status < 500"
-SCHEMA, ENVELOPE = "sd_space.schema:", "sd_space.serving.envelope:"
+FIELDS, ENVELOPE = "sd_space.fields:", "sd_space.serving.envelope:"
 FILTER = "sd_space.serving.middleware:RequestFilter"
 
 
@@ -321,14 +321,16 @@ def _by_name(what: str) -> str:
 
 
 MUTANTS = [
-    Mutant(f"{SCHEMA}_text", "not isinstance(value, str)", "False", _by_name("negative_prompt 5"), NAMED),
-    Mutant(f"{SCHEMA}_text", "len(value) > MAX_PROMPT_CHARS", "False", _by_name(f"prompt {shown('x' * 1001)}"), TAKEN),
-    Mutant(f"{SCHEMA}_text", 'in ("Cc", "Cs")', "in ()", _by_name(f"prompt {shown('a' + chr(7) + 'cat')}"), TAKEN),
-    Mutant(f"{SCHEMA}_number", "and not isinstance(value, bool)", "", _by_name("guidance_scale True"), TAKEN),
-    Mutant(f"{SCHEMA}_number", "or not low <= value <= high", "", _by_name("guidance_scale 20.5"), TAKEN),
-    Mutant(f"{SCHEMA}_integer", "isinstance(value, bool) or", "", _by_name("num_images_per_prompt True"), TAKEN),
-    Mutant(f"{SCHEMA}_integer", "not isinstance(value, int) or", "", _by_name("seed 1.7"), NAMED),
-    Mutant(f"{SCHEMA}_integer", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
+    Mutant(f"{FIELDS}Text.check", "not isinstance(value, str)", "False", _by_name("negative_prompt 5"), NAMED),
+    Mutant(
+        f"{FIELDS}Text.check", "len(value) > self.max_chars", "False", _by_name(f"prompt {shown('x' * 1001)}"), TAKEN
+    ),
+    Mutant(f"{FIELDS}Text.check", 'in ("Cc", "Cs")', "in ()", _by_name(f"prompt {shown('a' + chr(7) + 'cat')}"), TAKEN),
+    Mutant(f"{FIELDS}Real.check", "and not isinstance(value, bool)", "", _by_name("guidance_scale True"), TAKEN),
+    Mutant(f"{FIELDS}Real.check", "or not low <= value <= high", "", _by_name("guidance_scale 20.5"), TAKEN),
+    Mutant(f"{FIELDS}Whole.check", "isinstance(value, bool) or", "", _by_name("num_images_per_prompt True"), TAKEN),
+    Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("seed 1.7"), NAMED),
+    Mutant(f"{FIELDS}Whole.check", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
     Mutant(
         "sd_space.serving.middleware:_body",
         "len(body) > MAX_BODY_BYTES",
