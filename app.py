@@ -97,7 +97,7 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
 
     from sd_space.backends import make_backend
     from sd_space.model.memory import keep_freed_memory
-    from sd_space.serving.gallery import ResultStore
+    from sd_space.serving.results import ResultStore
 
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     store.check()

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sd_space.errors import QueueFull
-from sd_space.schema import BackendStatus, GenerationRequest
+from sd_space.schema import BackendStatus
 from sd_space.serving.answers import BROKEN, KnownAnswer, refusal
 from sd_space.serving.envelope import (
     Endpoints,
@@ -47,6 +47,7 @@ from sd_space.serving.mcp_message import McpRefusal, mcp_message
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.origins import Origins
 from sd_space.serving.own_answers import OwnAnswers
+from sd_space.serving.recipe import LINK_KEYS
 from sd_space.serving.routes import Kind, Route, Routes
 from sd_space.settings import Settings
 
@@ -58,7 +59,6 @@ MAX_HEADER_BYTES = 32 * 1024
 PAGE_FACTOR = 10  # events that answer at once come each second while the model loads
 _TOOL_CALL_KEPT_S = 60.0
 _STREAM_HANDOVER_S = 1.0  # a page opens its next stream at the moment in which the server closes the last one
-_RECIPE = frozenset(GenerationRequest.__annotations__)
 _WORK = (Kind.JOIN, Kind.CALL, Kind.NAMED_CALL, Kind.MCP, Kind.LOGIN)
 
 
@@ -271,7 +271,7 @@ class RequestFilter:
             case Kind.JOIN | Kind.PREDICT:
                 event = page_event(body, contract.inputs)
                 request.body, asked = encoded(event.body()), event.fn_index
-                request.query = link_query(request.scope["query_string"], _RECIPE)
+                request.query = link_query(request.scope["query_string"], LINK_KEYS)
             case Kind.CALL | Kind.NAMED_CALL:
                 call = endpoint_call(route.name, route.kind is Kind.NAMED_CALL, body, contract.endpoints)
                 request.body, asked = encoded(call.body()), call.name

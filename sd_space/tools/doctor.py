@@ -24,8 +24,8 @@ from sd_space.model.folder import examine, examine_checkpoint
 from sd_space.model.hub import INDEX, WEIGHTS, ask, cached, is_complete, needed_files, operator_hint, size
 from sd_space.schema import Outcome
 from sd_space.serving.console import make_printable
-from sd_space.serving.gallery import ResultStore
 from sd_space.serving.gate import Gate
+from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
 from sd_space.tools.start_checks import check_port, check_results
 

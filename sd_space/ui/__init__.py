@@ -13,10 +13,10 @@ import gradio as gr
 from sd_space.backends import Backend
 from sd_space.card import ModelCard
 from sd_space.recorded import RecordedExample
-from sd_space.serving.gallery import ResultStore
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
+from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.settings import Settings
 from sd_space.ui import views

@@ -125,7 +125,7 @@ MUTANTS = (
         "soaked.after[what] <= most",
     ),
     Mutant(
-        "sd_space.serving.gallery:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17", "soaked.gone_s"
+        "sd_space.serving.results:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17", "soaked.gone_s"
     ),
 )
 
