@@ -21,10 +21,11 @@ from starlette.types import ASGIApp
 
 from sd_space.backends import Backend
 from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
+from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Endpoints, Parameter
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
-from sd_space.serving.middleware import AppContract, RequestFilter
+from sd_space.serving.middleware import RequestFilter
 from sd_space.serving.origins import PUBLIC
 from sd_space.serving.results import ResultStore
 from sd_space.serving.sessions import Sessions

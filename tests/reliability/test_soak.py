@@ -105,7 +105,7 @@ FILTER = "sd_space.serving.middleware:RequestFilter"
 MUTANTS = (
     Mutant(
         f"{FILTER}._forward_or_refuse",
-        "self._contract.sweep(self._streams)",
+        "self._contract.sweep(self._streams.sessions)",
         "pass",
         "K01",
         "soaked.after[what] <= most",
