@@ -82,7 +82,7 @@ class Filtered:
             assets={"/assets/x.js"},
             session_of={"event": "mine"}.get,
             has_session=lambda session: session == "mine" and not self.heard,
-            sweep=self.listening.append,
+            evict_idle=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
             has_login=True,

@@ -141,7 +141,7 @@ def replicas(settings: Settings) -> serve.Application:
     """The deployment that `settings` ask for; Serve keeps its replicas alive and replaces them one by one."""
     # Requests wait in the replicas, where turns are fair, and not in Serve's router: it asks a full replica again and
     # again whether it has room, which cost a small model 15 %.
-    ongoing = settings.most_under_way()
+    ongoing = settings.max_in_flight()
     gpus = settings.ray_gpus_per_replica
     if gpus is None:
         gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
@@ -296,7 +296,7 @@ class RayServeBackend:
         with self._lock:
             if self._closing.is_set():
                 raise EngineFailed(STOPPED)
-            if len(self._calls) >= self._settings.most_under_way(self._replicas.get("running", 1)):
+            if len(self._calls) >= self._settings.max_in_flight(self._replicas.get("running", 1)):
                 raise QueueFull(FULL)
             call.enlisted_s = self._lived_s()
             self._calls[call.admitted.request_id] = call

@@ -19,7 +19,7 @@ class AppContract:
     assets: Collection[str]  # the addresses of the parts of Gradio's page
     session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is unread
     has_session: Callable[[str], bool]  # whether there is anything to listen to
-    sweep: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
+    evict_idle: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
     is_queue_alive: Callable[[], bool]
     draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
     has_login: bool

@@ -147,7 +147,7 @@ class Capacity:
         self._forget_ended()
         status, settings = self._status(), self._settings
         running = status.replicas.get("running", 1)
-        if len(self._places) >= max(settings.most_under_way(running), settings.max_queue + status.running):
+        if len(self._places) >= max(settings.max_in_flight(running), settings.max_queue + status.running):
             raise QueueFull(FULL)
         if address is not None and self._count("address")[address] >= self.max_per_address:
             raise QueueFull(self._share_sentence(self.max_per_address))

@@ -111,7 +111,7 @@ class RequestFilter:
 
     async def _forward_or_refuse(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """An answer of our own, or `None` once the app has answered. Raises Refusal and McpRefusal."""
-        self._contract.sweep(self._streams.sessions)
+        self._contract.evict_idle(self._streams.sessions)
         headers = Headers(scope=scope)
         if sum(len(name) + len(value) + 32 for name, value in headers.raw) > MAX_HEADER_BYTES:  # as HTTP/2 counts them
             raise Refusal(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")

@@ -1,4 +1,4 @@
-"""The page and the public endpoints: the only package that imports gradio.
+"""The page and the public endpoints: gradio is imported here, and in `serving.gradio_queue`.
 
 What the page shows is `layout`, what happens on its events `handlers`, what is public `endpoints`, how it is served
 `serving`. All of them end in `Gate.admit` and `Runs`: there, and not in the page, the licence is enforced and pictures
@@ -14,6 +14,7 @@ from sd_space.backends import Backend
 from sd_space.card import ModelCard
 from sd_space.recorded import RecordedExample
 from sd_space.serving.gate import Gate
+from sd_space.serving.gradio_queue import set_up_queue
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.results import ResultStore
@@ -24,7 +25,7 @@ from sd_space.ui.endpoints import add_endpoints
 from sd_space.ui.events import careful
 from sd_space.ui.handlers import Handlers
 from sd_space.ui.layout import Page, lay_out
-from sd_space.ui.serving import served_files, set_up_queue
+from sd_space.ui.serving import served_files
 
 # Storage is blocked in some frames (huggingface.co with third-party cookies off): then nothing is remembered.
 # What is being written belongs to its tab, the acceptance and the last run to the visitor.
@@ -58,7 +59,7 @@ def build_demo(
         # First: Gradio would rename a public endpoint after a page's event.
         add_endpoints(gate, backend, capacity, runs)
         _wire(page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
-    set_up_queue(demo, settings, capacity)
+    set_up_queue(demo, capacity)
     return demo
 
 

@@ -687,7 +687,11 @@ MUTANTS = (
         "sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28", "NOT_SAVED.encode()"
     ),
     Mutant(
-        "sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42", "until(lambda: answers"
+        "sd_space.serving.gradio_queue:restart_gradio_queue",
+        "event_ids - waiting if messages else ()",
+        "()",
+        "F42",
+        "until(lambda: answers",
     ),
     Mutant(
         "sd_space.serving.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36", "host.wait_until_idle(10)"
