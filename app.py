@@ -83,7 +83,7 @@ def set_up_logs() -> None:
 def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
     """Puts the parts together and the page up; `stop` is set by a signal. Raises CannotStart."""
     from sd_space.serving.connections import raise_handle_limit
-    from sd_space.serving.environment import check_environment
+    from sd_space.serving.environment import check_environment, turn_off_analytics
     from sd_space.serving.listening import Address, check
 
     if arguments.auth is not None and not all(arguments.auth.partition(":")[::2]):
@@ -93,11 +93,12 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
     address = Address.from_env(os.environ)
     handles = raise_handle_limit()
     check_environment(os.environ, address.host)
+    turn_off_analytics(os.environ)
     check(address)  # libraries take seconds to import; what can be known before them is told before, and holds after
 
     from sd_space.backends import make_backend
     from sd_space.model.memory import keep_freed_memory
-    from sd_space.serving.gallery import ResultStore
+    from sd_space.serving.results import ResultStore
 
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     store.check()
@@ -109,11 +110,11 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
     from sd_space.card import load_card
     from sd_space.recorded import load_recorded
     from sd_space.serving.gate import Gate
+    from sd_space.serving.gradio_queue import serve_with
     from sd_space.serving.limits import Capacity
     from sd_space.serving.listening import start_server
     from sd_space.serving.metrics import Metrics
     from sd_space.ui import build_demo
-    from sd_space.ui.listening import serve_with
     from sd_space.ui.serving import launch, served_files
 
     card = load_card()
@@ -151,7 +152,7 @@ def serve(space: Space, stop: threading.Event, collect_from_s: float) -> None:
     """Loads the model, serves until `stop` is set, and ends what is under way."""
     from sd_space.model.memory import spare_what_stays
     from sd_space.schema import Stage
-    from sd_space.ui.serving import wait_until_told
+    from sd_space.serving.gradio_queue import drain_event_streams
 
     demo, backend = space.demo, space.backend
     say(f"Serving on {space.url}")
@@ -167,7 +168,7 @@ def serve(space: Space, stop: threading.Event, collect_from_s: float) -> None:
     under_way = status.running + status.waiting
     logger.info("told to stop: nothing new is taken, %d requests get %g s to finish", under_way, DRAIN_S)
     backend.close(DRAIN_S)
-    wait_until_told(demo, deadline_s - FETCH_S)
+    drain_event_streams(demo, deadline_s - FETCH_S)
     if under_way and status.is_ready:
         time.sleep(FETCH_S)
     space.store.close()

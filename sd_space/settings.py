@@ -184,8 +184,8 @@ class Settings:
     )
     ray_cpus_per_replica: int = _setting(1, _whole(1, 256), "CPUs of each replica, and its threads")
 
-    def most_under_way(self, replicas: int = 1) -> int:
-        """Requests that wait, and those that may be drawn at once on so many engines; more are refused."""
+    def max_in_flight(self, replicas: int = 1) -> int:
+        """The most requests that may wait or be drawn at once with that many engines; more are refused."""
         return self.max_queue + (self.max_batch_size or WIDTHS[-1]) * max(1, replicas)
 
     @classmethod

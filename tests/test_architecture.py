@@ -75,11 +75,23 @@ def test_no_module_imports_itself_by_way_of_others():
 def test_only_the_page_knows_gradio_and_only_the_engine_side_knows_torch(path):
     roots = {name.split(".")[0] for name in imports_of(path)}
     name = name_of(path)
-    assert "gradio" not in roots or wing_of(name) == "ui"
+    assert "gradio" not in roots or wing_of(name) == "ui" or name == "serving.gradio_queue"
     assert not roots & HEAVY or wing_of(name) in {"engine", "model"} or name == "backends.loading"
 
 
-@pytest.mark.parametrize(("package", "owner"), [("spaces", "backends/zerogpu.py"), ("ray", "backends/ray_serve")])
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_one_module_alone_touches_gradios_private_parts(path):
+    """The page has what `import gradio` offers; tests/test_gradio_queue.py holds the rest."""
+    if name_of(path) == "serving.gradio_queue":
+        return
+    assert not any(name.startswith("gradio.") for name in imports_of(path))
+    attributes = {
+        node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
+    }
+    assert not attributes & {"_queue", "extra_startup_events", "mcp_server_obj"}
+
+
+@pytest.mark.parametrize(("package", "owner"), [("spaces", "backends/zerogpu.py"), ("ray", "backends/ray_serve.py")])
 def test_one_backend_alone_knows_the_package_that_it_stands_on(package, owner):
     for path in [*MODULES, ROOT / "app.py"]:
         roots = {name.split(".")[0] for name in imports_of(path)}

@@ -13,8 +13,8 @@ from sd_space.engine.engine import Engine
 from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
 from sd_space.lived_time import LivedTime
 from sd_space.schema import BackendStatus, GenerationResult, Outcome, PictureFinished, Progress, RequestFailed, Stage
-from sd_space.serving.gallery import result_json
 from sd_space.serving.limits import Capacity
+from sd_space.serving.recipe import result_json
 from sd_space.settings import Settings
 from sd_space.ui import views
 

@@ -61,3 +61,11 @@ def test_two_servers_in_one_process_count_apart():
     first, second = (Metrics(lambda: BackendStatus(Stage.READY)) for _ in range(2))
     first.count([Outcome.OK], None, None)
     assert samples(second)["sd_space_pictures_total", "ok"] == 0
+
+
+def test_no_metric_tells_whether_a_prompt_was_encoded_before():
+    metrics = Metrics(lambda: BackendStatus(Stage.READY))
+    metrics.count([], GenerationResult("r", (), {"encode_prompt": 0.25, "total": 3.25}), None)
+    read = samples(metrics)
+    assert ("sd_space_stage_seconds_sum", "encode_prompt") not in read
+    assert read["sd_space_stage_seconds_sum", "total"] == 3.0

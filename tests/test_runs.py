@@ -5,8 +5,8 @@ import pytest
 
 from sd_space.errors import Cancelled, EngineFailed, QueueFull, TooManyWatchers
 from sd_space.schema import Outcome
-from sd_space.serving.gallery import ResultStore
 from sd_space.serving.limits import Capacity
+from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import MAX_WATCHERS, Run, Runs
 from sd_space.settings import Settings
 

@@ -6,8 +6,8 @@ import pytest
 from sd_space.errors import Cancelled, EngineFailed
 from sd_space.recorded import load_recorded
 from sd_space.schema import BackendStatus, GenerationResult, Outcome, Preview, Progress, Stage
-from sd_space.serving.gallery import SavedPicture
 from sd_space.serving.gate import USE_RESTRICTIONS
+from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run
 from sd_space.ui import views
 

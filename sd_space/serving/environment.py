@@ -37,6 +37,11 @@ def check_environment(environ: MutableMapping[str, str], host: str) -> None:
     _check_places()
 
 
+def turn_off_analytics(environ: MutableMapping[str, str]) -> None:
+    """Gradio would keep the last 10,000 events, and count them anew after each, for a console that is not served."""
+    environ["GRADIO_ANALYTICS_MAX_EVENTS"], environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1", "999999999"
+
+
 def _check_places() -> None:
     temporary_folder()
     try:

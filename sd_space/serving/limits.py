@@ -7,6 +7,9 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
 from sd_space.errors import QueueFull
 from sd_space.schema import BackendStatus
 from sd_space.settings import Settings
@@ -37,6 +40,19 @@ def limit_key(text: str) -> str | None:
             return str(address.ipv4_mapped)
         return str(ipaddress.IPv6Network((address, 64), strict=False))
     return None
+
+
+def client_address(scope: Scope, headers: Headers, trusted_proxies: int) -> str | None:
+    """The address that a caller is counted by: the peer's, or the one that the outermost trusted proxy has written.
+
+    `None` for this machine's own: through a share link or a proxy that is not trusted everybody comes from there.
+    """
+    if trusted_proxies:
+        hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
+        if len(hops) >= trusted_proxies:
+            return limit_key(hops[-trusted_proxies])
+    key = limit_key(scope["client"][0] if scope.get("client") else "")
+    return None if key is None or key.startswith("127.") or key == "::/64" else key
 
 
 class RateLimiter:
@@ -132,7 +148,7 @@ class Capacity:
         self._forget_ended()
         status, settings = self._status(), self._settings
         running = status.replicas.get("running", 1)
-        if len(self._places) >= max(settings.most_under_way(running), settings.max_queue + status.running):
+        if len(self._places) >= max(settings.max_in_flight(running), settings.max_queue + status.running):
             raise QueueFull(FULL)
         if address is not None and self._count("address")[address] >= self.max_per_address:
             raise QueueFull(self._share_sentence(self.max_per_address))

@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from sd_space.errors import SpaceError
 from sd_space.schema import BackendStatus, GenerationResult, Outcome
+from sd_space.serving.recipe import public_seconds
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _SHARED = ["pictures"]
@@ -36,7 +37,7 @@ class Metrics:
         if error is not None:
             self._failures.labels(type(error).__name__).inc()
         if result is not None:
-            for stage, seconds in result.elapsed_s.items():
+            for stage, seconds in public_seconds(result).items():
                 self._seconds.labels(stage).observe(seconds)
 
     def count_refusal(self, status: int) -> None:

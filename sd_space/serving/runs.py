@@ -17,8 +17,8 @@ from sd_space.backends import Backend
 from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
 from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import AdmittedRequest, GenerationResult, ModelInfo, PictureFinished, Progress, RequestFailed
-from sd_space.serving.gallery import ResultStore, SavedPicture
 from sd_space.serving.limits import Capacity, Place
+from sd_space.serving.results import ResultStore, SavedPicture
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from sd_space.model.hub import ask, cached, is_complete
 from sd_space.model.hub_errors import operator_hint
 from sd_space.schema import Outcome
 from sd_space.serving.console import make_printable
-from sd_space.serving.gallery import ResultStore
 from sd_space.serving.gate import Gate
+from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
 from sd_space.tools.start_checks import check_port, check_results
 

@@ -9,8 +9,8 @@ from sd_space.model.files import format_size
 from sd_space.model.memory import GIB
 from sd_space.serving.connections import raise_handle_limit
 from sd_space.serving.environment import check_environment
-from sd_space.serving.gallery import ResultStore
 from sd_space.serving.listening import Address, check
+from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
 
 LEAST_FREE_BYTES = GIB // 2

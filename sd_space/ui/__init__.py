@@ -1,4 +1,4 @@
-"""The page and the public endpoints: the only package that imports gradio.
+"""The page and the public endpoints: gradio is imported here, and in `serving.gradio_queue`.
 
 `layout` says what the page shows, `handlers` what happens on its events, `endpoints` what is public, `serving` how it
 is served. Pictures are asked for through `Gate.admit` and `Runs` alone: there the licence is enforced, not in the page.
@@ -12,10 +12,11 @@ import gradio as gr
 from sd_space.backends import Backend
 from sd_space.card import ModelCard
 from sd_space.recorded import RecordedExample
-from sd_space.serving.gallery import ResultStore
 from sd_space.serving.gate import Gate
+from sd_space.serving.gradio_queue import set_up_queue
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
+from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.settings import Settings
 from sd_space.ui import views
@@ -23,7 +24,7 @@ from sd_space.ui.endpoints import add_endpoints
 from sd_space.ui.events import translate_errors
 from sd_space.ui.handlers import Handlers
 from sd_space.ui.layout import Page, lay_out
-from sd_space.ui.serving import served_files, set_up_queue
+from sd_space.ui.serving import served_files
 from sd_space.ui.storage import DRAFT, RUN, TOKEN, recall_js, remember_js
 
 
@@ -51,7 +52,7 @@ def build_demo(
         # Before the page's events: of two events of one name Gradio renames the later one.
         add_endpoints(gate, backend, capacity, runs)
         _wire(page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
-    set_up_queue(demo, settings, capacity)
+    set_up_queue(demo, capacity)
     return demo
 
 

@@ -4,9 +4,9 @@ import gradio as gr
 
 from sd_space.backends import Backend, until_ready
 from sd_space.schema import REQUEST_FIELDS
-from sd_space.serving.gallery import result_json
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
+from sd_space.serving.recipe import result_json
 from sd_space.serving.runs import Run, Runs
 from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS

@@ -11,9 +11,10 @@ import gradio as gr
 from sd_space.backends import Backend, until_ready
 from sd_space.errors import LicenceNotAccepted, SpaceError
 from sd_space.schema import ModelInfo, Stage
-from sd_space.serving.gallery import GONE, ResultStore, SavedPicture, recipe_from_query
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
+from sd_space.serving.recipe import recipe_from_query
+from sd_space.serving.results import GONE, ResultStore, SavedPicture
 from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
 from sd_space.ui import views

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
@@ -65,7 +64,7 @@ class Page:
     recipe: gr.HTML
     download_all: gr.DownloadButton
     examples: tuple[gr.Button, ...]
-    controls: Mapping[str, Component]  # by the field of a request that each of them sets
+    controls: Mapping[str, gr.components.Component]  # by the field of a request that each of them sets
     random_seed: gr.Checkbox
     size: gr.Radio
     embed_recipe: gr.Checkbox
@@ -75,16 +74,16 @@ class Page:
     run_id: gr.Textbox
 
     @property
-    def prompt(self) -> Component:
+    def prompt(self) -> gr.components.Component:
         return self.controls["prompt"]
 
     @property
-    def model_controls(self) -> dict[str, Component]:
+    def model_controls(self) -> dict[str, gr.components.Component]:
         """The controls of the fields for which the model has defaults of its own."""
         return {name: control for name, control in self.controls.items() if name in MODEL_DEFAULTS}
 
     @property
-    def form(self) -> dict[str, Component]:
+    def form(self) -> dict[str, gr.components.Component]:
         """What Generate reads, by the names under which its handler is given the values."""
         others = {"random_seed": self.random_seed, "size": self.size, "embed_recipe": self.embed_recipe}
         return {**self.controls, **others}
@@ -162,7 +161,7 @@ def _results() -> dict[str, Any]:
     return {"results": results, "gallery": gallery, "download_all": download_all, "recipe": recipe}
 
 
-def _options(prompt: Component) -> dict[str, Any]:
+def _options(prompt: gr.components.Component) -> dict[str, Any]:
     """The controls of a request's fields, and what else decides about a run; `prompt` is the control that is seen."""
     controls = {"prompt": prompt}
     with gr.Accordion("More options", open=False, elem_id="options"):

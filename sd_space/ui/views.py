@@ -7,8 +7,10 @@ from sd_space.card import LICENCE_URL
 from sd_space.errors import Cancelled
 from sd_space.recorded import RecordedExample
 from sd_space.schema import BackendStatus, Outcome, Preview, Stage
-from sd_space.serving.gallery import SavedPicture, preview_uri, recipe_query
 from sd_space.serving.gate import USE_RESTRICTIONS
+from sd_space.serving.images import preview_uri
+from sd_space.serving.recipe import recipe_query
+from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run
 from sd_space.settings import V1_4
 

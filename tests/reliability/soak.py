@@ -119,7 +119,7 @@ def census() -> dict[str, int]:
         "pumps": runs._pumps,
         "result folders": inside.live("ResultStore")._results,
         "update streams": inside.live("EngineThread")._streams,
-        "streams": inside.live("RequestFilter")._streams,
+        "streams": inside.live("EventStreams")._closed,
     }
     return gradio_census() | {name: len(what) for name, what in held.items()}
 

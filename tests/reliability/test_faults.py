@@ -208,7 +208,7 @@ for _id, _number, _what in (("F21", 28, "is full"), ("F22", 122, "has a quota th
 
 @F("F24", "the folder of results may not be written")
 def unwritable(host: Rig, guest: Visitor, token: str):
-    make = "sd_space.serving.gallery:ResultStore._make"
+    make = "sd_space.serving.results:ResultStore._make"
     with host.patched(make, not_permitted):
         told(guest.generate(acceptance_token=token), NOT_SAVED)
 
@@ -233,7 +233,7 @@ def folder_deleted(host: Rig, guest: Visitor, token: str):
 
 @F("F27", "a run's own folder is deleted between two of its pictures")
 def folder_deleted_in_a_run(host: Rig, guest: Visitor, token: str):
-    with host.patched("sd_space.serving.gallery:ResultStore.save", faults.deleting_after_the_first):
+    with host.patched("sd_space.serving.results:ResultStore.save", faults.deleting_after_the_first):
         answer = guest.generate(acceptance_token=token, num_images_per_prompt=2)
     assert outcomes(answer) == ["ok", "ok"]
 
@@ -256,7 +256,7 @@ def file_deleted(host: Rig, guest: Visitor, token: str):
 @F("F30", "the janitor fails: it sweeps again")
 def janitor_fails(host: Rig, guest: Visitor, token: str):
     path = Path(guest.generate(acceptance_token=token).data[0][0]["path"])
-    with host.patched("sd_space.serving.gallery:ResultStore.sweep", partial(faults.raising, first=2)):
+    with host.patched("sd_space.serving.results:ResultStore.sweep", partial(faults.raising, first=2)):
         host.do(faults.expire_after, 1.0)
         until(lambda: not path.exists())
     host.do(faults.expire_after, TTL_S)
@@ -320,7 +320,7 @@ def leaves_drawing(host: Rig, guest: Visitor, token: str):
 
 @F("F37", "a visitor leaves while the pictures are written")
 def leaves_finishing(host: Rig, guest: Visitor, token: str):
-    with host.patched("sd_space.serving.gallery:ResultStore.save", partial(faults.slow, seconds=0.5)):
+    with host.patched("sd_space.serving.results:ResultStore.save", partial(faults.slow, seconds=0.5)):
         gone(host, token, '"pictures_done": 1')
         host.wait_until_idle(5)
 
@@ -669,25 +669,29 @@ MUTANTS = (
         "is told nothing",
     ),
     Mutant(
-        "sd_space.serving.gallery:ResultStore._write",
+        "sd_space.serving.results:ResultStore._write",
         "except (OSError, CannotStart)",
         "except KeyError",
         "F21",
         "sentence in answer.sentence",
     ),
     Mutant(
-        "sd_space.serving.gallery:ResultStore._folder",
+        "sd_space.serving.results:ResultStore._folder",
         "or not results.folder.is_dir()",
         "",
         "F27",
         "answer.is_complete",
     ),
-    Mutant("sd_space.serving.gallery:ResultStore.sweep", "self._now_s()", "time.time()", "F31", "path.is_file()"),
+    Mutant("sd_space.serving.results:ResultStore.sweep", "self._now_s()", "time.time()", "F31", "path.is_file()"),
     Mutant(
         "sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28", "NOT_SAVED.encode()"
     ),
     Mutant(
-        "sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42", "until(lambda: answers"
+        "sd_space.serving.gradio_queue:restart_gradio_queue",
+        "event_ids - waiting if messages else ()",
+        "()",
+        "F42",
+        "until(lambda: answers",
     ),
     Mutant(
         "sd_space.serving.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36", "host.wait_until_idle(10)"

@@ -517,7 +517,7 @@ def cancel_by_session(rig: Rig, visitor: Visitor, token: str):
 @G("G44", "listening in on another's run")
 def second_listener(rig: Rig, visitor: Visitor, token: str):
     nothing = Answer(200, b"", 0.0)
-    brief = rig.patched("sd_space.serving.middleware:_STREAM_HANDOVER_S", partial(faults.value, new=0.2))
+    brief = rig.patched("sd_space.serving.event_streams:HANDOVER_S", partial(faults.value, new=0.2))
     with brief, Victim(rig, token, "victim44") as victim:
         path = f"/gradio_api/queue/data?session_hash={victim.session}"
         answer = visitor.events(path, nothing, until=lambda line: True)
@@ -572,6 +572,7 @@ def test_nothing_is_drawn(rig, visitor, token, attempt):
 PICTURE = "not holds_picture(answer.body)"
 VERIFY, FILTER = "sd_space.serving.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
 ROUTES = "sd_space.serving.routes:Routes"
+STREAMS = "sd_space.serving.event_streams:EventStreams"
 MUTANTS = (
     Mutant(
         VERIFY,
@@ -608,38 +609,38 @@ MUTANTS = (
     ),
     Mutant(f"{ROUTES}._get", "return None", 'return Route(Kind.ASSET, path, ("",))', "G35", "answer.status == 404"),
     Mutant(f"{ROUTES}._post", "return None", "return Route(Kind.LOGOUT, plain, json)", "G33", "may be replaced"),
-    Mutant(f"{FILTER}._forward_or_refuse", "if self._has_started:", "if False:", "G35", "answer.status == 404"),
+    Mutant(f"{FILTER}._forward_get", "if self._has_started:", "if False:", "G35", "answer.status == 404"),
     Mutant(
-        f"{FILTER}._forward_or_refuse",
-        "not self._may_be_fetched(request.route.name)",
+        f"{FILTER}._forward_get",
+        "not self._contract.may_be_fetched(request.route.name)",
         "False",
         "G36",
         "answer.status == 404",
     ),
     Mutant(
-        "sd_space.serving.middleware:page_event",
+        "sd_space.serving.incoming:page_event",
         "type(index) is not int or index not in inputs",
         "False",
         "G25",
         "answer.status < 500",
     ),
     Mutant(
-        "sd_space.serving.middleware:endpoint_call",
+        "sd_space.serving.incoming:endpoint_call",
         "len(data) != len(parameters)",
         "False",
         "G21",
         "answer.status < 500",
     ),
     Mutant(
-        f"{FILTER}._owned_cancellation",
-        "not asked.event_id or self._contract.session_of(asked.event_id) != asked.session_hash",
+        "sd_space.serving.incoming:_owned_cancellation",
+        "session != asked.session_hash",
         "False",
         "G43",
         "the victim lost its run",
     ),
-    Mutant(f"{FILTER}._stream", "if session in self._streams:", "if False:", "G44", "a second one listens"),
+    Mutant(f"{STREAMS}.only_listener", "if session in self._closed:", "if False:", "G44", "a second one listens"),
     Mutant(
-        f"{FILTER}._stream",
+        f"{STREAMS}._session",
         "self._contract.session_of(request.route.name)",
         "request.route.name",
         "G44",

@@ -346,18 +346,18 @@ def test_nobody_takes_the_service_from_others(server_for, arrive, claim):
 
 ROUND_BY_ROUND = "for turn in range(longest):\n        for trajectories in self._ring.values():"
 VISITOR_BY_VISITOR = "for trajectories in self._ring.values():\n        for turn in range(longest):"
-LIMITS, FILTER = "sd_space.serving.limits:", "sd_space.serving.middleware:RequestFilter"
+LIMITS, CLIENT_ADDRESS = "sd_space.serving.limits:", "sd_space.serving.middleware:client_address"
 MUTANTS = (
     Mutant(
         "sd_space.engine.batcher:StepBatcher.in_order", ROUND_BY_ROUND, VISITOR_BY_VISITOR, "L202", "behind one picture"
     ),
     Mutant(f"{LIMITS}Capacity._claim", ">= self._settings.max_per_visitor", ">= 99", "L203", "4 of your requests"),
     Mutant(f"{LIMITS}Capacity.enter", "address is not None and", "False and", "L204", "of your requests are under way"),
-    Mutant(f"{FILTER}._address", "hops[-self._trusted_proxies]", "hops[0]", "L204", "of your requests are under way"),
+    Mutant(CLIENT_ADDRESS, "hops[-trusted_proxies]", "hops[0]", "L204", "of your requests are under way"),
     Mutant(f"{LIMITS}RateLimiter._rates", "[(address, self._per_minute)]", "[]", "L205", "429 in statuses"),
     Mutant(f"{LIMITS}RateLimiter._rates", "self._per_minute * GLOBAL_FACTOR", "10**6", "L206", "429 in told"),
     Mutant(
-        f"{FILTER}._address",
+        CLIENT_ADDRESS,
         'None if key is None or key.startswith("127.") or key == "::/64" else key',
         "key",
         "L207",

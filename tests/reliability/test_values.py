@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from sd_space.serving.middleware import MAX_BODY_BYTES
+from sd_space.serving.incoming import MAX_BODY_BYTES
 
 from ..generated import SEED, drawn, sampled
 from .crowd import Crowd, take_turns
@@ -118,7 +118,7 @@ _fill()
 _TYPE = {"Content-Type": "application/json"}
 
 
-def _body(content: bytes | str, **headers: str) -> Callable:
+def _body(content: bytes | str | list[bytes], **headers: str) -> Callable:
     return lambda rig, visitor, token: visitor.call("generate", None, content=content, headers=_TYPE | headers)
 
 
@@ -181,6 +181,7 @@ ENVELOPES: dict[str, tuple[str, Callable]] = {  # what -> (what the sentence mus
     "a path of 20 kB": ("nothing at this address", _raw(f"GET /{'x' * 20_000} HTTP/1.1")),
     "an unknown method": ("takes GET only", _raw("PURGE / HTTP/1.1")),
     "HTTP 1.0 without a body": ("JSON", _raw("POST /gradio_api/call/v2/generate HTTP/1.0")),
+    "a body a byte too long that does not say so": ("64 KiB", _body([b" " * (MAX_BODY_BYTES + 1)])),
 }  # fmt: skip
 for _number, (_what, (_names, _make)) in enumerate(ENVELOPES.items(), start=201):
     V.add(f"V{_number}", _what, _make)
@@ -189,7 +190,7 @@ for _number, (_what, (_names, _make)) in enumerate(ENVELOPES.items(), start=201)
 
 @V("V301", "a body that never comes")
 def slow_body(rig: Rig, visitor: Visitor, token: str) -> Answer:
-    with rig.patched("sd_space.serving.middleware:BODY_TIMEOUT_S", _half_a_second):
+    with rig.patched("sd_space.serving.incoming:BODY_TIMEOUT_S", _half_a_second):
         try:
             return raw(rig, GENERATE, b"{", length=50)
         except TimeoutError:
@@ -313,7 +314,7 @@ def test_no_generated_body_breaks_the_server(rig, token, record_property, attemp
 # What must fall: that a picture came, that the sentence names the field, that it is no crash.
 TAKEN, NAMED, CRASH = "assert not names", "names.lower() in", "answer.status < 500"
 FIELDS, ENVELOPE = "sd_space.fields:", "sd_space.serving.envelope:"
-FILTER = "sd_space.serving.middleware:RequestFilter"
+FILTER, INCOMING = "sd_space.serving.middleware:RequestFilter", "sd_space.serving.incoming:"
 
 
 def _by_name(what: str) -> str:
@@ -332,7 +333,7 @@ MUTANTS = [
     Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("seed 1.7"), NAMED),
     Mutant(f"{FIELDS}Whole.check", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
     Mutant(
-        "sd_space.serving.middleware:_body",
+        f"{INCOMING}_received",
         "len(body) > MAX_BODY_BYTES",
         "False",
         _by_name("a body in parts, a byte too long"),
@@ -350,9 +351,9 @@ MUTANTS = [
         f"{ENVELOPE}named_data", "not set(values) - set(ignored) <= known", "False", _by_name("an unknown field"), NAMED
     ),
     Mutant(f"{FILTER}._forward_or_refuse", "> MAX_HEADER_BYTES", "> 10**9", _by_name("a header of 100 kB"), NAMED),
-    Mutant(f"{FILTER}._read", '!= "identity"', "is None", _by_name("a body that says br"), NAMED),
+    Mutant(f"{INCOMING}_check_content", '!= "identity"', "is None", _by_name("a body that says br"), NAMED),
     Mutant(
-        f"{FILTER}._read",
+        "sd_space.serving.middleware:read_body",
         ", BODY_TIMEOUT_S)",
         ", None)",
         _by_name("a body that never comes"),

@@ -27,7 +27,7 @@ def replicas(settings: Settings) -> serve.Application:
         ray_actor_options={"num_cpus": settings.ray_cpus_per_replica, "num_gpus": gpus},  # as many threads as CPUs
         # More than one page lets in for all replicas together: requests wait in the replicas, where turns are fair,
         # and not in Serve's router, which asks a full replica again and again and so made a small model 15 % slower.
-        max_ongoing_requests=settings.most_under_way(most),
+        max_ongoing_requests=settings.max_in_flight(most),
         request_router_config=RequestRouterConfig(request_router_class=LeastLoadedRouter),
         graceful_shutdown_timeout_s=DRAIN_S,
         max_constructor_retry_count=3,

@@ -1,38 +1,32 @@
-"""Results as files: PNGs with their recipe, captions, placeholders, previews, and the janitor that deletes them all.
+"""Results as files: the folder of each run, the archive of its pictures, and the janitor that deletes them in time.
 
-A result lives in a folder with an unguessable name; who knows the name may see it until it expires. The names of the
-files inside are for people.
+A result lives in a folder with an unguessable name: whoever knows the name may see it until it expires. The names of
+the files inside are for people.
 """
 
-import base64
 import contextlib
 import io
 import logging
-import re
 import secrets
 import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
-
-from PIL import Image
 
 from sd_space.errors import CannotStart, EngineFailed
 from sd_space.runtime_errors import traceback_without_message
-from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, ModelInfo, Outcome, Preview, ScreenedImage
-from sd_space.serving.placeholder import placeholder
+from sd_space.schema import GenerationRequest, ModelInfo, Outcome, ScreenedImage
+from sd_space.serving.images import render_image
 from sd_space.serving.png_text import png_chunks
 from sd_space.serving.result_folder import ResultFolder
 
 logger = logging.getLogger(__name__)
 
 _SWEEPS_PER_TTL = 4
-MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
 GONE = "Some of these pictures were deleted on the server; please make them again."
 _CAPTIONS = {
     Outcome.OK: "",
@@ -69,8 +63,8 @@ class ResultStore:
     """
 
     def __init__(self, folder: str | None, ttl_s: float, now_s: Callable[[], float] = time.monotonic):
-        self._place = ResultFolder(folder)
-        self.root = self._place.served
+        self._result_folder = ResultFolder(folder)
+        self.root = self._result_folder.served
         self._ttl_s = ttl_s
         self._now_s = now_s
         self._results: dict[str, _Results] = {}  # by request
@@ -80,12 +74,12 @@ class ResultStore:
 
     def check(self) -> None:
         """Takes the folder and gives it back. Raises CannotStart where `start` would."""
-        self._place.claim()
-        self._place.release()
+        self._result_folder.claim()
+        self._result_folder.release()
 
     def start(self) -> None:
         """Makes the folder, readable by this user only, and starts the janitor. Raises CannotStart."""
-        self._place.claim()
+        self._result_folder.claim()
         self._janitor.start()
 
     def close(self) -> None:
@@ -94,7 +88,7 @@ class ResultStore:
         if self._janitor.is_alive():
             self._janitor.join()
         with self._lock:
-            self._place.release()
+            self._result_folder.release()
 
     def finish(self, request_id: str) -> None:
         """The run is over: its results expire from now on. One without results, or over already, is left as it is."""
@@ -119,7 +113,7 @@ class ResultStore:
         is_ok = image.outcome is Outcome.OK
         name = f"seed-{image.seed}.png" if is_ok else f"seed-{image.seed}-{image.outcome}.png"
         chunks = png_chunks(request, image.seed, info, embed_recipe and is_ok)
-        path = self._write(request_id, name, lambda file: picture_of(image).save(file, "PNG", pnginfo=chunks))
+        path = self._write(request_id, name, lambda file: render_image(image).save(file, "PNG", pnginfo=chunks))
         return SavedPicture(path, image.seed, image.outcome, caption(image.outcome, image.seed))
 
     def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
@@ -156,8 +150,8 @@ class ResultStore:
                 del self._results[key]
         for folder in expired.values():
             shutil.rmtree(folder, ignore_errors=True)
-        self._place.keep()
-        self._place.sweep_leftovers()
+        self._result_folder.keep()
+        self._result_folder.sweep_leftovers()
 
     def _keep_clean(self) -> None:
         while True:
@@ -189,7 +183,7 @@ class ResultStore:
         with self._lock:
             results = self._results.get(request_id)
             if results is None or not results.folder.is_dir():
-                self._place.claim()  # it may have gone, with all that was in the temporary folder
+                self._result_folder.claim()  # it may have gone, with all that was in the temporary folder
                 folder = self.root / secrets.token_urlsafe(16)
                 self._make(folder)
                 ended_s = results.ended_s if results else None
@@ -201,75 +195,6 @@ class ResultStore:
         folder.mkdir(mode=0o700)
 
 
-def picture_of(image: ScreenedImage) -> Image.Image:
-    """What a visitor sees of a finished picture: the picture, or its placeholder."""
-    if image.outcome is Outcome.OK:
-        return Image.frombytes("RGB", (image.width, image.height), image.pixels)
-    return placeholder(image.outcome, image.width, image.height)
-
-
 def caption(outcome: Outcome, seed: int) -> str:
-    """What stands below a picture and is read out for it."""
+    """What stands below a picture, and is its alternative text."""
     return f"Seed {seed}{_CAPTIONS[outcome]}"
-
-
-def result_json(
-    request: GenerationRequest,
-    info: ModelInfo,
-    pictures: Sequence[SavedPicture | ScreenedImage],
-    result: GenerationResult,
-) -> dict[str, Any]:
-    """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
-    return {
-        "images": [{"seed": image.seed, "outcome": str(image.outcome)} for image in pictures],
-        "recipe": asdict(request),
-        "model": info.model,
-        "revision": info.revision,
-        "device": info.device,
-        "dtype": info.dtype,
-        "memory_profile": info.memory_profile,
-        "turbo": info.turbo,
-        "elapsed_s": {stage: round(seconds, 4) for stage, seconds in result.elapsed_s.items()},
-        "truncated_prompt": result.truncated_prompt,
-    }
-
-
-def recipe_query(request: GenerationRequest) -> str:
-    """The recipe as a query string, for a link that brings it back."""
-    return urlencode({name: value for name, value in asdict(request).items() if value != ""})
-
-
-def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a link that the form can show, numbers as numbers; the rest is left out. All are checked later."""
-    read = {name: _READERS[of](query[name]) for name, of in GenerationRequest.__annotations__.items() if name in query}
-    if read.get("scheduler") not in SCHEDULERS:
-        read["scheduler"] = None
-    return {name: value for name, value in read.items() if value is not None}
-
-
-def _shown_text(text: str) -> str | None:
-    """Lone surrogates are no text: nothing can send them to the page."""
-    return text if text.encode("utf-8", "replace").decode() == text else None
-
-
-def _shown_number(of: type, shape: str) -> Callable[[str], Any]:
-    """A reader of plain numbers, as `recipe_query` writes them, that a browser holds exactly."""
-
-    def read(text: str) -> Any:
-        return of(text) if re.fullmatch(shape, text) and abs(of(text)) <= MAX_EXACT else None
-
-    return read
-
-
-_READERS = {
-    str: _shown_text,
-    int: _shown_number(int, "-?[0-9]{1,16}"),
-    float: _shown_number(float, r"-?[0-9]{1,16}(\.[0-9]{1,30})?"),
-}
-
-
-def preview_uri(preview: Preview) -> str:
-    """A mosaic as a data URI, one pixel a cell: the browser scales it."""
-    png = io.BytesIO()
-    Image.frombytes("RGB", (preview.columns, preview.rows), preview.pixels).save(png, "PNG")
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()

@@ -1,7 +1,5 @@
 import contextlib
 import errno
-import json
-import math
 import os
 import resource
 import shutil
@@ -9,29 +7,17 @@ import stat
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import numpy as np
-import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from sd_space.errors import EngineFailed
-from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, Outcome, Preview, ScreenedImage
-from sd_space.serving.gallery import (
-    ResultStore,
-    SavedPicture,
-    picture_of,
-    preview_uri,
-    recipe_from_query,
-    recipe_query,
-    result_json,
-)
+from sd_space.schema import GenerationRequest, Outcome, ScreenedImage
 from sd_space.serving.placeholder import PLACEHOLDER_SIDE
+from sd_space.serving.results import ResultStore, SavedPicture
 
 from .fakes import picture
 from .test_schema import INFO
@@ -40,7 +26,6 @@ REQUEST = GenerationRequest.parse(
     {"prompt": "a cabin, snow", "negative_prompt": "people", "seed": 7, "guidance_scale": 2.5}, INFO, 0
 )
 
-PROPERTY = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SAVED = SavedPicture(Path("seed-7.png"), 7, Outcome.OK, "Seed 7")
 
 
@@ -99,17 +84,6 @@ def test_what_may_not_be_shown_is_a_placeholder_that_can_be_read(store, outcome)
         assert min(image.size) >= PLACEHOLDER_SIDE
         assert np.asarray(image).mean() > 150, "a black square would be taken for a picture"
         assert "parameters" not in image.text
-
-
-def test_a_placeholder_has_the_pictures_shape():
-    image = ScreenedImage(seed=1, outcome=Outcome.WITHHELD, width=96, height=128, pixels=None)
-    width, height = picture_of(image).size
-    assert width * 128 == height * 96
-
-
-def test_withheld_and_broken_are_told_apart():
-    shown = [picture_of(picture(1, outcome)).tobytes() for outcome in (Outcome.WITHHELD, Outcome.BROKEN)]
-    assert shown[0] != shown[1]
 
 
 def test_a_folder_has_a_name_of_its_own_and_is_its_users_alone(store):
@@ -289,91 +263,3 @@ def test_a_disk_that_takes_nothing_is_told_in_a_sentence_without_a_path(store, t
         save(store)
     assert "could not be saved" in str(failure.value)
     assert str(tmp_path) not in str(failure.value) + caplog.text
-
-
-def test_a_link_brings_the_whole_recipe_back():
-    assert recipe_from_query(dict(parse_qsl(recipe_query(REQUEST)))) == asdict(REQUEST)
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"seed": "x"},
-        {"unknown": "1"},
-        {"num_inference_steps": "1e9"},
-        {"seed": "99999999999999999999"},
-        {"seed": "9" * 5000},
-        {"seed": str(2**53)},
-        {"seed": "1_000"},
-        {"seed": " 7"},
-        {"seed": "7\n"},
-        {"seed": "+7"},
-        {"seed": "٧"},
-        {"seed": "²"},
-        {"seed": ""},
-        {"guidance_scale": "nan"},
-        {"guidance_scale": "inf"},
-        {"guidance_scale": "-Infinity"},
-        {"guidance_scale": "1e400"},
-        {"guidance_scale": "9" * 400},
-        {"guidance_scale": "1_0.0"},
-        {"guidance_scale": "٧.٥"},
-        {"prompt": "\udce4"},
-        {"negative_prompt": "a\ud800b"},
-        {"scheduler": "no such"},
-    ],
-)
-def test_what_a_link_holds_that_no_form_can_show_fills_nothing(query):
-    assert recipe_from_query(query) == {}
-
-
-_ODD_NUMBERS = st.one_of(
-    st.integers().map(str),
-    st.integers(0, 10**40).map(lambda n: str(n) * 3),
-    st.floats().map(str),
-    st.text(alphabet="0123456789+-._eE nafi٧²", max_size=60),
-    st.text(),
-)
-
-
-@PROPERTY
-@given(st.dictionaries(st.sampled_from([*GenerationRequest.__annotations__, "other"]), _ODD_NUMBERS))
-def test_whatever_a_link_holds_the_form_can_show_what_is_read_from_it(query):
-    """Gradio sends it with orjson, which takes 64 bits and no lone surrogate, and JavaScript reads it."""
-    values = recipe_from_query(query)
-    assert orjson.loads(orjson.dumps(values)) == values
-    for name, value in values.items():
-        assert type(value) is GenerationRequest.__annotations__[name]
-        assert isinstance(value, str) or (math.isfinite(value) and abs(value) < 2**53)
-
-
-@PROPERTY
-@given(
-    st.builds(
-        GenerationRequest,
-        prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
-        negative_prompt=st.text(st.characters(exclude_categories=["Cs"])),
-        num_images_per_prompt=st.integers(1, 4),
-        num_inference_steps=st.integers(1, 150),
-        guidance_scale=st.floats(1, 20),
-        seed=st.integers(0, 2**32 - 1),
-        width=st.integers(8, 96).map(lambda side: side * 8),
-        height=st.integers(8, 96).map(lambda side: side * 8),
-        scheduler=st.sampled_from(SCHEDULERS),
-    )
-)
-def test_every_valid_recipe_comes_back_from_its_link(request_):
-    assert recipe_from_query(dict(parse_qsl(recipe_query(request_)))) | {
-        "negative_prompt": request_.negative_prompt
-    } == asdict(request_)
-
-
-def test_the_result_is_plain_json():
-    result = GenerationResult("r", (picture(7), picture(8, Outcome.WITHHELD)), {"total": 1.23456}, "tail")
-    described = json.loads(json.dumps(result_json(REQUEST, INFO, result.images, result)))
-    assert described["images"] == [{"seed": 7, "outcome": "ok"}, {"seed": 8, "outcome": "withheld"}]
-    assert described["elapsed_s"] == {"total": 1.2346} and described["truncated_prompt"] == "tail"
-
-
-def test_a_preview_is_one_pixel_a_cell():
-    assert preview_uri(Preview(2, 1, bytes(6))).startswith("data:image/png;base64,")
