@@ -91,7 +91,7 @@ def test_one_module_alone_touches_gradios_private_parts(path):
     assert not attributes & {"_queue", "extra_startup_events", "mcp_server_obj"}
 
 
-@pytest.mark.parametrize(("package", "owner"), [("spaces", "backends/zerogpu.py"), ("ray", "backends/ray_serve.py")])
+@pytest.mark.parametrize(("package", "owner"), [("spaces", "backends/zerogpu.py"), ("ray", "backends/ray_serve")])
 def test_one_backend_alone_knows_the_package_that_it_stands_on(package, owner):
     for path in [*MODULES, ROOT / "app.py"]:
         roots = {name.split(".")[0] for name in imports_of(path)}
