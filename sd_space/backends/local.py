@@ -76,7 +76,7 @@ def build_engine(
     width = min(width, most) if width and most else width
     fixed_rows = 2 * width if settings.reproducible and width else None
     placement = loaded.placement
-    denoiser = Denoiser(pipeline, fixed_rows, placement.lower, placement.unet_runner, settings.turbo)
+    denoiser = Denoiser(pipeline, fixed_rows, placement.fall_back, placement.unet_runner, settings.turbo)
     screen = SafetyScreen(
         pipeline.safety_checker,
         pipeline.feature_extractor,

@@ -29,7 +29,7 @@ from sd_space.backends import until_ready
 from sd_space.backends.local import STOPPED, LocalBackend
 from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SpaceError
 from sd_space.lived_time import LivedTime
-from sd_space.model.memory import spare_what_stays
+from sd_space.process_memory import freeze_gc
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -69,7 +69,7 @@ class EngineReplica:
         self._backend.start()
         async for _ in until_ready(self._backend):
             pass
-        spare_what_stays()
+        freeze_gc()
 
     async def status(self) -> BackendStatus:
         return self._backend.status()

@@ -67,7 +67,7 @@ class Denoiser:
 
     `fixed_rows` pads every UNet call to that many rows and decodes pictures one by one: kernels depend on the
     batch's size, so pixels are bit-identical whatever the company only if the size never changes. `make_room` frees
-    device memory for good by going a rung down (`placement.Placement.lower`), and says whether it could.
+    device memory for good by taking the next memory profile (`Placement.fall_back`), and says whether it could.
     `turbo` runs the whole UNet at one step of three, and at the others reuses its deep features.
     """
 
@@ -232,12 +232,12 @@ class Denoiser:
         return before[1]
 
     def make_room(self) -> bool:
-        """Goes a rung down the memory ladder after an out-of-memory error; False where there is none."""
+        """Takes the next memory profile after an out-of-memory error; False where there is none."""
         self.free_memory()
         return self._make_room()
 
     def _in_room(self, call: Callable[[], torch.Tensor], first: Callable[[], None] | None = None) -> torch.Tensor:
-        """The result of `call`, which is run again after `first`, and then on each rung, while memory runs out."""
+        """The result of `call`, which is run again after `first`, and then on each profile, while memory runs out."""
         while True:
             try:
                 return call()

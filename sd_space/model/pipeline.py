@@ -31,14 +31,15 @@ from sd_space.model.files import WEIGHTS
 from sd_space.model.folder import examine, examine_checkpoint
 from sd_space.model.hub import Snapshot, fetch
 from sd_space.model.hub_errors import operator_hint, unavailable
-from sd_space.model.memory import GIB, keep_freed_memory, memory_ladder
+from sd_space.model.memory import GIB, fallback_order
 from sd_space.model.model_info import describe
 from sd_space.model.openvino_unet import OpenVinoUNet
 from sd_space.model.placement import Placement, footprint_of
 from sd_space.model.spec import TINY_FOLDER, PipelineSpec
 from sd_space.model.unet_runner import UNetRunner
+from sd_space.process_memory import tune_malloc
 from sd_space.schema import ModelInfo
-from sd_space.settings import V1_4, V1_4_REVISION
+from sd_space.settings import V1_4, V1_4_REVISION, WIDTHS
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def fit_pipeline(
     if wrong:
         raise unavailable(f"{', '.join(wrong)} of {spec.model} did not load as {spec.dtype}.")
     pipeline.set_progress_bar_config(disable=True)
-    ladder = memory_ladder(
+    profiles = fallback_order(
         spec.device,
         spec.free_vram_bytes or spec.total_vram_bytes,
         footprint_of(pipeline),
@@ -185,16 +186,16 @@ def fit_pipeline(
         attention_slicing=spec.attention_slicing,
         low_vram_gb=spec.low_vram_gb,
         max_vram_gb=spec.max_vram_gb,
-        most_pictures=spec.max_batch_size or 8,
+        most_pictures=spec.max_batch_size or WIDTHS[-1],
         recorded_steps=spec.owns_device,
     )
     if spec.device == "cpu":
-        keep_freed_memory()
+        tune_malloc()
     if spec.device == "cuda" and spec.owns_device and spec.max_vram_gb and spec.total_vram_bytes:
         fraction = min(1.0, spec.max_vram_gb * GIB / spec.total_vram_bytes)
         torch.cuda.set_per_process_memory_fraction(fraction)
     try:
-        placement = Placement(pipeline, spec.device, ladder)
+        placement = Placement(pipeline, spec.device, profiles)
     except torch.OutOfMemoryError as error:
         hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
         raise unavailable(hint) from error
