@@ -9,20 +9,19 @@ from dataclasses import dataclass, replace
 from sd_space.settings import WIDTHS
 
 GIB = 2**30
-# cuDNN's and cuBLAS's workspaces, and what the allocator cannot use of its blocks.
-RESERVE_BYTES = GIB // 4
-RECORDED_STEPS = 1.3  # of a step: recordings of all numbers of rows share their memory, but do not fill it
-RECORDINGS_BYTES = 3 * GIB // 4  # of the driver's own for 16 recordings: 64 KiB a kernel up to driver 550
-LARGEST_AREA = 2.25  # of the default one: pages offer sides of up to 1.5 times the model's own
-TILE_AREA = 0.25  # of the default one: a tile has half of its sides
+RESERVE_BYTES = GIB // 4  # workspaces of cuDNN and cuBLAS, and gaps in the allocator's blocks
+RECORDED_STEPS = 1.3  # times a step's memory: the pool that all CUDA graphs share, which they do not fill
+RECORDINGS_BYTES = 3 * GIB // 4  # for 16 CUDA graphs in the driver: 64 KiB a kernel up to driver 550
+LARGEST_AREA = 2.25  # times the default: a request may ask for sides of up to 1.5 times the model's own
+TILE_AREA = 0.25  # times the default: a tile has half of the model's sides
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryProfile:
     """How the pipeline is fitted into the device's memory. `offload` is `none`, `model` or `sequential`.
 
-    `max_pictures` caps how many pictures share a UNet call; `None` leaves that to what pays. `recorded_steps` replays
-    UNet calls as CUDA graphs, whose work lies in a memory of its own, with weights in the order that the GPU likes.
+    `max_pictures` caps how many pictures share a UNet call; with `None` the engine chooses. `recorded_steps` replays
+    UNet calls as CUDA graphs, which have a memory pool of their own, and stores weights channels last.
     """
 
     attention_slicing: bool = False
@@ -47,8 +46,7 @@ class MemoryProfile:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that a pipeline's parts take on the device, in the dtype they are loaded in, and their work at the
-    model's own size."""
+    """Bytes of device memory: of the weights as they are loaded, and of a step and a decode at the model's own size."""
 
     unet: int
     vae: int
@@ -93,8 +91,8 @@ def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: in
     return resident + recorded + max(step, decode) + RESERVE_BYTES
 
 
-# From the least to the most painful. Sharing a step pays little on cards this small, a checker on the CPU costs a
-# second or two a picture, tiles cost half of a decode and may show seams, offloading multiplies the time of a step.
+# From the fastest to the slowest. Small cards gain little from sharing a step, a checker on the CPU takes a second or
+# two a picture, tiles add half of a decode and may show seams, offloading multiplies the time of a step.
 MEMORY_PROFILES = (
     MemoryProfile(recorded_steps=True),
     MemoryProfile(),

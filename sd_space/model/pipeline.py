@@ -46,9 +46,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedPipeline:
-    """The stock pipeline with its weights in place. `missing_checker_tensors` is what `SafetyScreen` must know.
+    """The stock pipeline with its weights on the device; `missing_checker_tensors` are for `SafetyScreen`.
 
-    `info` says how it was placed first; `placement` knows better after it has run out of memory.
+    `info` has the memory profile at the start; `placement` has the current one, which changes when memory runs out.
     """
 
     pipeline: StableDiffusionPipeline
@@ -62,7 +62,7 @@ _loaded: dict[PipelineSpec, LoadedPipeline] = {}
 
 
 def load_pipeline(spec: PipelineSpec, on_progress: Callable[[str], None] = lambda text: None) -> LoadedPipeline:
-    """Loads the model of `spec`, once for equal specs, from any thread; `on_progress` is told how far it is.
+    """Loads the model of `spec`, once for equal specs, from any thread; `on_progress` gets what is being done.
 
     Raises ModelUnavailable whose hint names the fix, and SafetyCheckFailed for a model without a safety checker.
     """
@@ -100,7 +100,7 @@ def _load(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipel
         raise unavailable(f"{spec.model} is no .safetensors file, and nothing else is loaded; convert it first.")
     try:
         if checkpoint is not None:
-            snapshot = _surroundings(checkpoint, spec, on_progress)
+            snapshot = _companions_of(checkpoint, spec, on_progress)
         elif is_local:
             snapshot = Snapshot(path)
         else:
@@ -113,14 +113,14 @@ def _load(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipel
         raise SafetyCheckFailed(sentence, error.sentence(spec.model)) from error
     except Unfit as error:
         raise unavailable(error.sentence(spec.model)) from error
-    except Exception as error:  # whatever four libraries raise: here it becomes a sentence
+    except Exception as error:  # of any type: four libraries raise here
         raise unavailable(operator_hint(error, spec.model, spec.revision, spec.variant)) from error
 
 
-def _surroundings(checkpoint: Path, spec: PipelineSpec, on_progress: Callable[[str], None]) -> Snapshot:
+def _companions_of(checkpoint: Path, spec: PipelineSpec, on_progress: Callable[[str], None]) -> Snapshot:
     """The folder with what a single file lacks: configuration, tokenizer and safety checker.
 
-    The one it lies in, where that is a model folder, and else v1-4's, of which only these files are fetched.
+    The checkpoint's own folder if that is a model folder, else v1-4's, of which only these files are fetched.
     """
     if (checkpoint.parent / "model_index.json").is_file():
         return Snapshot(checkpoint.parent)
@@ -140,7 +140,7 @@ def _surroundings(checkpoint: Path, spec: PipelineSpec, on_progress: Callable[[s
 def _load_snapshot(
     snapshot: Snapshot, checkpoint: Path | None, spec: PipelineSpec, on_progress: Callable[[str], None]
 ) -> LoadedPipeline:
-    """The pipeline from files that are all there. One by one: the libraries patch torch while they load."""
+    """The pipeline from local files. One part after the other: the libraries patch torch while they load."""
     folder, dtype = snapshot.folder, getattr(torch, spec.dtype)
     examine(folder, spec.variant, ("safety_checker",) if checkpoint else tuple(WEIGHTS))
     if checkpoint is not None:
@@ -158,7 +158,7 @@ def _load_snapshot(
             parts[name] = load_network(folder, name, spec.variant, dtype)
         scheduler, tokenizer = load_scheduler(folder), load_tokenizer(folder)
         with warnings.catch_warnings():
-            # Of fields in configurations of 2022, which it corrects.
+            # It warns of fields in configurations of 2022, and corrects them.
             warnings.simplefilter("ignore", FutureWarning)
             pipeline = StableDiffusionPipeline(
                 **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=checker, feature_extractor=extractor
@@ -171,7 +171,7 @@ def _load_snapshot(
 def fit_pipeline(
     pipeline: StableDiffusionPipeline, spec: PipelineSpec, missing_checker_tensors: tuple[str, ...] = ()
 ) -> LoadedPipeline:
-    """Brings a pipeline with its weights onto the device of `spec`, fitted into its memory."""
+    """Moves a loaded pipeline to the device of `spec`, in the first memory profile that fits."""
     dtype = getattr(torch, spec.dtype)
     # A component in another dtype would be silently slow (float16 on a CPU) or fail at its first step.
     wrong = [name for name in ("unet", "vae", "text_encoder") if getattr(pipeline, name).dtype != dtype]
