@@ -97,7 +97,7 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
     check(address)  # libraries take seconds to import; what can be known before them is told before, and holds after
 
     from sd_space.backends import make_backend
-    from sd_space.model.memory import keep_freed_memory
+    from sd_space.process_memory import tune_malloc
     from sd_space.serving.results import ResultStore
 
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
@@ -105,7 +105,7 @@ def start(arguments: argparse.Namespace, stop: threading.Event) -> Space:
 
     backend = make_backend(settings)  # before gradio: ZeroGPU's package wants to be imported first
     if settings.device in ("auto", "cpu") and not os.path.exists("/dev/nvidiactl"):
-        keep_freed_memory()
+        tune_malloc()
 
     from sd_space.card import load_card
     from sd_space.recorded import load_recorded
@@ -150,7 +150,7 @@ def stop_on_signals(stop: threading.Event, backend: Any) -> None:
 
 def serve(space: Space, stop: threading.Event, collect_from_s: float) -> None:
     """Loads the model, serves until `stop` is set, and ends what is under way."""
-    from sd_space.model.memory import spare_what_stays
+    from sd_space.process_memory import freeze_gc
     from sd_space.schema import Stage
     from sd_space.serving.gradio_queue import drain_event_streams
 
@@ -160,7 +160,7 @@ def serve(space: Space, stop: threading.Event, collect_from_s: float) -> None:
     while backend.status().stage not in (Stage.READY, Stage.FAILED) and not stop.wait(START_LOOK_S):
         if time.monotonic() > collect_from_s:
             gc.enable()
-    spare_what_stays()
+    freeze_gc()
     stop.wait()
     deadline_s = time.monotonic() + STOP_S
     _end_in(STOP_S)

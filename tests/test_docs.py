@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sd_space.card import load_card
-from sd_space.model.memory import GIB, RUNGS, needed_bytes
+from sd_space.model.memory import GIB, MEMORY_PROFILES, needed_bytes
 from sd_space.recorded import load_recorded
 from sd_space.schema import GenerationRequest
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
@@ -48,14 +48,16 @@ def file_map() -> str:
     return "\n".join(["| file | what it is |", "| --- | --- |", *lines])
 
 
-def ladder_table() -> str:
-    """Each rung with what v1-4 needs on it; more than that rung is in force above the next one's."""
-    rows = [f"| {needed_bytes(V1_4_FOOTPRINT, rung) / GIB:.1f} GiB | {rung.name} |" for rung in RUNGS]
+def profiles_table() -> str:
+    """Each memory profile with the bytes that v1-4 needs in it, from which on it is chosen."""
+    rows = [
+        f"| {needed_bytes(V1_4_FOOTPRINT, profile) / GIB:.1f} GiB | {profile.name} |" for profile in MEMORY_PROFILES
+    ]
     return "\n".join(["| free memory from | how v1-4 in float16 is held, 512 × 512 |", "| --- | --- |", *rows])
 
 
-def test_the_memory_ladders_table_is_the_codes():
-    assert between("ladder", page(MODEL)) == ladder_table(), f"paste tests.test_docs.ladder_table() into {MODEL}"
+def test_the_memory_profiles_table_is_the_codes():
+    assert between("profiles", page(MODEL)) == profiles_table(), f"paste tests.test_docs.profiles_table() into {MODEL}"
 
 
 def test_the_settings_table_is_the_codes():

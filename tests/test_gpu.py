@@ -1,4 +1,4 @@
-"""v1-4's architecture in float16 on a CUDA device: exact, on every rung of the memory ladder, and after faults.
+"""v1-4's architecture in float16 on a CUDA device: exact, in every memory profile, and after faults.
 
 Left out where there is no CUDA (see conftest.py); then nothing of this file has been seen to work.
 """
@@ -113,8 +113,8 @@ def test_step_times_are_those_of_the_size_that_they_are_told_for():
 
 
 @pytest.mark.parametrize("limit_gb", [24, 12, 8, 6, 4, 3])
-def test_the_ladder_serves_within_a_smaller_cards_memory(limit_gb):
-    """The allocator holds to the limit, so a rung that needs more than was predicted would fail here."""
+def test_the_first_profile_serves_within_a_smaller_cards_memory(limit_gb):
+    """The allocator holds to the limit, so a profile that needs more than was predicted would fail here."""
     loaded = load(max_vram_gb=float(limit_gb))
     predicted = loaded.placement.profile
     engine = build_engine(loaded, Settings())

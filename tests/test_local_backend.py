@@ -232,7 +232,7 @@ def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
     assert (Stage.LOADING, "loading the unet") in told
 
 
-def test_a_rung_taken_while_serving_is_told_with_the_model(start, monkeypatch):
+def test_a_profile_taken_while_serving_is_told_with_the_model(start, monkeypatch):
     """What the page and every result say of the memory profile is what is in force."""
     monkeypatch.setattr("sd_space.model.pipeline._loaded", {})
     stock, calls = Denoiser.denoise_step, []

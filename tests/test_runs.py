@@ -63,7 +63,7 @@ def test_a_run_ends_with_its_pictures_on_disk_in_order(tmp_path):
     play(tmp_path, scene)
 
 
-def test_a_result_tells_the_rung_that_is_in_force_at_its_end(tmp_path):
+def test_a_result_tells_the_profile_that_is_in_force_at_its_end(tmp_path):
     async def scene(s: Scene):
         run = s.start()
         s.backend.info = replace(INFO, memory_profile="sliced decode")

@@ -146,7 +146,7 @@ def make_engine(
 ) -> Engine:
     """An engine that reports at every step. `can_go_lower` lets it change how the pipeline is placed."""
     placement = loaded.placement
-    reduce_memory = placement.lower if can_go_lower else lambda: False
+    reduce_memory = placement.fall_back if can_go_lower else lambda: False
     denoiser = Denoiser(loaded.pipeline, fixed_rows, reduce_memory, placement.unet_runner)
     return Engine(denoiser, **{"screen": make_screen(loaded), "width": width, "report_every_s": 0.0} | changes)
 

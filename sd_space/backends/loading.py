@@ -48,7 +48,7 @@ def build_engine(
     most = placement.profile.max_pictures
     width = min(width, most) if width and most else width
     fixed_rows = 2 * width if settings.reproducible and width else None
-    denoiser = Denoiser(pipeline, fixed_rows, placement.lower, placement.unet_runner, settings.turbo)
+    denoiser = Denoiser(pipeline, fixed_rows, placement.fall_back, placement.unet_runner, settings.turbo)
     screen = SafetyScreen(
         pipeline.safety_checker,
         pipeline.feature_extractor,

@@ -1,4 +1,4 @@
-"""The parts of a model, each loaded from its folder: whole, in numbers, and of the class that it must have."""
+"""Loads each part of a model from its folder, and checks that it is complete, finite and of the right class."""
 
 import json
 from pathlib import Path
@@ -18,16 +18,16 @@ NETWORKS = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DC
 
 
 def load_network(folder: Path, name: str, variant: str | None, dtype: torch.dtype) -> Any:
-    """One of NETWORKS, of which every tensor is there and holds numbers. Raises Unfit."""
+    """One of NETWORKS. Raises Unfit where a tensor is missing or holds values that are not finite."""
     network, lacking, spare = _load(folder, name, NETWORKS[name], variant, dtype)
     if lacking:
         raise Unfit(f"its {name} lacks {len(lacking)} tensors, {lacking[0]} among them; {AGAIN}.")
-    if name == "text_encoder":  # whose file may hold the rest of CLIP too
+    if name == "text_encoder":  # its file may hold the rest of CLIP too
         spare = [key for key in spare if ".layers." in key and "vision" not in key]
     if spare:
         raise _left_out(name, spare)
     for key, tensor in network.state_dict().items():
-        # A sum is a pass at the speed of the memory, many times faster than looking at each; it may overflow by itself.
+        # A sum is many times faster than a look at each value, but may itself overflow.
         has_finite_sum = not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum()))
         if not has_finite_sum and not bool(torch.isfinite(tensor).all()):
             raise Unfit(f"its {name} holds values that are no numbers, in {key}; {AGAIN}.")
@@ -36,9 +36,9 @@ def load_network(folder: Path, name: str, variant: str | None, dtype: torch.dtyp
 
 
 def load_checker(folder: Path, variant: str | None) -> tuple[StableDiffusionSafetyChecker, tuple[str, ...]]:
-    """The checker and the tensors it lacks, of which `SafetyScreen` decides. Raises Unfit if it leaves some out.
+    """The checker, and the names of the tensors it lacks, which `SafetyScreen` judges. Raises Unfit for spare tensors.
 
-    In float32 whatever the pipeline's dtype, so that its verdicts do not depend on that.
+    Always in float32, so that its verdicts do not depend on the pipeline's dtype.
     """
     checker, lacking, spare = _load(folder, "safety_checker", StableDiffusionSafetyChecker, variant, torch.float32)
     if spare:
@@ -54,14 +54,14 @@ def load_scheduler(folder: Path) -> SchedulerMixin:
         if not issubclass(scheduler_class, SchedulerMixin):
             raise TypeError(name)
         return scheduler_class.from_pretrained(folder, subfolder="scheduler")
-    except Exception as error:  # no such class, or values in its configuration that it cannot do with
+    except Exception as error:  # no such class, or values in its configuration that it does not accept
         raise Unfit(
             f"{INDEX} and scheduler/scheduler_config.json name no noise scheduler that can be made; {AGAIN}, both."
         ) from error
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The tokenizer, whose tokens the text encoder has been seen to have, as many as it reads. Raises Unfit."""
+    """The tokenizer. Raises Unfit where it cannot be made or has tokens that the text encoder does not have."""
     vocab_size = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
@@ -69,19 +69,19 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
         ids = tokenizer("a picture", padding="max_length", max_length=length, truncation=True).input_ids
         is_whole = len(ids) == length and max(*ids, *tokenizer.get_vocab().values()) < vocab_size
         cause = None
-    except Exception as error:  # whatever it stumbles over
+    except Exception as error:  # the libraries raise many types
         is_whole, cause = False, error
     if not is_whole:
-        told = "its tokenizer cannot be made from the files in tokenizer, or has words that the text encoder lacks"
-        raise Unfit(f"{told}; {AGAIN}, all of them.") from cause
+        fault = "its tokenizer cannot be made from the files in tokenizer, or has words that the text encoder lacks"
+        raise Unfit(f"{fault}; {AGAIN}, all of them.") from cause
     return tokenizer
 
 
 def load_feature_extractor(folder: Path) -> CLIPImageProcessor:
-    """What prepares pictures for the checker. Raises Unfit."""
+    """The feature extractor, which prepares pictures for the checker. Raises Unfit."""
     try:
         return CLIPImageProcessor.from_pretrained(folder, subfolder="feature_extractor")
-    except Exception as error:  # whatever it stumbles over
+    except Exception as error:  # the libraries raise many types
         name = "feature_extractor/preprocessor_config.json"
         raise Unfit(f"no feature extractor can be made from {name}; {AGAIN}.") from error
 
@@ -95,8 +95,7 @@ def load_checkpoint(
 ) -> StableDiffusionPipeline:
     """The pipeline from a checkpoint in one file, with configuration and tokenizer from `folder`. Raises Unfit.
 
-    The feature extractor is handed in, because v1-4's index names a class of 2022 that only the other way of loading
-    still knows.
+    `from_single_file` cannot make the feature extractor: it does not know the class of 2022 that v1-4's index names.
     """
     try:
         return StableDiffusionPipeline.from_single_file(
@@ -110,14 +109,14 @@ def load_checkpoint(
         )
     except Unfit:
         raise
-    except Exception as error:  # whatever it stumbles over
+    except Exception as error:  # the libraries raise many types
         raise Unfit(f"its tensors do not fit the configuration in {folder.name}; {AGAIN}.") from error
 
 
 def _try_shapes(network: Any, name: str) -> None:
-    """Lets a UNet or VAE run on tensors that have shapes and no values, which costs next to nothing. Raises Unfit.
+    """Runs a UNet or VAE on the meta device, where tensors have shapes but no values. Raises Unfit.
 
-    A configuration with all weights in their places may still describe a network that cannot run.
+    A configuration that fits all weights may still describe a network that cannot run.
     """
     size, config = 64, network.config
     if name == "unet":
@@ -135,7 +134,7 @@ def _try_shapes(network: Any, name: str) -> None:
         if output.shape == inputs[0].shape:
             return
         cause: Exception = ValueError(output.shape)
-    except Exception as error:  # whatever it stumbles over
+    except Exception as error:  # the libraries raise many types
         cause = error
     raise Unfit(
         f"its {name} cannot work in the way that {name}/config.json describes; {AGAIN}, with its weights."
@@ -143,17 +142,17 @@ def _try_shapes(network: Any, name: str) -> None:
 
 
 def _left_out(name: str, spare: list[str]) -> Unfit:
-    """A smaller network than the weights are of would be built without a word, and would not be that network."""
-    told = f"leaves out {len(spare)} tensors of the weights beside it, {spare[0]} among them"
-    return Unfit(f"{name}/config.json {told}; {AGAIN}, both.")
+    """The libraries would build a smaller network from the configuration and ignore the rest of the weights."""
+    fault = f"leaves out {len(spare)} tensors of the weights beside it, {spare[0]} among them"
+    return Unfit(f"{name}/config.json {fault}; {AGAIN}, both.")
 
 
 def _load(
     folder: Path, name: str, model_class: type, variant: str | None, dtype: torch.dtype
 ) -> tuple[Any, list[str], list[str]]:
-    """The network, the tensors its files lack, and those they hold besides.
+    """The network, the names of the tensors that its files lack, and of those that it has no use for.
 
-    The libraries leave the first as they are found in memory, and the second out.
+    The libraries would leave the first uninitialised and ignore the second.
     """
     try:
         network, report = model_class.from_pretrained(
@@ -166,7 +165,7 @@ def _load(
         )
     except MemoryError as error:
         raise Unfit(f"its {name} does not fit into memory; set SD_SPACE_MODEL to a smaller model.") from error
-    except Exception as error:  # whatever two libraries raise of a configuration that does not fit its weights
+    except Exception as error:  # the libraries raise many types where configuration and weights differ
         raise Unfit(f"{name}/config.json and the weights beside it do not fit together; {AGAIN}, both.") from error
     lacking = [*report["missing_keys"], *(str(entry) for entry in report["mismatched_keys"])]
     spare = [key for key in report["unexpected_keys"] if not key.endswith("position_ids")]

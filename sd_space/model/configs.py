@@ -1,4 +1,4 @@
-"""The configurations of a model folder, held side by side: do the parts that they describe fit together?"""
+"""Checks the configurations of a model folder: are they possible, and do the parts they describe fit together?"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,22 +17,22 @@ CLASSES = {  # in model_index.json: the library, and the class in every spelling
         ("CLIPImageProcessor", "CLIPFeatureExtractor", "CLIPImageProcessorPil", "CLIPImageProcessorFast"),
     ),
 }
-# What a UNet is for whose input is wider than the latents, by how much wider: n latents + m.
+# (n, m): the purpose of a UNet whose input has n times the latents' channels and m more.
 OTHER_UNETS = {(2, 1): "inpainting", (2, 0): "editing a picture", (1, 1): "depth maps", (1, 3): "enlarging"}
-MORE_INPUTS = (  # of a UNet, which no plain Stable Diffusion has and nothing here would give it
+MORE_INPUTS = (  # settings of a UNet for inputs that no plain Stable Diffusion has and nothing here provides
     "class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type",
     "time_cond_proj_dim",
 )  # fmt: skip
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-CLIP_HEADS = {768: 12, 1024: 16, 1280: 16}  # of the published vision towers, by their width
-MOST = 2**20  # of anything that is counted in a configuration
+CLIP_HEADS = {768: 12, 1024: 16, 1280: 16}  # heads of the published vision towers, by their width
+MOST = 2**20  # the largest number that a configuration may contain
 MOST_LAYERS = 128
 SIZES = (64, 4096)  # pixels a side that a model may be made for
 
 
 class Unfit(Exception):
-    """A model that cannot be served; the text is half a sentence: what is wrong, and how to mend it."""
+    """A model that cannot be served; the text is half a sentence: what is wrong, and how to fix it."""
 
     def sentence(self, model: str) -> str:
         return f"{model} cannot be served: {self}"
@@ -43,7 +43,7 @@ class NoChecker(Unfit):
 
 
 def check_configs(configs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises Unfit for what is wrong first in the JSON files of a folder, given by their names."""
+    """Raises Unfit for the first fault in the JSON files of a folder, given by their names."""
     _check_index(configs[INDEX])
     for name, config in configs.items():
         if name.endswith("/config.json"):
@@ -66,15 +66,15 @@ def _check_index(index: Mapping[str, Any]) -> None:
         named = index.get(part)
         is_off = named is None or named == [None, None]
         if is_off and part == "safety_checker":
-            continue  # its folder is there, and it is loaded whatever the index says
+            continue  # its folder exists, and it is loaded from there in any case
         if is_off and part == "feature_extractor":
             raise Unfit(
                 f"{INDEX} names no feature_extractor, without which the safety checker sees nothing; hand it one: "
                 'write "feature_extractor": ["transformers", "CLIPImageProcessor"] into that file.'
             )
         if named not in [[library, name] for name in classes]:
-            told = ".".join(map(str, named)) if isinstance(named, list) else named
-            raise Unfit(f"{INDEX} names {_shown(told)} as {part}, and only {classes[0]} is served; {AGAIN}.")
+            found = ".".join(map(str, named)) if isinstance(named, list) else named
+            raise Unfit(f"{INDEX} names {_shown(found)} as {part}, and only {classes[0]} is served; {AGAIN}.")
     if index.get("image_encoder") not in (None, [None, None]):
         raise Unfit(f"{INDEX} names an image_encoder, and only text-to-image is served; set that to [null, null].")
     scheduler = index.get("scheduler")
@@ -84,10 +84,10 @@ def _check_index(index: Mapping[str, Any]) -> None:
 
 
 def _check_counts(name: str, config: Mapping[str, Any]) -> None:
-    """No number in it is so large that building what it describes would never end."""
+    """Refuses numbers so large that building what they describe would never end."""
     for key, value in _numbers(config):
         most = MOST_LAYERS if "layers" in key else MOST
-        if not abs(value) <= most:  # nor is it no number
+        if not abs(value) <= most:  # which is also so for NaN
             raise Unfit(f"{name} says that {key} is {_shown(value)}, which no such model has; {AGAIN}.")
 
 
@@ -106,8 +106,8 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 def whole(name: str, config: Mapping[str, Any], key: str, low: int = 1, high: int = MOST) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        told = f"lacks {key}" if key not in config else f"says that {key} is {_shown(value)}"
-        raise Unfit(f"{name} {told}, which must be a whole number from {low} to {high}; {AGAIN}.")
+        fault = f"lacks {key}" if key not in config else f"says that {key} is {_shown(value)}"
+        raise Unfit(f"{name} {fault}, which must be a whole number from {low} to {high}; {AGAIN}.")
     return value
 
 
@@ -189,7 +189,7 @@ def _check_scheduler(config: Mapping[str, Any]) -> None:
 
 
 def _check_vision(checker: Mapping[str, Any]) -> None:
-    """The safety checker is CLIP's vision tower, whose arithmetic its weights alone do not show."""
+    """The safety checker is CLIP's vision tower; its weights alone do not show a change of its arithmetic."""
     name, vision = "safety_checker/config.json", _vision(checker)
     width, heads = whole(name, vision, "hidden_size"), whole(name, vision, "num_attention_heads")
     is_clip = (
@@ -204,7 +204,7 @@ def _check_vision(checker: Mapping[str, Any]) -> None:
 
 
 def _vision(checker: Mapping[str, Any]) -> dict[str, Any]:
-    """What is said of the vision tower, in both places where it may stand."""
+    """The configuration of the vision tower, from both places where it may be."""
     vision: dict[str, Any] = {}
     for key in ("vision_config", "vision_config_dict"):  # transformers puts the second over the first
         part = checker.get(key)
@@ -215,7 +215,7 @@ def _vision(checker: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_extractor(extractor: Mapping[str, Any], checker: Mapping[str, Any]) -> None:
-    """The checker sees what it was taught to only if it is shown that in CLIP's way."""
+    """The checker judges rightly only pictures that were prepared as for CLIP."""
     size = whole("safety_checker/config.json", _vision(checker), "image_size")
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
     is_alike = (
@@ -243,7 +243,7 @@ def _is_close(values: Any, expected: Sequence[float]) -> bool:
 
 
 def check_widths(part: str, config: Mapping[str, Any], dimensions: set[int]) -> None:
-    """Each width that a configuration names is one of its weights': else gigabytes of nothing might be made."""
+    """Refuses widths that no tensor of the weights has: the libraries would allocate gigabytes for them."""
     name, named = f"{part}/config.json", _vision(config) if part == "safety_checker" else config
     wanted = {
         "unet": ("in_channels", "out_channels", "cross_attention_dim"),
@@ -260,6 +260,6 @@ def check_widths(part: str, config: Mapping[str, Any], dimensions: set[int]) -> 
 
 
 def _shown(value: object) -> str:
-    """A value as a sentence may repeat it: short, and on one line."""
+    """A value as a sentence can show it: short, and on one line."""
     text = "".join(c for c in str(value) if c.isprintable())
     return text if len(text) <= 40 else f"a {type(value).__name__} of {len(text)} characters"

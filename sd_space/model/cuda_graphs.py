@@ -40,8 +40,8 @@ class CudaGraphCache:
                 return self._call(*tensors)
         self._replays.move_to_end(key)
         inputs, replay, outputs = self._replays[key]
-        for place, tensor in zip(inputs, tensors, strict=True):
-            place.copy_(tensor)
+        for static_input, tensor in zip(inputs, tensors, strict=True):
+            static_input.copy_(tensor)
         replay()
         return tuple(output.clone() for output in outputs)
 
@@ -49,10 +49,10 @@ class CudaGraphCache:
         inputs = tuple(tensor.clone() for tensor in tensors)
         try:
             replay, outputs = self._capture(lambda: self._call(*inputs))
-        except Exception as error:  # whatever it is, the call as it is will tell whether the device is lost
+        except Exception as error:  # of any type; the plain call that follows shows whether the device is lost
             kind = type(error).__name__
             logger.warning("a UNet call could not be recorded (%s); from now on they are made as they are", kind)
-            self._replays.clear()  # what a failed recording took stays in the pool while it has any graph
+            self._replays.clear()  # a pool keeps the memory of a failed recording as long as it has any graph
             self._give_up()
             return False
         if len(self._replays) == MOST_RECORDED:
@@ -71,7 +71,7 @@ def cuda_graph_capture() -> Capture:
         try:  # other threads may use the device meanwhile
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = call()
-        except Exception:  # torch leaves its stream and its pool in use where not even the capture's end succeeded
+        except Exception:  # where the end of the capture fails too, torch leaves its stream and pool in use
             torch.cuda.set_stream(caller)
             with contextlib.suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(caller.device_index, pool)

@@ -13,7 +13,7 @@ def with_features(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The predicted noise, and the features (R, F', h, w) that enter the last but one layer of the way up."""
     features: list[torch.Tensor] = []
-    skipped = unet.conv_in.out_channels  # joined to the features, from the way down
+    skipped = unet.conv_in.out_channels  # channels of the skip connection, which follow the features
 
     def keep(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         features.append(args[0][:, :-skipped].clone())

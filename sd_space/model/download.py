@@ -42,7 +42,7 @@ class DownloadProgress:
         self._changed_s = time.monotonic()
 
     def add(self, written: int = 0, received: int = 0) -> None:
-        """Counts what a file has got, or has given back to begin again. Raises CancelledError after `cancel`."""
+        """Adds bytes of a file; less than 0 when a server begins it anew. Raises CancelledError after `cancel`."""
         if self.is_cancelled:
             raise CancelledError("another file failed, or the download stalled")
         with self._lock:
@@ -58,7 +58,7 @@ class DownloadProgress:
             raise DownloadStalled(f"nothing has arrived for {timeout_s:.3g} s, after {self}")
 
     def cancel(self) -> None:
-        """Ends the files that still come: those over HTTP with their next bytes, those over Xet at once."""
+        """Ends all transfers: those over HTTP with their next bytes, those over Xet at once."""
         self.is_cancelled = True
         abort_xet_session()
 

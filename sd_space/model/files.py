@@ -23,7 +23,7 @@ class FilesMissing(Exception):
 def variant_of(names: Collection[str], folder: str, wanted: str | None) -> str | None:
     """The variant in which `folder` has safetensors: the wanted one, else the plain one, else `fp16`.
 
-    Raises FilesMissing where there is none of these, pickled weights or not.
+    Raises FilesMissing where there is none of these, even if there are pickled weights.
     """
     for variant in dict.fromkeys((wanted, None, "fp16")):
         if _weights(names, folder, variant):
@@ -32,9 +32,9 @@ def variant_of(names: Collection[str], folder: str, wanted: str | None) -> str |
 
 
 def needed_files(names: Collection[str], wanted: str | None, weights_of: Sequence[str] = tuple(WEIGHTS)) -> list[str]:
-    """Those of a repository's files that a pipeline is made of; weights only of the folders in `weights_of`.
+    """The files of a repository that a pipeline needs; weights only of the folders in `weights_of`.
 
-    Raises FilesMissing when there is no pipeline in them.
+    Raises FilesMissing when they are not all in `names`.
     """
     if INDEX not in names:
         raise FilesMissing(f"no {INDEX}, so it is no model in diffusers' layout")

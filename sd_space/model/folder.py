@@ -1,8 +1,8 @@
-"""A model folder in diffusers' layout, examined before any library loads it: is each file what it should be?
+"""Examines a model folder in diffusers' layout before any library loads it: is each file what it should be?
 
-The libraries build whatever a file says, however large, leave out what they do not find, and tell it in their own
-words. Here each fault ends in one sentence that names the file and the fix. Needs no torch, so the doctor can tell
-the same without loading anything.
+The libraries allocate any size that a file asks for, skip what they do not find, and raise errors in their own words.
+Here each fault becomes one sentence that names the file and the fix. Imports no torch, so that the doctor can examine a
+folder without loading it.
 """
 
 import json
@@ -23,7 +23,7 @@ CHECKPOINT_INPUT = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 def examine(folder: Path, variant: str | None, weights_of: Sequence[str] = tuple(WEIGHTS)) -> None:
-    """Raises FilesMissing or Unfit where the folder cannot be served, with what is wrong first."""
+    """Raises FilesMissing or Unfit for the first reason why the folder cannot be served."""
     found = files_in(folder)
     if INDEX in found and not any(name.startswith("safety_checker/") for name in found):
         raise NoChecker(
@@ -57,7 +57,7 @@ def examine_checkpoint(path: Path, folder: Path) -> None:
 
 
 def _content(folder: Path, name: str) -> bytes:
-    """The beginning of a file that is what its name says."""
+    """Raises Unfit for a file that cannot be read, is empty, or is a pointer or a web page in place of its content."""
     try:
         with (folder / name).open("rb") as file:
             head = file.read(1024)

@@ -44,7 +44,7 @@ class Listing:
 
 
 def cached(model: str, revision: str | None) -> Snapshot | None:
-    """What the cache holds of this revision, complete or not, or `None`. Asks nobody."""
+    """What the cache holds of this revision, complete or not, or `None`. Sends no request."""
     index = try_to_load_from_cache(model, INDEX, revision=revision)
     if not isinstance(index, str):
         return None
@@ -91,10 +91,10 @@ def fetch(
 
 
 def ask(model: str, revision: str | None, timeout_s: float = 60.0) -> Listing:
-    """What the Hub holds of `revision`, and whether it would give it to us: files of a gated model it lists to anyone.
+    """What the Hub holds of `revision`. Raises its error where it would not send it to us.
 
-    Asks again when the Hub is busy or a connection fails, and raises what it got in the end. Not by huggingface_hub's
-    `http_backoff`, which waits as long as an answer's Retry-After says, be it an hour.
+    A gated model's list is open to everyone, so a file is asked for too. Both requests are repeated when the Hub is
+    busy or a connection fails; not by huggingface_hub's `http_backoff`, which waits as long as a Retry-After says.
     """
     each_s, delay_s, give_up_s = min(10.0, timeout_s / 4), SHORTEST_DELAY_S, time.monotonic() + timeout_s / 2
     for attempt in range(1, ATTEMPTS + 1):

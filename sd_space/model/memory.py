@@ -1,28 +1,27 @@
-"""Fitting a pipeline into a device's memory: the rungs of the ladder, and which of them will do. Pure Python.
+"""Memory profiles: how a pipeline can be fitted into a device's memory, and in which order to try them. Pure Python.
 
-What a rung needs is predicted from the architecture; where the prediction was too hopeful, whoever runs out of memory
-goes a rung down (`placement.py`).
+What a profile needs is predicted from the architecture. Where a prediction was too low and memory runs out, `Placement`
+falls back to the next profile.
 """
 
-import ctypes
-import gc
 from dataclasses import dataclass, replace
 
+from sd_space.settings import WIDTHS
+
 GIB = 2**30
-# cuDNN's and cuBLAS's workspaces, and what the allocator cannot use of its blocks.
-RESERVE_BYTES = GIB // 4
-RECORDED_STEPS = 1.3  # of a step: recordings of all numbers of rows share their memory, but do not fill it
-RECORDINGS_BYTES = 3 * GIB // 4  # of the driver's own for 16 recordings: 64 KiB a kernel up to driver 550
-LARGEST_AREA = 2.25  # of the default one: pages offer sides of up to 1.5 times the model's own
-TILE_AREA = 0.25  # of the default one: a tile has half of its sides
+RESERVE_BYTES = GIB // 4  # workspaces of cuDNN and cuBLAS, and gaps in the allocator's blocks
+RECORDED_STEPS = 1.3  # times a step's memory: the pool that all CUDA graphs share, which they do not fill
+RECORDINGS_BYTES = 3 * GIB // 4  # for 16 CUDA graphs in the driver: 64 KiB a kernel up to driver 550
+LARGEST_AREA = 2.25  # times the default: a request may ask for sides of up to 1.5 times the model's own
+TILE_AREA = 0.25  # times the default: a tile has half of the model's sides
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryProfile:
     """How the pipeline is fitted into the device's memory. `offload` is `none`, `model` or `sequential`.
 
-    `max_pictures` caps how many pictures share a UNet call; `None` leaves that to what pays. `recorded_steps` replays
-    UNet calls as CUDA graphs, whose work lies in a memory of its own, with weights in the order that the GPU likes.
+    `max_pictures` caps how many pictures share a UNet call; with `None` the engine chooses. `recorded_steps` replays
+    UNet calls as CUDA graphs, which have a memory pool of their own, and stores weights channels last.
     """
 
     attention_slicing: bool = False
@@ -47,8 +46,7 @@ class MemoryProfile:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that a pipeline's parts take on the device, in the dtype they are loaded in, and their work at the
-    model's own size."""
+    """Bytes of device memory: of the weights as they are loaded, and of a step and a decode at the model's own size."""
 
     unet: int
     vae: int
@@ -76,7 +74,7 @@ def decode_bytes(channels: int, height: int, width: int, item_bytes: int) -> int
     return 6 * channels * height * width * item_bytes
 
 
-def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: int = 8) -> float:
+def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: int = WIDTHS[-1]) -> float:
     """The peak of device memory under `profile`, with calls of up to `most_pictures`. Pure."""
     pictures = min(profile.max_pictures or most_pictures, most_pictures)
     # Slices hold one head's whole matrix of scores, which grows with the square of the area.
@@ -93,9 +91,9 @@ def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: in
     return resident + recorded + max(step, decode) + RESERVE_BYTES
 
 
-# From the least to the most painful. Sharing a step pays little on cards this small, a checker on the CPU costs a
-# second or two a picture, tiles cost half of a decode and may show seams, offloading multiplies the time of a step.
-RUNGS = (
+# From the fastest to the slowest. Small cards gain little from sharing a step, a checker on the CPU takes a second or
+# two a picture, tiles add half of a decode and may show seams, offloading multiplies the time of a step.
+MEMORY_PROFILES = (
     MemoryProfile(recorded_steps=True),
     MemoryProfile(),
     MemoryProfile(vae_slicing=True),
@@ -108,7 +106,7 @@ RUNGS = (
 )
 
 
-def memory_ladder(
+def fallback_order(
     device: str,
     free_bytes: float | None,
     footprint: Footprint,
@@ -117,53 +115,27 @@ def memory_ladder(
     attention_slicing: str = "auto",
     low_vram_gb: float = 4.0,
     max_vram_gb: float | None = None,
-    most_pictures: int = 8,
+    most_pictures: int = WIDTHS[-1],
     recorded_steps: bool = True,
 ) -> tuple[MemoryProfile, ...]:
     """The profiles to try on this device in turn, the one that should fit first. Pure.
 
     The model card asks for attention slicing when the GPU has less than 4 GB, and that line is kept. Slicing replaces
     PyTorch's fused attention, which needs no more memory and less time, so above the line it would only cost.
-    `recorded_steps=False` leaves the first rung out: not every CUDA device is there for more than a call.
-    Without a memory of its own (`free_bytes` is `None`) a device begins at the top, and has nowhere to offload to.
+    `recorded_steps=False` leaves the first profile out: ZeroGPU lends its device for one call only.
+    A device without a memory of its own (`free_bytes` is `None`) begins with the first profile that records nothing,
+    and has nowhere to offload to.
     """
     is_sliced = attention_slicing == "on"
     if device != "cuda" or free_bytes is None:
-        rungs = [rung for rung in RUNGS[1:] if rung.offload == "none" and not rung.checker_on_cpu]
-        rungs += [replace(RUNGS[2], vae_tiling=True, max_pictures=1)]
-        return tuple(replace(rung, attention_slicing=is_sliced) for rung in rungs)
+        candidates = [item for item in MEMORY_PROFILES[1:] if item.offload == "none" and not item.checker_on_cpu]
+        candidates.append(replace(MEMORY_PROFILES[2], vae_tiling=True, max_pictures=1))
+        return tuple(replace(item, attention_slicing=is_sliced) for item in candidates)
     limit_bytes = max_vram_gb * GIB if max_vram_gb else float("inf")
     has_little = min(total_bytes or free_bytes, limit_bytes) < low_vram_gb * GIB
     is_sliced = is_sliced or (attention_slicing == "auto" and has_little)
-    rungs = tuple(
-        replace(rung, attention_slicing=is_sliced) for rung in RUNGS if recorded_steps or not rung.recorded_steps
-    )
+    candidates = [item for item in MEMORY_PROFILES if recorded_steps or not item.recorded_steps]
+    candidates = [replace(item, attention_slicing=is_sliced) for item in candidates]
     budget = min(free_bytes, limit_bytes)
-    fitting = [k for k, rung in enumerate(rungs) if needed_bytes(footprint, rung, most_pictures) <= budget]
-    return rungs[fitting[0] if fitting else len(rungs) - 1 :]
-
-
-def spare_what_stays() -> None:
-    """Takes what is there now out of the garbage collector's sight, once it has looked through it a last time.
-
-    A look through all that torch and a page have made holds up everybody, at any moment of a run, for 0.3 to 0.4 s
-    (picture book, 2 slow cores).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.enable()
-
-
-def keep_freed_memory() -> bool:
-    """Lets this process keep what a step on the CPU frees for the next step; whether the C library can (glibc).
-
-    A step takes and frees gigabytes in large blocks. By default each goes back to the system and comes back empty, page
-    by page, which cost a fifth of a step. The process then stays as large as its largest step was. To be called
-    before threads begin: those that have an arena of their own already get large blocks from the system all the same.
-    """
-    m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return False
-    return all(mallopt(*pair) for pair in ((m_arena_max, 1), (m_mmap_max, 0), (m_trim_threshold, 2**31 - 1)))
+    fitting = [k for k, item in enumerate(candidates) if needed_bytes(footprint, item, most_pictures) <= budget]
+    return tuple(candidates[fitting[0] if fitting else -1 :])

@@ -16,9 +16,9 @@ from sd_space.settings import V1_4
 
 
 def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: PipelineSpec) -> ModelInfo:
-    said = _self_description(Path(spec.model))
+    description = _self_description(Path(spec.model))
     is_local = Path(spec.model).exists()
-    name = said.get("name") or (Path(spec.model).name if is_local else spec.model)
+    name = description.get("name") or (Path(spec.model).name if is_local else spec.model)
     default_size = _down(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
     limits = Limits(min_size=max(64, _down(default_size // 2)), max_size=_down(default_size * 3 // 2))
     limits = replace(limits, schedulers=fitting_schedulers(pipeline.scheduler.config, limits.max_steps))
@@ -32,29 +32,29 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
         defaults = replace(defaults, scheduler=limits.schedulers[0])
     info = ModelInfo(
         model=name,
-        title=said.get("title") or ("Stable Diffusion v1-4" if spec.model == V1_4 else name.rpartition("/")[2]),
+        title=description.get("title") or ("Stable Diffusion v1-4" if spec.model == V1_4 else name.rpartition("/")[2]),
         revision=spec.revision,
         device=spec.device,
         dtype=spec.dtype,
         memory_profile=memory_profile,
         limits=limits,
         defaults=defaults,
-        description=said.get("description", ""),
-        licence=said.get("license", "CreativeML OpenRAIL-M" if spec.model.startswith("CompVis/") else ""),
+        description=description.get("description", ""),
+        licence=description.get("license", "CreativeML OpenRAIL-M" if spec.model.startswith("CompVis/") else ""),
         turbo=spec.turbo,
-        is_picture_book=said.get("name") == "picture-book",
+        is_picture_book=description.get("name") == "picture-book",
     )
-    return _with_own_defaults(info, said.get("defaults", {}), spec)
+    return _with_own_defaults(info, description.get("defaults", {}), spec)
 
 
 def _with_own_defaults(info: ModelInfo, own: dict[str, Any], spec: PipelineSpec) -> ModelInfo:
-    """`info` with the values that the model's description proposes, which must be those of a possible request."""
+    """`info` with the defaults of the model's description. Raises ModelUnavailable if no request could have them."""
     try:
         GenerationRequest.parse({"prompt": "a picture"} | own, info, random_seed=0)
         return replace(info, defaults=replace(info.defaults, **own))
     except (InvalidRequest, TypeError) as error:
-        told = str(error).rstrip(".") if isinstance(error, InvalidRequest) else "they name what no request has"
-        raise unavailable(f"sd_space.json of {spec.model} has wrong defaults: {told}; mend that file.") from error
+        fault = str(error).rstrip(".") if isinstance(error, InvalidRequest) else "they name what no request has"
+        raise unavailable(f"sd_space.json of {spec.model} has wrong defaults: {fault}; mend that file.") from error
 
 
 def _down(pixels: int) -> int:
@@ -67,14 +67,14 @@ def _self_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise unavailable(f"{path} is not a JSON file that can be read; mend it, or take it away.") from error
-    is_valid = isinstance(said, dict) and isinstance(said.get("defaults", {}), dict)
+    is_valid = isinstance(description, dict) and isinstance(description.get("defaults", {}), dict)
     if not is_valid or not all(
-        isinstance(said.get(key, ""), str) for key in ("name", "title", "description", "license")
+        isinstance(description.get(key, ""), str) for key in ("name", "title", "description", "license")
     ):
         raise unavailable(
             f"{path} must be a JSON object of texts, with an object as defaults; mend it, or take it away."
         )
-    return said
+    return description

@@ -50,7 +50,7 @@ def fitting_schedulers(config: Mapping[str, Any], max_steps: int) -> tuple[str, 
 
     PNDM and Euler a, for one, have no arithmetic for a UNet that predicts the picture itself.
     """
-    with torch.random.fork_rng(devices=[]):  # some draw noise, which must change nobody else's
+    with torch.random.fork_rng(devices=[]):  # some draw noise, and must not change the global generator
         return tuple(name for name in SCHEDULER_TABLE if _fits(name, config, max_steps))
 
 
@@ -64,6 +64,6 @@ def _fits(name: str, config: Mapping[str, Any], max_steps: int) -> bool:
             model_output = torch.full_like(scheduler.scale_model_input(latents, t), 0.5)
             latents = scheduler.step(model_output, t, latents, return_dict=False)[0]
         return bool(torch.isfinite(latents).all())
-    except Exception as error:  # whatever it stumbles over, it cannot draw with this model
+    except Exception as error:  # of any type: it cannot work with this model
         logger.info("%s is not offered: %s", name, type(error).__name__)
         return False

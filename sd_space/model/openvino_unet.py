@@ -9,14 +9,14 @@ from torch import nn
 
 
 class OpenVinoUNet:
-    """Called like the UNet that it was made of, with the same noise but for the order of float32 sums.
+    """Is called like the UNet that it was compiled from, and gives the same noise but for the order of float32 sums.
 
-    Making it takes seconds, and its weights lie in memory beside the UNet's own. Raises ModuleNotFoundError without
-    the package openvino.
+    Compiling takes seconds, and the weights are in memory twice afterwards. Raises ModuleNotFoundError without the
+    package openvino.
     """
 
     def __init__(self, unet: UNet2DConditionModel):
-        sys.modules.setdefault("openvino_telemetry", None)  # or converting a model is reported to another host
+        sys.modules.setdefault("openvino_telemetry", None)  # else openvino reports each conversion
         import openvino
 
         self._unet = unet

@@ -31,23 +31,24 @@ from sd_space.model.files import WEIGHTS
 from sd_space.model.folder import examine, examine_checkpoint
 from sd_space.model.hub import Snapshot, fetch
 from sd_space.model.hub_errors import operator_hint, unavailable
-from sd_space.model.memory import GIB, keep_freed_memory, memory_ladder
+from sd_space.model.memory import GIB, fallback_order
 from sd_space.model.model_info import describe
 from sd_space.model.openvino_unet import OpenVinoUNet
 from sd_space.model.placement import Placement, footprint_of
 from sd_space.model.spec import TINY_FOLDER, PipelineSpec
 from sd_space.model.unet_runner import UNetRunner
+from sd_space.process_memory import tune_malloc
 from sd_space.schema import ModelInfo
-from sd_space.settings import V1_4, V1_4_REVISION
+from sd_space.settings import V1_4, V1_4_REVISION, WIDTHS
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedPipeline:
-    """The stock pipeline with its weights in place. `missing_checker_tensors` is what `SafetyScreen` must know.
+    """The stock pipeline with its weights on the device; `missing_checker_tensors` are for `SafetyScreen`.
 
-    `info` says how it was placed first; `placement` knows better after it has run out of memory.
+    `info` has the memory profile at the start; `placement` has the current one, which changes when memory runs out.
     """
 
     pipeline: StableDiffusionPipeline
@@ -61,7 +62,7 @@ _loaded: dict[PipelineSpec, LoadedPipeline] = {}
 
 
 def load_pipeline(spec: PipelineSpec, on_progress: Callable[[str], None] = lambda text: None) -> LoadedPipeline:
-    """Loads the model of `spec`, once for equal specs, from any thread; `on_progress` is told how far it is.
+    """Loads the model of `spec`, once for equal specs, from any thread; `on_progress` gets what is being done.
 
     Raises ModelUnavailable whose hint names the fix, and SafetyCheckFailed for a model without a safety checker.
     """
@@ -99,7 +100,7 @@ def _load(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipel
         raise unavailable(f"{spec.model} is no .safetensors file, and nothing else is loaded; convert it first.")
     try:
         if checkpoint is not None:
-            snapshot = _surroundings(checkpoint, spec, on_progress)
+            snapshot = _companions_of(checkpoint, spec, on_progress)
         elif is_local:
             snapshot = Snapshot(path)
         else:
@@ -112,14 +113,14 @@ def _load(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipel
         raise SafetyCheckFailed(sentence, error.sentence(spec.model)) from error
     except Unfit as error:
         raise unavailable(error.sentence(spec.model)) from error
-    except Exception as error:  # whatever four libraries raise: here it becomes a sentence
+    except Exception as error:  # of any type: four libraries raise here
         raise unavailable(operator_hint(error, spec.model, spec.revision, spec.variant)) from error
 
 
-def _surroundings(checkpoint: Path, spec: PipelineSpec, on_progress: Callable[[str], None]) -> Snapshot:
+def _companions_of(checkpoint: Path, spec: PipelineSpec, on_progress: Callable[[str], None]) -> Snapshot:
     """The folder with what a single file lacks: configuration, tokenizer and safety checker.
 
-    The one it lies in, where that is a model folder, and else v1-4's, of which only these files are fetched.
+    The checkpoint's own folder if that is a model folder, else v1-4's, of which only these files are fetched.
     """
     if (checkpoint.parent / "model_index.json").is_file():
         return Snapshot(checkpoint.parent)
@@ -139,7 +140,7 @@ def _surroundings(checkpoint: Path, spec: PipelineSpec, on_progress: Callable[[s
 def _load_snapshot(
     snapshot: Snapshot, checkpoint: Path | None, spec: PipelineSpec, on_progress: Callable[[str], None]
 ) -> LoadedPipeline:
-    """The pipeline from files that are all there. One by one: the libraries patch torch while they load."""
+    """The pipeline from local files. One part after the other: the libraries patch torch while they load."""
     folder, dtype = snapshot.folder, getattr(torch, spec.dtype)
     examine(folder, spec.variant, ("safety_checker",) if checkpoint else tuple(WEIGHTS))
     if checkpoint is not None:
@@ -157,7 +158,7 @@ def _load_snapshot(
             parts[name] = load_network(folder, name, spec.variant, dtype)
         scheduler, tokenizer = load_scheduler(folder), load_tokenizer(folder)
         with warnings.catch_warnings():
-            # Of fields in configurations of 2022, which it corrects.
+            # It warns of fields in configurations of 2022, and corrects them.
             warnings.simplefilter("ignore", FutureWarning)
             pipeline = StableDiffusionPipeline(
                 **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=checker, feature_extractor=extractor
@@ -170,14 +171,14 @@ def _load_snapshot(
 def fit_pipeline(
     pipeline: StableDiffusionPipeline, spec: PipelineSpec, missing_checker_tensors: tuple[str, ...] = ()
 ) -> LoadedPipeline:
-    """Brings a pipeline with its weights onto the device of `spec`, fitted into its memory."""
+    """Moves a loaded pipeline to the device of `spec`, in the first memory profile that fits."""
     dtype = getattr(torch, spec.dtype)
     # A component in another dtype would be silently slow (float16 on a CPU) or fail at its first step.
     wrong = [name for name in ("unet", "vae", "text_encoder") if getattr(pipeline, name).dtype != dtype]
     if wrong:
         raise unavailable(f"{', '.join(wrong)} of {spec.model} did not load as {spec.dtype}.")
     pipeline.set_progress_bar_config(disable=True)
-    ladder = memory_ladder(
+    profiles = fallback_order(
         spec.device,
         spec.free_vram_bytes or spec.total_vram_bytes,
         footprint_of(pipeline),
@@ -185,16 +186,16 @@ def fit_pipeline(
         attention_slicing=spec.attention_slicing,
         low_vram_gb=spec.low_vram_gb,
         max_vram_gb=spec.max_vram_gb,
-        most_pictures=spec.max_batch_size or 8,
+        most_pictures=spec.max_batch_size or WIDTHS[-1],
         recorded_steps=spec.owns_device,
     )
     if spec.device == "cpu":
-        keep_freed_memory()
+        tune_malloc()
     if spec.device == "cuda" and spec.owns_device and spec.max_vram_gb and spec.total_vram_bytes:
         fraction = min(1.0, spec.max_vram_gb * GIB / spec.total_vram_bytes)
         torch.cuda.set_per_process_memory_fraction(fraction)
     try:
-        placement = Placement(pipeline, spec.device, ladder)
+        placement = Placement(pipeline, spec.device, profiles)
     except torch.OutOfMemoryError as error:
         hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
         raise unavailable(hint) from error

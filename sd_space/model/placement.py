@@ -1,4 +1,4 @@
-"""Where a pipeline's parts lie: puts them as a memory profile says, and a rung lower when that does not fit."""
+"""Moves a pipeline's parts to their devices for a memory profile, and falls back to the next one on OOM."""
 
 import gc
 import logging
@@ -36,28 +36,28 @@ def footprint_of(pipeline: StableDiffusionPipeline) -> Footprint:
 
 
 class Placement:
-    """A pipeline on its device, in the first profile of `ladder` that fits. Owned by the thread that runs it.
+    """A pipeline on its device, in the first of `profiles` that fits. Used by one thread only.
 
-    `unet_runner` calls its UNet, in every profile.
+    `unet_runner` calls the pipeline's UNet, in every profile.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, device: str, ladder: Sequence[MemoryProfile]):
+    def __init__(self, pipeline: StableDiffusionPipeline, device: str, profiles: Sequence[MemoryProfile]):
         self.unet_runner = UNetRunner(pipeline.unet)
         self._pipeline = pipeline
         self._device = device
-        self._ladder = list(ladder)
-        if not self._try() and not self.lower():
+        self._profiles = list(profiles)
+        if not self._try() and not self.fall_back():
             raise torch.OutOfMemoryError(f"{self.profile.name} does not fit")
 
     @property
     def profile(self) -> MemoryProfile:
-        return self._ladder[0]
+        return self._profiles[0]
 
-    def lower(self) -> bool:
-        """Goes down to the next profile that fits; `False` when this was the last, which then stays."""
-        with torch.inference_mode(False):  # weights that are moved in it can be used nowhere else any more
-            while len(self._ladder) > 1:
-                del self._ladder[0]
+    def fall_back(self) -> bool:
+        """Takes the next profile that fits. False when there is none; the last one then stays."""
+        with torch.inference_mode(False):  # tensors that are made in inference mode cannot be used outside of it
+            while len(self._profiles) > 1:
+                del self._profiles[0]
                 if self._try():
                     logger.warning("out of memory; from now on: %s", self.profile.name)
                     return True
@@ -70,7 +70,7 @@ class Placement:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        # Having left this block lets go of what the failed call held.
+        # Only here, after the except block, is the memory of the failed call free.
         self._pipeline.remove_all_hooks()
         self._move("cpu", RUNNING)
         self._free()
@@ -80,7 +80,7 @@ class Placement:
         pipeline = self._pipeline
         pipeline.remove_all_hooks()
         self.unet_runner.record(None)
-        separate_projections(pipeline.unet)
+        unfuse_qkv(pipeline.unet)
         _order_weights(pipeline, torch.contiguous_format)
         if profile.attention_slicing:
             # One head at a time: two halves ("auto") would need more memory than the fused attention they replace.
@@ -100,7 +100,7 @@ class Placement:
             return
         self._move("cpu", RUNNING)
         self._free()
-        if profile.offload == "model":  # each evicts the one before it
+        if profile.offload == "model":  # each moves the one before it back to the CPU
             hook = None
             for name in RUNNING:
                 _, hook = cpu_offload_with_hook(getattr(pipeline, name), self._device, prev_module_hook=hook)
@@ -110,10 +110,10 @@ class Placement:
             self._move(self._device, ("vae",))  # small, and it must be able to change its dtype
 
     def _speed_up(self) -> None:
-        """What a CUDA device is faster with: weights in its matrix units' order, joined projections, recorded steps."""
+        """Makes steps faster on CUDA: weights in the order of its matrix units, fused projections, recorded calls."""
         _order_weights(self._pipeline, torch.channels_last)
-        if not self.profile.attention_slicing:  # which has a way of its own of calling the projections
-            join_projections(self._pipeline.unet)
+        if not self.profile.attention_slicing:  # whose attention processor calls each projection by itself
+            fuse_qkv(self._pipeline.unet)
         self.unet_runner.record(cuda_graph_capture())
 
     def _move(self, device: str, names: Sequence[str]) -> None:
@@ -131,10 +131,10 @@ def _order_weights(pipeline: StableDiffusionPipeline, memory_format: torch.memor
         network.to(memory_format=memory_format)
 
 
-def join_projections(unet: UNet2DConditionModel) -> None:
-    """One matrix in place of query's, key's and value's (`fuse_qkv_projections`), of which these become views.
+def fuse_qkv(unet: UNet2DConditionModel) -> None:
+    """Uses one matrix for query, key and value (`fuse_qkv_projections`), and makes the three old ones views of it.
 
-    So nothing is held twice, as diffusers' own would. Sums may be rounded in another order.
+    diffusers alone would keep both in memory. Sums may be rounded in another order.
     """
     unet.fuse_qkv_projections()
     for attention in _attentions(unet):
@@ -146,8 +146,8 @@ def join_projections(unet: UNet2DConditionModel) -> None:
             part.weight.data = rows
 
 
-def separate_projections(unet: UNet2DConditionModel) -> None:
-    """Undoes `join_projections`, and does nothing where that was not called."""
+def unfuse_qkv(unet: UNet2DConditionModel) -> None:
+    """Undoes `fuse_qkv`; does nothing where it was not called."""
     joined = [attention for attention in _attentions(unet) if attention.fused_projections]
     if joined:
         unet.unfuse_qkv_projections()
@@ -161,7 +161,7 @@ def _attentions(unet: UNet2DConditionModel) -> list[Attention]:
 
 
 def tile_decode(vae: torch.nn.Module) -> None:
-    """Decodes in tiles of half the model's own size a side; diffusers' own tiles would begin above it."""
+    """Decodes in tiles with half of the model's own sides; diffusers would tile only what is larger than those."""
     vae.enable_tiling()
     levels = len(vae.config.block_out_channels) - 1
     vae.tile_sample_min_size = vae.config.sample_size // 2

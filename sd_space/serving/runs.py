@@ -163,7 +163,7 @@ class Runs:
                             )
                         case GenerationResult():
                             run.result = replace(update, images=())  # their pixels are in files by now
-                            if now := self._backend.status().info:  # a rung may have been left meanwhile
+                            if now := self._backend.status().info:  # the memory profile may have changed meanwhile
                                 run.info = replace(run.info, memory_profile=now.memory_profile)
                         case RequestFailed():
                             run.error = update.error

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sd_space.backends import until_ready
 from sd_space.backends.local import LocalBackend
-from sd_space.model.memory import spare_what_stays
+from sd_space.process_memory import freeze_gc
 from sd_space.schema import AdmittedRequest, BackendStatus, Progress, Update
 from sd_space.settings import Settings
 
@@ -32,7 +32,7 @@ class EngineReplica:
         self._backend.start()
         async for _ in until_ready(self._backend):
             pass
-        spare_what_stays()
+        freeze_gc()
 
     async def status(self) -> ReplicaStatus:
         return ReplicaStatus(self._replica_id, self._backend.status())

@@ -1,4 +1,4 @@
-"""The memory ladder on CUDA: under each limit, the profile predicted, the one it ended on, seconds and memory."""
+"""The memory profiles on CUDA: under each limit, the profile predicted, the one it ended on, seconds and memory."""
 
 import argparse
 import gc
