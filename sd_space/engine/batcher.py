@@ -1,10 +1,10 @@
-"""Who runs the next step: fair between visitors, pure Python, no tensors.
+"""Which pictures run the next step: fair between visitors. Imports no torch.
 
-At most `width` trajectories hold a *seat*. Visitors stand in a ring in the order in which they came, and seats are
-dealt round by round: each visitor's first picture, then each one's second, until none is left. So a picture that
-arrives alone takes a seat from somebody who holds two, and never waits behind four of another's. When a visitor's first
-picture is finished, the visitor goes to the end of the ring: beyond the seats it is first come, first served, and
-nobody starves.
+At most `width` trajectories have a *seat*. Visitors are kept in the order in which they came, and seats are assigned
+round by round: to each visitor's first picture, then to each one's second, until no seat is left. So a single picture
+takes the seat of a visitor who has two, and never waits for four pictures of another. When a visitor's first picture
+is finished, the visitor goes to the end of the order: those without a seat are served first come, first served, and
+none waits forever.
 """
 
 from collections import OrderedDict
@@ -55,7 +55,7 @@ class Trajectory:
 
 
 class StepBatcher:
-    """Deals `width` seats and forms the batch of each step from those who hold one."""
+    """Assigns `width` seats, and forms the batch of each step from the trajectories that have one."""
 
     def __init__(self, width: int):
         self.width = width
@@ -69,7 +69,7 @@ class StepBatcher:
         self._ring.setdefault(trajectory.visitor, []).append(trajectory)
 
     def in_order(self) -> Iterator[Trajectory]:
-        """All unfinished trajectories in the order in which seats are dealt."""
+        """All unfinished trajectories in the order in which they get seats."""
         longest = max((len(trajectories) for trajectories in self._ring.values()), default=0)
         for turn in range(longest):
             for trajectories in self._ring.values():
@@ -80,9 +80,9 @@ class StepBatcher:
         return [trajectory for _, trajectory in zip(range(self.width), self.in_order(), strict=False)]
 
     def next_batch(self) -> list[Trajectory]:
-        """The seated trajectories that step together now; empty when there is nothing to do.
+        """The trajectories that step together now; empty if there are none.
 
-        Seats of different keys take turns: the one that has waited longest for its step brings all that fit it.
+        Keys take turns: the seated trajectory that has waited longest for a step runs, with all that share its key.
         """
         seated = self.seated()
         if not seated:
@@ -91,7 +91,7 @@ class StepBatcher:
         return [trajectory for trajectory in seated if trajectory.key == key]
 
     def advance(self, batch: list[Trajectory]) -> list[Trajectory]:
-        """Counts one step for each of `batch`; returns those that are finished and no longer hold a seat."""
+        """Counts one step for each of `batch`; returns those that are finished, which have no seat any more."""
         self._tick += 1
         finished = []
         for trajectory in batch:
@@ -105,21 +105,21 @@ class StepBatcher:
         return finished
 
     def remove(self, request_id: str) -> list[Trajectory]:
-        """Takes all trajectories of a request out; their seats are free at once."""
+        """Removes all trajectories of a request; their seats are free at once."""
         removed = [trajectory for trajectory in self.in_order() if trajectory.request_id == request_id]
         for trajectory in removed:
             self._take_out(trajectory)
         return removed
 
     def queue_positions(self) -> dict[str, int]:
-        """Of each request: 0 while a picture of it holds a seat, else its place among those that wait (1 is next)."""
-        places: dict[str, int] = {}
+        """Of each request: 0 while a picture of it has a seat, else its position among those that wait (1 is next)."""
+        positions: dict[str, int] = {}
         waiting = 0
         for seat, trajectory in enumerate(self.in_order()):
-            if trajectory.request_id not in places:
+            if trajectory.request_id not in positions:
                 waiting += seat >= self.width
-                places[trajectory.request_id] = waiting
-        return places
+                positions[trajectory.request_id] = waiting
+        return positions
 
     def _take_out(self, trajectory: Trajectory) -> None:
         trajectories = self._ring[trajectory.visitor]

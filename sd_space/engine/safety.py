@@ -1,8 +1,8 @@
 """The safety screen: the only maker of `ScreenedImage` and `Preview`, and it fails closed.
 
-The class is diffusers' StableDiffusionSafetyChecker, which by itself fails open: not-a-number counts as safe, missing
-tensors load as whatever memory held, `None` means that nobody looked. Here a picture leaves only when the checker
-has been seen to work and has said `False` about it; whatever else happens, the picture is withheld.
+The class is diffusers' StableDiffusionSafetyChecker, which by itself fails open: it takes not-a-number for safe, loads
+missing tensors as whatever memory held, and returns `None` for a picture that it did not check. Here a picture gets
+pixels only if the checker has passed its self-test and has answered `False`; in every other case it is withheld.
 """
 
 import copy
@@ -26,16 +26,16 @@ from sd_space.schema import Outcome, Preview, ScreenedImage
 
 logger = logging.getLogger(__name__)
 
-MAX_PREVIEW_CELLS = 16  # a side: coarser than any picture that the checker would withhold
-MAX_VIEWS = 8  # that the checker is shown in one call, which bounds the memory that a long picture takes
+MAX_PREVIEW_CELLS = 16  # a side: too coarse to show what the checker would withhold
+MAX_VIEWS = 8  # views in one call of the checker, which bounds the memory that a long picture takes
 REFUSAL = "The safety checker of this model does not work, so no pictures are made."
 
 
 class SafetyScreen:
     """Runs the checker on every picture, in float32 whatever the pipeline's dtype.
 
-    `missing_tensors` names what the checker's file did not hold (see `pipeline.load_pipeline`). `latent_rgb` is what
-    `fit_latent_rgb` returned. Raises SafetyCheckFailed if the checker is not whole or fails its self-test.
+    `missing_tensors` names what the checker's file lacks (see `pipeline.load_pipeline`). `latent_rgb` comes from
+    `fit_latent_rgb`. Raises SafetyCheckFailed if the checker is incomplete or fails its self-test.
     """
 
     def __init__(
@@ -63,18 +63,19 @@ class SafetyScreen:
 
     @property
     def is_healthy(self) -> bool:
-        """False while a check hangs: pictures are withheld until it has come back."""
+        """False while a check hangs: until it returns, all pictures are withheld."""
         return not self._worker.is_stuck
 
     def screen(self, images: torch.Tensor, seeds: Sequence[int]) -> list[ScreenedImage]:
-        """(B, 3, H, W) decoded pictures, about -1 to 1, to what a visitor may see of each.
+        """Checks (B, 3, H, W) decoded pictures, about -1 to 1.
 
-        Not finite: `broken`. Flagged, or not properly checked for whatever reason: `withheld`. Only `ok` has pixels.
+        The outcome is `broken` if values are not finite, `withheld` if the picture is flagged or could not be checked
+        for any reason, else `ok`. Only `ok` has pixels.
         """
         return [self._screen_one(image, seed) for image, seed in zip(images, seeds, strict=True)]
 
     def broken(self, seed: int, height: int, width: int) -> ScreenedImage:
-        """The stand-in for a picture whose latents were no numbers, so that there was nothing to decode."""
+        """The result for a picture whose latents are not finite, so that it was not decoded."""
         return ScreenedImage(seed=seed, outcome=Outcome.BROKEN, width=width, height=height, pixels=None)
 
     def preview(self, latents: torch.Tensor) -> Preview:
@@ -83,16 +84,16 @@ class SafetyScreen:
         longest = max(height, width)
         cells = min(MAX_PREVIEW_CELLS, longest // 2)
         rows, columns = (max(1, round(cells * side / longest)) for side in (height, width))
-        # The mean over a cell commutes with the linear map, so the map has only the cells to do.
+        # The mean of a cell commutes with the linear map, so the map runs on cells instead of latents.
         means = nn.functional.adaptive_avg_pool2d(latents.detach().float(), (rows, columns))[0].cpu()
         colours = torch.tensordot(means, self._latent_rgb[:-1], dims=([0], [0])) + self._latent_rgb[-1]
         pixels = (torch.nan_to_num(colours).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)  # (rows, columns, 3)
         return Preview(columns=columns, rows=rows, pixels=pixels.numpy().tobytes())
 
     def self_test(self) -> None:
-        """Proves that the checker can tell something: each concept flags itself, a grey picture passes.
+        """Checks that the checker works: each concept must flag itself, and a grey picture must pass.
 
-        Raises SafetyCheckFailed. Cheap enough to be repeated while the model serves.
+        Raises SafetyCheckFailed. Takes so little time that it can be repeated while the model serves.
         """
         checker = self._safety_checker
         for name, tensor in (*checker.named_parameters(), *checker.named_buffers()):
@@ -110,7 +111,7 @@ class SafetyScreen:
         grey = Image.new("RGB", (64, 64), (128, 128, 128))
         try:
             flags = self._concepts_flagging_themselves()
-            is_grey_flagged = self._worker.run(lambda: self._is_flagged_in_room(grey), self._timeout_s)
+            is_grey_flagged = self._worker.run(lambda: self._is_flagged_with_cpu_fallback(grey), self._timeout_s)
         except Exception as error:
             raise _refuse(f"its self-test ended with {type(error).__name__}") from error
         if flags != [True] * len(checker.concept_embeds):
@@ -120,7 +121,7 @@ class SafetyScreen:
 
     @torch.inference_mode()
     def _concepts_flagging_themselves(self) -> list[bool]:
-        """The class's own arithmetic on its own concepts, fed in place of what a picture would look like to it."""
+        """The checker's verdicts on its own concept embeddings, which replace the embeddings of pictures."""
         probe = copy.copy(self._safety_checker)
         probe._modules = dict(probe._modules)  # the checker itself keeps its modules
         probe.vision_model, probe.visual_projection = _PooledInput(), nn.Identity()
@@ -136,9 +137,9 @@ class SafetyScreen:
         outcome = Outcome.WITHHELD
         try:
             picture = Image.fromarray(pixels)
-            if self._worker.run(lambda: self._is_flagged_in_room(picture), self._timeout_s) is False:
+            if self._worker.run(lambda: self._is_flagged_with_cpu_fallback(picture), self._timeout_s) is False:
                 outcome = Outcome.OK
-        except Exception as error:  # whatever it is, nobody has checked this picture
+        except Exception as error:  # whatever it is, this picture has not been checked
             logger.error("the safety checker failed and the picture was withheld: %s", type(error).__name__)
         return ScreenedImage(
             seed=seed,
@@ -148,14 +149,14 @@ class SafetyScreen:
             pixels=pixels.tobytes() if outcome is Outcome.OK else None,
         )
 
-    def _is_flagged_in_room(self, picture: Image.Image) -> bool:
-        """The verdict, from the CPU from now on if the device has no memory left for the checker."""
+    def _is_flagged_with_cpu_fallback(self, picture: Image.Image) -> bool:
+        """The verdict. If the device has no memory left for the checker, it runs on the CPU from then on."""
         try:
             return self._is_flagged(picture)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        # Having left this block lets go of what the failed call held.
+        # Out of the `except` block, where the error would still hold the failed call's tensors.
         logger.warning("the safety checker ran out of memory and runs on the CPU from now on")
         self._safety_checker.to("cpu")
         return self._is_flagged(picture)
@@ -167,7 +168,7 @@ class SafetyScreen:
 
     @torch.inference_mode()
     def _is_any_flagged(self, views: list[Image.Image]) -> bool:
-        """Raises if the checker answers with anything but plain bools from real embeddings."""
+        """Raises if the checker returns anything but bools, or bases them on embeddings that are zero or not finite."""
         clip_input = self._feature_extractor(views, return_tensors="pt").pixel_values
         projection = self._safety_checker.visual_projection
         clip_input = clip_input.to(device=projection.weight.device, dtype=torch.float32)  # (views, 3, S, S)
@@ -190,8 +191,8 @@ def fit_latent_rgb(
 ) -> torch.Tensor:
     """The linear map from latents to colour that fits a VAE best: (C + 1, 3) to about -1 to 1, the offset last.
 
-    Decodes flat latents, 0 and +1 and -1 in each channel, and takes the mean colour of each: it holds for any VAE
-    at the cost of one decode of small pictures at start. Full decodes cost more than a step and are no previews.
+    Decodes constant latents, 0 and +1 and -1 in each channel, and takes the mean colour of each. This works for any VAE
+    and takes one decode of small pictures at start; a full decode for each preview would take longer than a step.
     """
     units = torch.cat([torch.zeros(1, channels), torch.eye(channels), -torch.eye(channels)])  # (2C + 1, C)
     with torch.inference_mode():
@@ -202,10 +203,10 @@ def fit_latent_rgb(
 
 
 def _views(picture: Image.Image) -> list[Image.Image]:
-    """What the checker is shown: the picture as in the stock pipeline and, if it is no square, all of it besides.
+    """What the checker gets: the picture as in the stock pipeline and, if it is not square, views of all of it.
 
-    The feature extractor crops the middle. So the whole is shown squeezed into a square too, and in squares along it,
-    of which neighbours share three quarters of a side: what is no larger than that lies whole in one of them.
+    The feature extractor crops the middle. So the checker also gets the whole picture squeezed into a square, and
+    squares along it: neighbours overlap by three quarters of a side, so that anything up to that size is whole in one.
     """
     width, height = picture.size
     side, excess = min(width, height), abs(width - height)
@@ -231,19 +232,19 @@ def _refuse(what: str) -> SafetyCheckFailed:
 
 
 class _PooledInput(nn.Module):
-    """Stands where the vision tower stands and hands its input on as the pooled output."""
+    """Replaces the vision tower, and returns its input as the pooled output."""
 
     def forward(self, clip_input: torch.Tensor) -> tuple[None, torch.Tensor]:
         return None, clip_input
 
 
 class _Worker:
-    """One daemon thread that runs checks, so that one which never ends holds up nobody."""
+    """One daemon thread that runs checks, so that a check that never ends blocks neither the engine nor the exit."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._hanging: threading.Event | None = None  # set when the call that hung has come back after all
+        self._hanging: threading.Event | None = None  # set when the call that hung returns after all
 
     @property
     def is_stuck(self) -> bool:
@@ -267,7 +268,7 @@ class _Worker:
         return verdict
 
     def end(self) -> None:
-        """Lets the thread go, and what CUDA's libraries keep for each thread."""
+        """Ends the worker thread, which frees its per-thread CUDA handles."""
         self._calls.put(None)
 
     def _work(self) -> None:
