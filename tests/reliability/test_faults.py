@@ -433,9 +433,9 @@ def asked_to_stop(server: Rig, *numbers: int, limit_s: float = STOP_LIMIT_S) -> 
     """It stops well and in time; its results are gone, and the log says what it did."""
     for number in numbers[:-1]:
         os.kill(server.process.pid, number)
-        until(lambda: "told to stop" in server.log, 2)
+        until(lambda: "stopping: " in server.log, 2)
     assert server.stop(numbers[-1], limit_s) == 0, server.log
-    assert "told to stop" in server.log and "stopped" in server.log and "Traceback" not in server.log, server.log
+    assert "stopping: " in server.log and "stopped" in server.log and "Traceback" not in server.log, server.log
     assert not list(server.results.rglob("*")), "results stayed behind"
 
 
@@ -452,7 +452,7 @@ def interrupt(rigs: Rigs):
 @PROCESS("F53", "SIGTERM during a run that can be finished: it is, and its picture can be fetched")
 def term_finishes(rigs: Rigs):
     server = rigs.start()
-    server.do(inside.patch, "app:FETCH_S", partial(faults.value, new=2.0))
+    server.do(inside.patch, "sd_space.serving.lifecycle:FETCH_S", partial(faults.value, new=2.0))
     server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05))
     visitor = Visitor(server.url)
     with running(server, visitor.token(), num_inference_steps=30) as answers:
@@ -478,7 +478,7 @@ def _long_runs(server: Rig, count: int) -> contextlib.ExitStack:
 @PROCESS("F54", "SIGTERM during runs that take too long: everybody is told, queued or drawing")
 def term_tells(rigs: Rigs):
     server = rigs.start(SD_SPACE_MAX_BATCH_SIZE="1")
-    server.do(inside.patch, "app:DRAIN_S", partial(faults.value, new=1.0))
+    server.do(inside.patch, "sd_space.serving.lifecycle:DRAIN_S", partial(faults.value, new=1.0))
     stack = _long_runs(server, 2)
     with stack:
         asked_to_stop(server, signal.SIGTERM)
