@@ -9,7 +9,6 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from sd_space.serving.limits import FULL, RETRY_AFTER_S
 from sd_space.serving.origins import MADE_UP, PUBLIC
 from sd_space.serving.routes import Kind, Route
 
@@ -51,13 +50,6 @@ _SCRIPT_STRING = re.compile(rb'"' + re.escape(MADE_UP.encode()) + rb'(["/])')
 def refusal(status: int, sentence: str) -> JSONResponse:
     """Our own answer. Gradio's page shows `error`, its clients `detail`."""
     return JSONResponse({"error": sentence}, status)
-
-
-def full(sentence: str) -> JSONResponse:
-    """There is no room now. Gradio's page shows the sentence of a 429, and hides that of a 503."""
-    answer = refusal(429, sentence)
-    answer.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return answer
 
 
 def known_sentence(status: int) -> str:
@@ -129,8 +121,6 @@ class KnownAnswer:
         if self._replacement is not None:
             if (sentence := _own_sentence(self._route, body)) is not None:
                 self._replacement = refusal(400, sentence)
-            elif self._replacement.status_code == 503 and b"Queue is full" in body:
-                self._replacement = full(FULL)
             self.started = True
             await self._replacement(self._scope, self._receive, self._send)
             return
