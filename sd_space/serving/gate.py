@@ -1,6 +1,6 @@
 """The licence gate: what is accepted, the signed token that proves it, and the admission of every request.
 
-Tokens are signed and not stored (as datasette/tokens.py does it), so any replica with the same secret can check one.
+Tokens are signed and not stored, so any replica with the same secret can check one. Withdrawals are kept in memory.
 """
 
 import hashlib

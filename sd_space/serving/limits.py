@@ -19,7 +19,7 @@ GLOBAL_FACTOR = 20  # all addresses together may call this many times as often a
 FULL = "Too many visitors are waiting already; please come back in a few minutes."
 SHARE_FULL = "{share} of your requests are under way already; please wait until one is done."
 RETRY_AFTER_S = 30  # after which a place may be free; a guess, a request's length is the caller's choice
-_CLAIM_WITHIN_S = 60.0  # between coming in and its handler's start, a request waits for nothing but the event loop
+_CLAIM_WITHIN_S = 60.0  # until its handler starts, a request waits for nothing but the event loop
 
 
 def limit_key(text: str) -> str | None:

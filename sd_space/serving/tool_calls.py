@@ -27,7 +27,7 @@ class ToolCall:
     places: list[Place] = field(default_factory=list)
 
     def leave(self) -> None:
-        """Its client has gone: nobody will see what is being drawn for it."""
+        """Its client has left: what is being drawn for it is abandoned."""
         self.has_left = True
         for place in self.places:
             place.abandon()
@@ -51,7 +51,7 @@ class ToolCalls:
         """The `receive` with which to pass on a client's message, so that the call ends when its client leaves."""
         call, call_id = ToolCall(request.address, request.public_address), secrets.token_urlsafe(16)
 
-        async def noticing() -> Message:
+        async def watched() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
                 call.leave()
@@ -60,7 +60,7 @@ class ToolCalls:
         self._calls[call_id] = call
         request.extra_headers[TOOL_CALL_HEADER] = call_id
         try:
-            yield noticing
+            yield watched
         finally:
             call.leave()
             asyncio.get_running_loop().call_later(_KEPT_S, self._calls.pop, call_id)
