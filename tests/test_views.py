@@ -92,13 +92,13 @@ def test_the_progress_has_a_tile_for_each_picture_in_its_state():
 @pytest.mark.parametrize(
     ("run", "says"),
     [
-        (run_of([Outcome.OK] * 4, result=result()), "4 pictures in 8 s."),
-        (run_of([Outcome.OK], 1, result=result()), "1 picture in 8 s."),
-        (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], result=result()), "1 of 4 withheld by the safety checker"),
-        (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], result=result()), "1 of 4 failed numerically"),
-        (run_of([Outcome.OK] * 4, result=result("in the rain")), "did not see: “in the rain”"),
-        (run_of([Outcome.OK], error=Cancelled("x")), "1 of 4 pictures were finished before and are kept."),
-        (run_of(error=EngineFailed("The device was lost.")), "The device was lost."),
+        (run_of([Outcome.OK] * 4, outcome=result()), "4 pictures in 8 s."),
+        (run_of([Outcome.OK], 1, outcome=result()), "1 picture in 8 s."),
+        (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], outcome=result()), "1 of 4 withheld by the safety checker"),
+        (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], outcome=result()), "1 of 4 failed numerically"),
+        (run_of([Outcome.OK] * 4, outcome=result("in the rain")), "did not see: “in the rain”"),
+        (run_of([Outcome.OK], outcome=Cancelled("x")), "1 of 4 pictures were finished before and are kept."),
+        (run_of(outcome=EngineFailed("The device was lost.")), "The device was lost."),
     ],
 )
 def test_the_summary_says_what_came_out(run, says):
@@ -106,12 +106,12 @@ def test_the_summary_says_what_came_out(run, says):
 
 
 def test_a_failure_interrupts_a_screen_reader_and_a_cancel_does_not():
-    assert 'role="alert"' in views.run_summary(run_of(error=EngineFailed("The device was lost.")))
-    assert 'role="alert"' not in views.run_summary(run_of(error=Cancelled("Cancelled.")))
+    assert 'role="alert"' in views.run_summary(run_of(outcome=EngineFailed("The device was lost.")))
+    assert 'role="alert"' not in views.run_summary(run_of(outcome=Cancelled("Cancelled.")))
 
 
 def test_a_broken_picture_is_not_called_withheld():
-    assert "withheld" not in views.run_summary(run_of([Outcome.BROKEN] * 4, result=result()))
+    assert "withheld" not in views.run_summary(run_of([Outcome.BROKEN] * 4, outcome=result()))
 
 
 def test_the_recipe_names_everything_that_decides_the_pictures():
@@ -122,6 +122,6 @@ def test_the_recipe_names_everything_that_decides_the_pictures():
 
 def test_what_visitors_write_is_never_markup():
     hostile = admitted("r", num_images_per_prompt=4, prompt=HOSTILE, negative_prompt=HOSTILE)
-    run = run_of([Outcome.OK] * 4, admitted=hostile, result=result(HOSTILE))
+    run = run_of([Outcome.OK] * 4, admitted=hostile, outcome=result(HOSTILE))
     for html in (views.progress_html(run), views.run_summary(run), views.recipe(run), views.note(HOSTILE, "error")):
         assert "<img src=x" not in html

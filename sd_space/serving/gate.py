@@ -1,6 +1,6 @@
-"""The licence gate: what is accepted, the signed token that proves it, and the one door for every request.
+"""The licence gate: what is accepted, the signed token that proves it, and the admission of every request.
 
-Tokens are signed and not stored (as datasette/tokens.py does it), so any replica with the same secret can check one.
+Tokens are signed and not stored, so any replica with the same secret can check one. Withdrawals are kept in memory.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ HOW_TO_ACCEPT = (
     "token that it returns as acceptance_token (or in the header X-License-Token)."
 )
 MAX_WITHDRAWN = 10_000
-_CLOCK_SKEW_S = 60
+_CLOCK_SKEW_S = 60  # between replicas: itsdangerous' own `max_age` refuses a token of the next second
 
 
 @dataclass(frozen=True, slots=True)

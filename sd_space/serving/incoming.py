@@ -1,4 +1,4 @@
-"""A request on its way to the app: its body is read within bounds, understood, and written anew."""
+"""A request on its way to the app: its body is read within bounds, parsed, and written anew."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""How much may come in: calls by the minute, and requests under way at once."""
+"""How much may come in: calls by the minute, and requests in flight at once."""
 
 import contextlib
 import ipaddress
@@ -17,8 +17,9 @@ from sd_space.settings import Settings
 MAX_ADDRESSES = 10_000
 GLOBAL_FACTOR = 20  # all addresses together may call this many times as often as one
 FULL = "Too many visitors are waiting already; please come back in a few minutes."
+SHARE_FULL = "{share} of your requests are under way already; please wait until one is done."
 RETRY_AFTER_S = 30  # after which a place may be free; a guess, a request's length is the caller's choice
-_CLAIM_WITHIN_S = 60.0  # between coming in and its handler's start, a request waits for nothing but the event loop
+_CLAIM_WITHIN_S = 60.0  # until its handler starts, a request waits for nothing but the event loop
 
 
 def limit_key(text: str) -> str | None:
@@ -109,13 +110,13 @@ class Place:
         self.cancel: Callable[[], None] = lambda: None
 
     def abandon(self) -> None:
-        """Nobody waits for this request any more."""
+        """Ends the request: its caller has left."""
         self.is_abandoned = True
         self.cancel()
 
 
 class Capacity:
-    """The only place that knows who has what under way, and that says "full".
+    """The only place that knows whose requests are in flight, and that says "full".
 
     A request takes a place when it comes in, before anything waits for anything. One visitor may have
     `max_per_visitor` of them and one address half the queue: visitors cost nothing to invent. Belongs to the server's
@@ -151,7 +152,7 @@ class Capacity:
         if len(self._places) >= max(settings.max_in_flight(running), settings.max_queue + status.running):
             raise QueueFull(FULL)
         if address is not None and self._count("address")[address] >= self.max_per_address:
-            raise QueueFull(self._share_sentence(self.max_per_address))
+            raise QueueFull(SHARE_FULL.format(share=self.max_per_address))
         if visitor is not None:
             self._check_share(visitor)
         place = Place(address, visitor, self._now_s())
@@ -162,7 +163,7 @@ class Capacity:
     def claimed(self, place_id: str | None, visitor: str, address: str | None = None) -> Iterator[Place]:
         """The place that this visitor's request took when it came in; it takes one now if it has none yet.
 
-        Whoever takes the place over releases it; where the block fails, it is free again. Raises QueueFull.
+        The run that takes the place over releases it; where the block fails, it is free again. Raises QueueFull.
         """
         place = self._claim(place_id, visitor, address)
         try:
@@ -185,7 +186,7 @@ class Capacity:
 
     def _check_share(self, visitor: str) -> None:
         if self._count("visitor")[visitor] >= self._settings.max_per_visitor:
-            raise QueueFull(self._share_sentence(self._settings.max_per_visitor))
+            raise QueueFull(SHARE_FULL.format(share=self._settings.max_per_visitor))
 
     def abandon(self, event_id: str) -> None:
         """Nobody waits any more for what this event asked for."""
@@ -196,9 +197,6 @@ class Capacity:
     def release(self, place: Place) -> None:
         """Frees the place; a second time does nothing."""
         self._places.pop(place.id, None)
-
-    def _share_sentence(self, share: int) -> str:
-        return f"{share} of your requests are under way already; please wait until one is done."
 
     def _count(self, whose: str) -> Counter[str | None]:
         return Counter(getattr(place, whose) for place in self._places.values())

@@ -1,6 +1,6 @@
-"""What operators count: pictures, failed runs, calls turned away, seconds by stage, and the queue, for Prometheus."""
+"""Metrics for Prometheus: pictures, failed runs, refused calls, seconds by stage, and the queue."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -23,25 +23,25 @@ class Metrics:
         names = {"namespace": "sd_space", "registry": self._registry}
         self._pictures = Counter("pictures", "Finished pictures by outcome", ["outcome"], **names)
         self._failures = Counter("failures", "Requests that ended without a result, by kind", ["kind"], **names)
-        self._refusals = Counter("refusals", "Calls that the front door refused, by HTTP status", ["status"], **names)
+        self._refusals = Counter("refusals", "Calls that were refused, by HTTP status", ["status"], **names)
         self._seconds = Histogram(
             "stage_seconds", "Seconds of a request by stage", ["stage"], buckets=_SECONDS, **names
         )
         for outcome in Outcome:
             self._pictures.labels(outcome)
 
-    def count(self, outcomes: list[Outcome], result: GenerationResult | None, error: SpaceError | None) -> None:
-        """Counts a run that is over, its finished pictures included when it failed."""
-        for outcome in outcomes:
+    def count(self, pictures: Iterable[Outcome], end: GenerationResult | SpaceError) -> None:
+        """Counts a run by its finished pictures, also where it failed, and by how it ended."""
+        for outcome in pictures:
             self._pictures.labels(outcome).inc()
-        if error is not None:
-            self._failures.labels(type(error).__name__).inc()
-        if result is not None:
-            for stage, seconds in public_seconds(result).items():
+        if isinstance(end, SpaceError):
+            self._failures.labels(type(end).__name__).inc()
+        else:
+            for stage, seconds in public_seconds(end).items():
                 self._seconds.labels(stage).observe(seconds)
 
     def count_refusal(self, status: int) -> None:
-        """Counts a call that went no further than the front door: 503 for a full house, 429 for too many calls."""
+        """Counts a call that the request filter has refused, by the HTTP status of its answer."""
         self._refusals.labels(status).inc()
 
     def exposition(self) -> bytes:

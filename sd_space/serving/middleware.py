@@ -1,8 +1,8 @@
 """The request filter: an ASGI middleware around Gradio's whole app.
 
 It answers health and metrics itself, lets through only the routes that this page and API need, bounds what comes in,
-writes each request anew from what it has understood of it, and lets answers out only in forms that are known. What
-people accept and may ask is not its business: that is `gate.py`.
+writes each request anew from what it has parsed, and passes answers on only in known forms. The licence and the values
+of requests are checked in `gate.py`.
 """
 
 import logging
@@ -43,7 +43,7 @@ _WORK = (Kind.JOIN, Kind.CALL, Kind.NAMED_CALL, Kind.MCP, Kind.LOGIN)
 class RequestFilter:
     """Wraps the app. Refusals are JSON: {"error": sentence}. `now_s` is a monotonic clock.
 
-    The app sees as `client` the address that calls are counted by, or none where nobody can be told from another.
+    Sets scope["client"] to the address used for rate limits, or to None where clients share one address.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class RequestFilter:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_begun = is_complete = False
 
-        async def noticing(message: Message) -> None:
+        async def watched_send(message: Message) -> None:
             nonlocal has_begun, is_complete
             has_begun = True
             is_complete = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
         try:
-            answer = await self._forward_or_refuse(scope, receive, noticing)
+            answer = await self._forward_or_refuse(scope, receive, watched_send)
         except ClientDisconnect:
             return
         except Refusal as refused:
@@ -97,11 +97,11 @@ class RequestFilter:
             answer.headers.update(refused.headers)
         except McpRefusal as refused:
             answer = JSONResponse(refused.answer, refused.status, refused.headers)
-        except Exception as error:  # whatever it is, its words are not for callers, nor for the log
+        except Exception as error:  # its message may hold a prompt: neither callers nor the log get it
             place = traceback.extract_tb(error.__traceback__)[-1]
             logger.error("a request failed: %s in %s:%s", type(error).__name__, Path(place.filename).name, place.lineno)
             answer = refusal(500, BROKEN)
-        if has_begun and not is_complete:  # it broke on the way: what has been sent is all that there is
+        if has_begun and not is_complete:  # it failed in the middle of an answer, which ends here
             await send({"type": "http.response.body", "body": b""})
         elif answer is not None and not has_begun:
             if answer.status_code >= 400:
@@ -212,7 +212,7 @@ class RequestFilter:
             raise Refusal(429, str(full), retry_after) from None
 
     async def _forward(self, request: IncomingRequest, receive: Receive, send: Send) -> None:
-        """Has the app answer the request as it is written anew."""
+        """Passes the rewritten request to the app."""
         answer = KnownAnswer(request.route, request.scope, receive, send, request.public_address)
         place = request.place
         if place is not None:

@@ -1,4 +1,4 @@
-"""The addresses that answer without Gradio: health, metrics, and what a phone needs to keep the page as an app."""
+"""The addresses that are answered without Gradio: health, metrics, and the manifest and icons of a web app."""
 
 import io
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """Results as files: the folder of each run, the archive of its pictures, and the janitor that deletes them in time.
 
-A result lives in a folder with an unguessable name: whoever knows the name may see it until it expires. The names of
+A result is in a folder with an unguessable name: anyone who knows the name may see it until it expires. The names of
 the files inside are for people.
 """
 
@@ -157,7 +157,7 @@ class ResultStore:
         while True:
             try:
                 self.sweep()
-            except Exception as error:  # the next sweep tries again: this thread is the promise that files go away
+            except Exception as error:  # the next sweep tries again: without this thread no file is ever deleted
                 logger.error("results could not be swept:\n%s", traceback_without_message(error))
             if self._closing.wait(self._ttl_s / _SWEEPS_PER_TTL):
                 return
@@ -169,10 +169,10 @@ class ResultStore:
             try:
                 with part.open("xb") as file:
                     write(file)
-                return part.replace(path)  # nobody sees half a file
+                return part.replace(path)  # no reader sees half a file
             except BaseException:
                 with contextlib.suppress(OSError):
-                    part.unlink()  # nor does it stay
+                    part.unlink()  # and no half file stays
                 raise
         except (OSError, CannotStart) as error:
             why = error.strerror if isinstance(error, OSError) else type(error).__name__

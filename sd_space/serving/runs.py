@@ -1,7 +1,7 @@
-"""Runs: what visitors have under way or finished, so that a reload or a lost connection loses nothing.
+"""Runs: the requests of visitors, in progress or finished, so that a reload or a lost connection loses nothing.
 
 A run outlives the connection that asked for it: it goes on for a grace period without a watcher, its finished pictures
-stay on disk until they expire, and whoever knows its unguessable id can watch it again. Everything here lives on
+stay on disk until they expire, and its visitor can watch it again by its unguessable id. Everything here lives on
 the server's event loop; the only thread used is the one that writes files.
 """
 
@@ -16,20 +16,30 @@ from dataclasses import dataclass, field, replace
 from sd_space.backends import Backend
 from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
 from sd_space.runtime_errors import traceback_without_message
-from sd_space.schema import AdmittedRequest, GenerationResult, ModelInfo, PictureFinished, Progress, RequestFailed
+from sd_space.schema import (
+    AdmittedRequest,
+    GenerationResult,
+    ModelInfo,
+    PictureFinished,
+    Progress,
+    RequestFailed,
+    Update,
+)
 from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.results import ResultStore, SavedPicture
 
 logger = logging.getLogger(__name__)
 
 MAX_WATCHERS = 8  # of one run: each costs an update for every step, and a page is one
+BROKEN = "Something broke while your pictures were made; please try again."
+RunOutcome = GenerationResult | SpaceError
 
 
 @dataclass(slots=True)
 class Run:
-    """One admitted request on its way. Owned by `Runs`; everybody else only reads it.
+    """One admitted request in progress, or finished. Owned by `Runs`; everything else only reads it.
 
-    `pictures` are in order, `None` where one is not finished yet. When `is_done`, either `result` or `error` is set.
+    `pictures` are in order, `None` where one is not finished yet. `outcome` is `None` until the run is over.
     """
 
     admitted: AdmittedRequest
@@ -37,9 +47,7 @@ class Run:
     embed_recipe: bool
     pictures: list[SavedPicture | None]
     progress: Progress | None = None
-    result: GenerationResult | None = None
-    error: SpaceError | None = None
-    is_done: bool = False
+    outcome: RunOutcome | None = None
     done_at_s: float = 0.0
     _watchers: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -54,6 +62,10 @@ class Run:
         return self.admitted.request_id
 
     @property
+    def is_done(self) -> bool:
+        return self.outcome is not None
+
+    @property
     def finished(self) -> list[SavedPicture]:
         return [picture for picture in self.pictures if picture is not None]
 
@@ -61,7 +73,7 @@ class Run:
 class Runs:
     """Starts runs on the backend, hands them to watchers and forgets them when their files expire.
 
-    `on_done` hears of each finished run, for the metrics.
+    `on_done` is called with each finished run, for the metrics.
     """
 
     def __init__(
@@ -80,10 +92,10 @@ class Runs:
         self._on_done = on_done
         self._now_s = now_s
         self._runs: dict[str, Run] = {}
-        self._pumps: set[asyncio.Task] = set()  # the loop itself holds tasks weakly
+        self._consumers: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
     def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool, place: Place) -> Run:
-        """Begins `admitted`, which gives `place` back when it is over, and returns at once; `watch` tells the rest.
+        """Begins `admitted`, which gives `place` back when it is over, and returns at once; `watch` yields the rest.
 
         Raises Cancelled where its caller has left already.
         """
@@ -93,9 +105,9 @@ class Runs:
         run = Run(admitted, info, embed_recipe, pictures=[None] * admitted.request.num_images_per_prompt)
         self._runs[admitted.request_id] = run
         place.cancel = functools.partial(self.cancel, admitted.request_id)
-        pump = asyncio.get_running_loop().create_task(self._pump(run, place))
-        self._pumps.add(pump)
-        pump.add_done_callback(self._pumps.discard)
+        consumer = asyncio.get_running_loop().create_task(self._consume_updates(run, place))
+        self._consumers.add(consumer)
+        consumer.add_done_callback(self._consumers.discard)
         return run
 
     def get(self, request_id: object, visitor: str) -> Run | None:
@@ -111,7 +123,7 @@ class Runs:
             self._backend.cancel(run.request_id)
 
     def cancel_all(self, visitor: str) -> None:
-        """Cancels whatever this visitor has under way."""
+        """Cancels all of this visitor's runs that are in progress."""
         for run in list(self._runs.values()):
             if run.admitted.visitor == visitor:
                 self.cancel(run.request_id)
@@ -144,45 +156,51 @@ class Runs:
         if not run._watchers:
             self.cancel(run.request_id)
 
-    async def _pump(self, run: Run, place: Place) -> None:
+    async def _consume_updates(self, run: Run, place: Place) -> None:
+        outcome: RunOutcome = EngineFailed(BROKEN)
         try:
             async with aclosing(self._backend.generate(run.admitted)) as updates:  # also where saving fails
                 async for update in updates:
-                    match update:
-                        case Progress():
-                            run.progress = update
-                        case PictureFinished():
-                            run.pictures[update.index] = await asyncio.to_thread(
-                                self._store.save,
-                                run.request_id,
-                                update.index,
-                                update.image,
-                                run.admitted.request,
-                                run.info,
-                                run.embed_recipe,
-                            )
-                        case GenerationResult():
-                            run.result = replace(update, images=())  # their pixels are in files by now
-                            if now := self._backend.status().info:  # the memory profile may have changed meanwhile
-                                run.info = replace(run.info, memory_profile=now.memory_profile)
-                        case RequestFailed():
-                            run.error = update.error
+                    outcome = await self._apply(update, run) or outcome
                     run._notify()
         except SpaceError as error:
-            run.error = error
+            outcome = error
         except Exception as error:
             logger.error(
                 "request %s: an update could not be handled:\n%s", run.request_id, traceback_without_message(error)
             )
-            run.error = EngineFailed("Something broke while your pictures were made; please try again.")
+            outcome = EngineFailed(BROKEN)
             self._backend.cancel(run.request_id)
         finally:
             self._capacity.release(place)
             self._store.finish(run.request_id)
-            run.is_done = True
+            run.outcome = outcome
             run.done_at_s = self._now_s()
             run._notify()
             self._on_done(run)
+
+    async def _apply(self, update: Update, run: Run) -> RunOutcome | None:
+        """Writes down what the backend says of the run, and returns how it ended once it has."""
+        match update:
+            case Progress():
+                run.progress = update
+            case PictureFinished():
+                run.pictures[update.index] = await asyncio.to_thread(
+                    self._store.save,
+                    run.request_id,
+                    update.index,
+                    update.image,
+                    run.admitted.request,
+                    run.info,
+                    run.embed_recipe,
+                )
+            case GenerationResult():
+                if now := self._backend.status().info:  # another memory profile may be in use meanwhile
+                    run.info = replace(run.info, memory_profile=now.memory_profile)
+                return replace(update, images=())  # their pixels are in files by now
+            case RequestFailed():
+                return update.error
+        return None
 
     def _forget_expired(self) -> None:
         oldest_s = self._now_s() - self._result_ttl_s

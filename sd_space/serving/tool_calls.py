@@ -27,7 +27,7 @@ class ToolCall:
     has_left: bool = False
 
     def leave(self) -> None:
-        """Its client has gone: nobody will see what is being drawn for it."""
+        """Its client has left: what is being drawn for it is abandoned."""
         self.has_left = True
         if self.place is not None:
             self.place.abandon()
@@ -52,7 +52,7 @@ class ToolCalls:
         call = ToolCall(request.address, request.public_address, request.place)
         call_id = secrets.token_urlsafe(16)
 
-        async def noticing() -> Message:
+        async def watched() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
                 call.leave()
@@ -61,7 +61,7 @@ class ToolCalls:
         self._calls[call_id] = call
         request.extra_headers[TOOL_CALL_HEADER] = call_id
         try:
-            yield noticing
+            yield watched
         finally:
             call.leave()
             asyncio.get_running_loop().call_later(_KEPT_S, self._calls.pop, call_id)

@@ -45,7 +45,7 @@ def build_demo(
         store,
         settings.result_ttl_s,
         capacity,
-        on_done=lambda run: metrics.count([picture.outcome for picture in run.finished], run.result, run.error),
+        on_done=lambda run: metrics.count([picture.outcome for picture in run.finished], run.outcome),
     )
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded)

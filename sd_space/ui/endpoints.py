@@ -3,6 +3,7 @@
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
+from sd_space.errors import SpaceError
 from sd_space.schema import REQUEST_FIELDS
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
@@ -70,8 +71,8 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
         async for _ in runs.watch(run, grace_s=0):
             if not run.is_done:
                 yield [], {"progress": _progress_json(run)}
-        if run.error is not None:
-            raise run.error
+        if isinstance(run.outcome, SpaceError):
+            raise run.outcome
         files = [
             gr.FileData(
                 path=str(picture.path),
@@ -81,7 +82,7 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
             )
             for picture in run.finished
         ]
-        yield files, result_json(run.admitted.request, run.info, run.finished, run.result)
+        yield files, result_json(run.admitted.request, run.info, run.finished, run.outcome)
 
     def model() -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from sd_space.card import LICENCE_URL
-from sd_space.errors import Cancelled
+from sd_space.errors import Cancelled, SpaceError
 from sd_space.recorded import RecordedExample
 from sd_space.schema import BackendStatus, Outcome, Preview, Stage
 from sd_space.serving.gate import USE_RESTRICTIONS
@@ -138,20 +138,22 @@ def run_summary(run: Run) -> str:
     """One sentence about a finished run: how many pictures it made, withheld and failed to draw."""
     outcomes = [picture.outcome for picture in run.finished]
     kept = f" {len(outcomes)} of {len(run.pictures)} pictures were finished before and are kept." if outcomes else ""
-    if isinstance(run.error, Cancelled):
+    end = run.outcome
+    if isinstance(end, Cancelled):
         return note(f"Cancelled; the device is free for the next visitor.{kept}", "done")
-    if run.error is not None:
-        return note(f"{run.error}{kept}", "error")
+    if isinstance(end, SpaceError):
+        return note(f"{end}{kept}", "error")
+    assert end is not None, "the run is over"
     parts = []
     shown = outcomes.count(Outcome.OK)
     if shown:
-        parts.append(f"{shown} picture{'s' if shown > 1 else ''} in {duration(run.result.elapsed_s['total'])}.")
+        parts.append(f"{shown} picture{'s' if shown > 1 else ''} in {duration(end.elapsed_s['total'])}.")
     if withheld := outcomes.count(Outcome.WITHHELD):
         parts.append(f"{withheld} of {len(outcomes)} withheld by the safety checker; try another prompt or seed.")
     if broken := outcomes.count(Outcome.BROKEN):
         parts.append(f"{broken} of {len(outcomes)} failed numerically, which says nothing about it; try another seed.")
-    if run.result.truncated_prompt:
-        parts.append(f"The model reads 77 tokens; it did not see: “{run.result.truncated_prompt}”.")
+    if end.truncated_prompt:
+        parts.append(f"The model reads 77 tokens; it did not see: “{end.truncated_prompt}”.")
     return note(" ".join(parts), "done")
 
 

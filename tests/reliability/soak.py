@@ -116,7 +116,7 @@ def census() -> dict[str, int]:
     held = {
         "runs": runs._runs,
         "places": inside.live("Capacity")._places,
-        "pumps": runs._pumps,
+        "consumers": runs._consumers,
         "result folders": inside.live("ResultStore")._results,
         "update streams": inside.live("EngineThread")._streams,
         "streams": inside.live("EventStreams")._closed,

@@ -67,7 +67,7 @@ def soaked(rigs):
 for _id, _what, _most in (
     ("K01", "messages", 2), ("K02", "event ids", 2), ("K03", "events", 1), ("K04", "events on record", 1),
     ("K05", "iterators", 0), ("K06", "cancelled iterators", 0), ("K07", "session states", STATES),
-    ("K08", "runs", 1), ("K09", "places", 0), ("K10", "pumps", 0), ("K11", "result folders", 1),
+    ("K08", "runs", 1), ("K09", "places", 0), ("K10", "consumers", 0), ("K11", "result folders", 1),
     ("K12", "update streams", 0), ("K13", "streams", 0),
 ):  # fmt: skip
 
