@@ -29,6 +29,7 @@ from sd_space.serving.origins import PUBLIC
 from sd_space.serving.sessions import Sessions
 from sd_space.settings import Settings
 from sd_space.ui import views
+from sd_space.ui.assets import script, style_sheet
 from sd_space.ui.layout import THEME
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _TEMPLATES = templates.env.loader  # Gradio's own
 # Where the browser has opened the page; the request filter puts it where Gradio would write an absolute address.
 _PAGE_ROOT_JS = "<script>const pageRoot = new URL('.', document.baseURI).href.replace(/[/]$/, '')</script>"
-CSS, JS = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
 
 
 def set_up_queue(demo: gr.Blocks, settings: Settings, capacity: Capacity) -> None:
@@ -100,8 +100,8 @@ def launch(
         strict_cors=True,
         footer_links=["api"],
         theme=THEME,
-        css=CSS.read_text(encoding="utf-8"),
-        js=JS.read_text(encoding="utf-8"),
+        css=style_sheet(),
+        js=script(),
         root_path="",
         app_kwargs={"openapi_url": None},
         **options,
