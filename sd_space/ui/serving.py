@@ -20,13 +20,12 @@ from sd_space.serving.origins import PUBLIC
 from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
 from sd_space.ui import views
+from sd_space.ui.assets import script, style_sheet
 from sd_space.ui.layout import THEME
 
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _PREVIEW_IMAGE_URL = f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}"
-
-CSS, JS = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))
 
 
 def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:
@@ -68,8 +67,8 @@ def launch(
         strict_cors=True,
         footer_links=["api"],
         theme=THEME,
-        css=CSS.read_text(encoding="utf-8"),
-        js=JS.read_text(encoding="utf-8"),
+        css=style_sheet(),
+        js=script(),
         root_path="",
         app_kwargs={"openapi_url": None},
         **options,
