@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sd_space.engine.denoiser import Denoiser
+from sd_space.model.cuda_graphs import RECORD_AT
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE
-from sd_space.model.unet_calls import RECORD_AT
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
 
