@@ -23,7 +23,7 @@ _REFUSED_SWITCHES = {
     "GRADIO_EXAMPLES_CACHE": "it would let visitors fetch whatever is in that folder",
     "GRADIO_HISTORY_BUCKET": "it would store what visitors ask for",
     "GRADIO_LOCAL_DEV_MODE": "it would let any page on this machine call the Space",
-    "GRADIO_NUM_WORKERS": "its processes would serve files past the front door",
+    "GRADIO_NUM_WORKERS": "its processes would serve files past the request filter",
     "GRADIO_PROFILING": "it would keep records of visitors' calls",
     "GRADIO_SHARE": "start with --share for a share link",
     "GRADIO_TEMP_DIR": "it would let visitors fetch whatever is in that folder; set SD_SPACE_RESULT_DIR or TMPDIR",
