@@ -6,8 +6,8 @@ import pytest
 
 from sd_space.errors import EngineFailed, QueueFull
 from sd_space.schema import BackendStatus, Outcome, Stage
-from sd_space.serving.gallery import GONE
 from sd_space.serving.limits import FULL
+from sd_space.serving.results import GONE
 from sd_space.ui.form import CARD_DEFAULTS
 
 from .fakes import FakeBackend

@@ -13,10 +13,10 @@ from starlette.requests import Request
 
 from sd_space.card import load_card
 from sd_space.recorded import load_recorded
-from sd_space.serving.gallery import ResultStore
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
+from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
 from sd_space.ui import build_demo
 
