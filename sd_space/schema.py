@@ -222,7 +222,7 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """The request is over without a result; `error` is what its visitor is told."""
+    """The request is over without a result; `error` is what its visitor reads."""
 
     request_id: str
     error: SpaceError

@@ -15,6 +15,7 @@ from .test_schema import INFO
 from .window import Host, Window, play
 
 ALERT = 'role="alert"'
+EMBED = "Write prompt and settings into the PNG files, so that other tools can read them"
 
 
 async def drawn(window: Window, **form) -> None:
@@ -346,6 +347,17 @@ def test_a_visitor_who_asks_for_too_much_at_once_is_told(tmp_path):
                 host.backend.proceed.set()
 
     play(tmp_path, scene, max_per_visitor=1)
+
+
+@pytest.mark.parametrize(("wanted", "is_written"), [(True, True), (False, False), ("yes", False)])
+def test_a_files_recipe_is_written_only_for_who_wants_it(tmp_path, wanted, is_written):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window, **{EMBED: wanted})
+        for path in host.store.root.rglob("*.png"):
+            assert (b"a cat" in path.read_bytes()) == is_written
+
+    play(tmp_path, scene)
 
 
 # --- a reload

@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.block_function import BlockFunction
+from gradio.routes import App
 from gradio.state_holder import SessionState
 from starlette.requests import Request
 
@@ -37,7 +39,11 @@ class Host:
         self.store = ResultStore(str(folder), self.settings.result_ttl_s)
         self.capacity = Capacity(self.settings, backend.status)
         metrics = Metrics(backend.status)
-        self.demo = build_demo(self.settings, CARD, self.gate, backend, self.store, metrics, RECORDED, self.capacity)
+        # Gradio makes a web app each time that a page changes; nothing here goes through one.
+        with mock.patch.object(App, "create_app"):
+            self.demo = build_demo(
+                self.settings, CARD, self.gate, backend, self.store, metrics, RECORDED, self.capacity
+            )
 
     async def __aenter__(self) -> "Host":
         return self
@@ -57,11 +63,14 @@ class Host:
         await window.open()
         return window
 
-    async def call(self, name: str, *data: Any, **headers: str) -> list[list]:
-        """Calls a public endpoint; returns all of its answers."""
+    def stream(self, name: str, *data: Any, **headers: str) -> AsyncIterator[list]:
+        """The answers of a public endpoint, one after another."""
         (event,) = [event for event in self.demo.fns.values() if event.api_name == name]
-        answers = answers_of(self.demo, event, list(data), request_of({}, headers), SessionState(self.demo))
-        return [answer async for answer in answers]
+        return answers_of(self.demo, event, list(data), request_of({}, headers), SessionState(self.demo))
+
+    async def call(self, name: str, *data: Any, **headers: str) -> list[list]:
+        """All answers of a public endpoint."""
+        return [answer async for answer in self.stream(name, *data, **headers)]
 
 
 class Window:
@@ -141,7 +150,7 @@ async def answers_of(
 def request_of(query: dict[str, str], headers: dict[str, str]) -> gr.Request:
     scope = {
         "type": "http",
-        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+        "headers": [(name.replace("_", "-").lower().encode(), value.encode()) for name, value in headers.items()],
         "query_string": urlencode(query).encode(),
         "client": ("192.0.2.1", 0),
     }

@@ -8,6 +8,7 @@ from sd_space.schema import REQUEST_FIELDS
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.recipe import result_json
+from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run, Runs
 from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
@@ -15,8 +16,23 @@ from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) -> None:
     """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
+    public = PublicEndpoints(gate, backend, capacity, runs)
+    for method in (public.accept_license, public.generate, public.model):
+        endpoint = translate_errors(method)
+        endpoint.__doc__ = (endpoint.__doc__ or "").replace("{fields}", _field_lines())
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
 
-    def accept_license(agree: bool) -> str:
+
+class PublicEndpoints:
+    """One method for each endpoint."""
+
+    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, runs: Runs):
+        self._gate = gate
+        self._backend = backend
+        self._capacity = capacity
+        self._runs = runs
+
+    def accept_license(self, agree: bool) -> str:
         """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
 
         Read https://huggingface.co/spaces/CompVis/stable-diffusion-license first: you may not deliberately produce or
@@ -25,9 +41,10 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
         Args:
             agree: true if you have read the licence and accept it
         """
-        return gate.issue_token(agree)
+        return self._gate.issue_token(agree)
 
     async def generate(
+        self,
         prompt: str,
         negative_prompt: str = "",
         num_images_per_prompt: int = CARD_DEFAULTS.num_images_per_prompt,
@@ -62,39 +79,36 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
             "scheduler": scheduler,
         }
         token = acceptance_token or (request.headers.get("x-license-token", "") if request else "")
-        visitor = gate.verify_token(token).visitor
-        with capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
-            async for stage in until_ready(backend):
+        visitor = self._gate.verify_token(token).visitor
+        with self._capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
+            async for stage in until_ready(self._backend):
                 yield [], {"progress": {"stage": stage}}
-            info = backend.status().info
-            run = runs.start(gate.admit(token, values, info), info, embed_recipe=True, place=place)
-        async for _ in runs.watch(run, grace_s=0):
+            info = self._backend.status().info
+            run = self._runs.start(self._gate.admit(token, values, info), info, embed_recipe=True, place=place)
+        async for _ in self._runs.watch(run, grace_s=0):
             if not run.is_done:
                 yield [], {"progress": _progress_json(run)}
         if isinstance(run.outcome, SpaceError):
             raise run.outcome
-        files = [
-            gr.FileData(
-                path=str(picture.path),
-                url=f"{public_address_of(request)}/gradio_api/file={picture.path}",
-                orig_name=picture.path.name,
-                mime_type="image/png",
-            )
-            for picture in run.finished
-        ]
+        files = [_file_data(picture, request) for picture in run.finished]
         yield files, result_json(run.admitted.request, run.info, run.finished, run.outcome)
 
-    def model() -> dict:
+    def model(self) -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
-        status = backend.status()
+        status = self._backend.status()
         described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
         if status.reason:
             described["reason"] = status.reason
         return described | (status.info.as_dict() if status.info else {})
 
-    generate.__doc__ = (generate.__doc__ or "").replace("{fields}", _field_lines())
-    for endpoint in (accept_license, generate, model):
-        gr.api(translate_errors(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+
+def _file_data(picture: SavedPicture, request: gr.Request | None) -> gr.FileData:
+    return gr.FileData(
+        path=str(picture.path),
+        url=f"{public_address_of(request)}/gradio_api/file={picture.path}",
+        orig_name=picture.path.name,
+        mime_type="image/png",
+    )
 
 
 def _field_lines() -> str:
