@@ -17,10 +17,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # runs from a checkout, w
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
-from sd_space.gallery import picture_of, png_chunks
-from sd_space.gate import Gate
-from sd_space.schema import GenerationResult, Outcome, Progress, RequestFailed, SpaceError
-from sd_space.settings import InvalidSetting, Settings
+from sd_space.errors import InvalidSetting, SpaceError
+from sd_space.schema import GenerationResult, Outcome, Progress, RequestFailed
+from sd_space.serving.gate import Gate
+from sd_space.serving.images import render_image
+from sd_space.serving.png_text import png_chunks
+from sd_space.settings import Settings
 
 
 async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
@@ -44,7 +46,7 @@ async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
                     image = update.images[0]
         print(file=sys.stderr)
         embed = image.outcome is Outcome.OK
-        picture_of(image).save(out, "PNG", pnginfo=png_chunks(admitted.request, image.seed, info, embed))
+        render_image(image).save(out, "PNG", pnginfo=png_chunks(admitted.request, image.seed, info, embed))
         return f"{out}: seed {image.seed}, {image.outcome}, drawn by {info.model} on {info.device}"
     finally:
         backend.close(0)

@@ -1,129 +1,22 @@
-"""The data that crosses module borders, and the errors that people read.
+"""The data that crosses module borders.
 
 Everything here is frozen, slotted and picklable, and imports nothing but the standard library, so that a
 request can travel to another thread, a forked ZeroGPU worker or a Ray replica unchanged.
-
-    SpaceError                 a sentence that may be shown to the visitor
-    |- InvalidRequest          names the field, the value and the allowed range
-    |- LicenceNotAccepted      says how to accept
-    |- QueueFull               says when to come back
-    |- TooManyWatchers         says how many windows may show one run
-    |- Cancelled               the visitor (or nobody, after leaving) stopped the run
-    |- SafetyCheckFailed       the checker could not do its work: nothing is shown
-    |- EngineFailed            a step failed; the request is over, the engine goes on
-    |- ModelUnavailable        the model could not be loaded; `operator_hint` names the fix
 """
 
-import json
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
+
+from sd_space.errors import InvalidRequest, ModelUnavailable, SpaceError
+from sd_space.fields import Choice, Kind, Real, RequestField, Text, Whole, shown
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARS = 1000
 
 # Every noise scheduler on offer, in the order in which the page lists them; PNDM is v1-4's own.
 SCHEDULERS = ("PNDM", "DDIM", "Euler", "Euler a", "DPM++ 2M Karras", "UniPC", "LCM", "Heun")
-
-
-class SpaceError(Exception):
-    """A failure told in one sentence that may be shown to a visitor: it holds no prompt, token or path."""
-
-
-class InvalidRequest(SpaceError):
-    """A value is out of range or of the wrong type. `field` names it."""
-
-    def __init__(self, field: str, message: str):
-        super().__init__(field, message)
-        self.field = field
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class LicenceNotAccepted(SpaceError):
-    """No valid acceptance token came with the request."""
-
-
-class QueueFull(SpaceError):
-    """As many requests wait as the settings allow."""
-
-
-class TooManyWatchers(SpaceError):
-    """As many pages follow this run already as may."""
-
-
-class Cancelled(SpaceError):
-    """The request was cancelled before all of its pictures were finished."""
-
-
-class _AtStart(SpaceError):
-    """What keeps a Space from starting. `operator_hint` is for the log and the doctor, not for visitors."""
-
-    def __init__(self, message: str, operator_hint: str = ""):
-        super().__init__(message, operator_hint)
-        self.message = message
-        self.operator_hint = operator_hint or message
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class SafetyCheckFailed(_AtStart):
-    """The safety checker is missing, incomplete or failed its self-test: no picture may leave."""
-
-
-class EngineFailed(SpaceError):
-    """The request could not be finished; other requests are untouched."""
-
-
-class ModelUnavailable(_AtStart):
-    """The model cannot be loaded; `operator_hint` names the fix."""
-
-
-def _shown(value: object) -> str:
-    """The refused value as an error may repeat it: numbers and short words whole, anything else by its type."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool | int | float):
-        text = json.dumps(value)
-    elif isinstance(value, str):
-        text = "'" + "".join(c for c in value if c.isalnum() or c in " +-_.") + "'"
-    else:
-        text = f"a {type(value).__name__}"
-    if len(text) <= 24:
-        return text
-    return f"a text of {len(value)} characters" if isinstance(value, str) else f"a number of {len(text)} digits"
-
-
-def _integer(field: str, value: object, low: int, high: int, unit: str = "") -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a JSON client writes 4.0 for 4
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(field, f"{field} must be a whole number from {low} to {high}{unit}, not {_shown(value)}.")
-    return value
-
-
-def _number(field: str, value: object, low: float, high: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:  # not a number is in no range
-        raise InvalidRequest(field, f"{field} must be a number from {low:g} to {high:g}, not {_shown(value)}.")
-    return float(value)
-
-
-def _text(field: str, value: object) -> str:
-    """The text without outer blanks. Words beyond CLIP's 77 tokens are allowed: the result names what was cut."""
-    if not isinstance(value, str):
-        raise InvalidRequest(field, f"{field} must be text, not {_shown(value)}.")
-    if len(value) > MAX_PROMPT_CHARS:
-        raise InvalidRequest(field, f"{field} must be at most {MAX_PROMPT_CHARS} characters long, not {len(value)}.")
-    # Cc: control characters, Cs: lone surrogates, which no tokenizer or PNG can hold.
-    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t\r" for c in value):
-        raise InvalidRequest(field, f"{field} must not contain control characters; please type it anew.")
-    return " ".join(value.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +71,44 @@ class ModelInfo:
         return values
 
 
+def _field(kind: Kind, label: str, help: str, default: object = None) -> Any:
+    return field(metadata={"field": RequestField(kind, label, help, default)})
+
+
+_SEED = Whole(-1, MAX_SEED, unit=" (-1 picks one at random)")
+_SIDE = Whole("min_size", "max_size", multiple_of="size_step", unit=" pixels")
+_SIDE_HELP = "in pixels, a multiple of {limits.size_step}; the model's own when left out"
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One visitor's wish, valid by construction through `parse`. Picture k has seed + k (modulo 2**32)."""
+    """What a visitor asks for, valid by construction through `parse`. Picture k has seed + k (modulo 2**32).
 
-    prompt: str
-    negative_prompt: str
-    num_images_per_prompt: int
-    num_inference_steps: int
-    guidance_scale: float
-    seed: int
-    width: int
-    height: int
-    scheduler: str
+    This is the table of fields that the form, the API's description, the links and the checks are made from.
+    """
+
+    prompt: str = _field(Text(MAX_PROMPT_CHARS, may_be_empty=False), "Prompt", "what the pictures show, in English")
+    negative_prompt: str = _field(Text(MAX_PROMPT_CHARS), "Negative prompt", "what they should not show", "")
+    num_images_per_prompt: int = _field(
+        Whole(1, "max_images"), "Number of pictures", "how many pictures, 1 to {limits.max_images}"
+    )
+    num_inference_steps: int = _field(Whole(1, "max_steps"), "Steps", "denoising steps, 1 to {limits.max_steps}")
+    guidance_scale: float = _field(
+        Real("min_guidance", "max_guidance"),
+        "Guidance scale",
+        "how closely to follow the prompt, {limits.min_guidance:g} to {limits.max_guidance:g}",
+    )
+    seed: int = _field(
+        _SEED,
+        "Seed",
+        f"the first picture's seed, 0 to {MAX_SEED}, or -1 for a random one; picture k has seed + k",
+        -1,
+    )
+    width: int = _field(_SIDE, "Width", _SIDE_HELP)
+    height: int = _field(_SIDE, "Height", _SIDE_HELP)
+    scheduler: str = _field(
+        Choice("schedulers"), "Noise scheduler", "the noise scheduler, one of those that the model endpoint lists"
+    )
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -202,38 +120,17 @@ class GenerationRequest:
 
         `random_seed` is used where the seed is -1. Raises InvalidRequest, whose sentence names field, value and range.
         """
-        limits = info.limits
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise InvalidRequest(unknown[0], f"{_shown(unknown[0])} is not a field of a request.")
-        given = asdict(info.defaults) | {"negative_prompt": "", "seed": -1}
+        if unknown := sorted(set(values) - REQUEST_FIELDS.keys()):
+            raise InvalidRequest(unknown[0], f"{shown(unknown[0])} is not a field of a request.")
+        given: dict[str, Any] = {name: f.default for name, f in REQUEST_FIELDS.items()} | asdict(info.defaults)
         given |= {name: value for name, value in values.items() if value is not None}
-        prompt = _text("prompt", given.get("prompt"))
-        if not any(unicodedata.category(c)[0] not in "CZ" for c in prompt):
-            raise InvalidRequest("prompt", "prompt must not be empty; describe the picture you want.")
-        seed = _integer("seed", given["seed"], -1, MAX_SEED, " (-1 picks one at random)")
-        if given["scheduler"] not in limits.schedulers:
-            raise InvalidRequest(
-                "scheduler",
-                f"scheduler must be one of {', '.join(limits.schedulers)}, not {_shown(given['scheduler'])}.",
-            )
-        sizes = {}
-        for name in ("width", "height"):
-            sizes[name] = _integer(name, given[name], limits.min_size, limits.max_size, " pixels")
-            if sizes[name] % limits.size_step:
-                raise InvalidRequest(name, f"{name} must be a multiple of {limits.size_step}, not {sizes[name]}.")
-        return cls(
-            prompt=prompt,
-            negative_prompt=_text("negative_prompt", given["negative_prompt"]),
-            num_images_per_prompt=_integer(
-                "num_images_per_prompt", given["num_images_per_prompt"], 1, limits.max_images
-            ),
-            num_inference_steps=_integer("num_inference_steps", given["num_inference_steps"], 1, limits.max_steps),
-            guidance_scale=_number("guidance_scale", given["guidance_scale"], limits.min_guidance, limits.max_guidance),
-            seed=random_seed if seed == -1 else seed,
-            scheduler=str(given["scheduler"]),
-            **sizes,
-        )
+        checked = {name: f.kind.check(name, given[name], info.limits) for name, f in REQUEST_FIELDS.items()}
+        if checked["seed"] == -1:
+            checked["seed"] = random_seed
+        return cls(**checked)
+
+
+REQUEST_FIELDS: Mapping[str, RequestField] = {f.name: f.metadata["field"] for f in fields(GenerationRequest)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +222,7 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """The request is over without a result; `error` is what its visitor is told."""
+    """The request is over without a result; `error` is what its visitor reads."""
 
     request_id: str
     error: SpaceError
@@ -370,3 +267,10 @@ class BackendStatus:
     @property
     def is_ready(self) -> bool:
         return self.stage is Stage.READY
+
+    @property
+    def ready_info(self) -> ModelInfo:
+        """The served model. Raises ModelUnavailable if none is loaded yet, or none could be."""
+        if self.info is None:
+            raise ModelUnavailable(self.reason or "The model is still loading; please try again in a minute.")
+        return self.info

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from sd_space.errors import InvalidSetting
+
 PREFIX = "SD_SPACE_"
 
 TINY = "tiny"
@@ -21,21 +23,13 @@ _REFUSED_SWITCHES = {
     "GRADIO_EXAMPLES_CACHE": "it would let visitors fetch whatever is in that folder",
     "GRADIO_HISTORY_BUCKET": "it would store what visitors ask for",
     "GRADIO_LOCAL_DEV_MODE": "it would let any page on this machine call the Space",
-    "GRADIO_NUM_WORKERS": "its processes would serve files past the front door",
+    "GRADIO_NUM_WORKERS": "its processes would serve files past the request filter",
     "GRADIO_PROFILING": "it would keep records of visitors' calls",
     "GRADIO_SHARE": "start with --share for a share link",
     "GRADIO_TEMP_DIR": "it would let visitors fetch whatever is in that folder; set SD_SPACE_RESULT_DIR or TMPDIR",
     "GRADIO_VIBE_MODE": "it would let visitors edit the code",
     "GRADIO_WATCH_DIRS": "it would restart the Space whenever a file changes",
 }
-
-
-class CannotStart(Exception):
-    """Something around this process keeps the Space from starting; the sentence, for its operator, names the fix."""
-
-
-class InvalidSetting(CannotStart, ValueError):
-    """A setting has a value that it cannot have; the sentence names the variable, the value and what it takes."""
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -190,8 +184,8 @@ class Settings:
     )
     ray_cpus_per_replica: int = _setting(1, _whole(1, 256), "CPUs of each replica, and its threads")
 
-    def most_under_way(self, replicas: int = 1) -> int:
-        """Requests that wait, and those that may be drawn at once on so many engines; more are refused."""
+    def max_in_flight(self, replicas: int = 1) -> int:
+        """The most requests that may wait or be drawn at once with that many engines; more are refused."""
         return self.max_queue + (self.max_batch_size or WIDTHS[-1]) * max(1, replicas)
 
     @classmethod
@@ -207,7 +201,7 @@ class Settings:
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known:
-                raise InvalidSetting(f"{name} is not a setting; README lists those that are.")
+                raise InvalidSetting(f"{name} is not a setting; sd_space/README.md lists those that are.")
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space

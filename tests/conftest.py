@@ -89,7 +89,7 @@ def repository(tmp_path_factory, one_torch_thread) -> Path:
 @pytest.fixture
 def standin(repository, tmp_path, monkeypatch):
     """A stand-in that this process takes for the Hub, and an empty cache."""
-    from sd_space import hub
+    from sd_space.model import hub
 
     from .hub import point_here, serving
 

@@ -3,18 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from sd_space.memory import Footprint, decode_bytes, step_bytes
+from sd_space.errors import Cancelled, SpaceError
+from sd_space.model.memory import Footprint, decode_bytes, step_bytes
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
-    Cancelled,
     GenerationResult,
     Outcome,
     PictureFinished,
     Progress,
     RequestFailed,
     ScreenedImage,
-    SpaceError,
     Stage,
     Update,
 )

@@ -15,7 +15,14 @@ from pathlib import Path
 from unittest import mock
 
 # What a start would spend its seconds on; loaded once, and every process is forked from there.
-PRELOADED = ["app", "sd_space.ui", "sd_space.recorded", "sd_space.engine", "sd_space.pipeline", "sd_space.tools.doctor"]
+PRELOADED = [
+    "app",
+    "sd_space.ui",
+    "sd_space.recorded",
+    "sd_space.engine.engine",
+    "sd_space.model.pipeline",
+    "sd_space.tools.doctor",
+]
 # What libraries read when they are imported, which they are in the process from which the others are forked.
 _INHERITED = {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 _READ_AT_IMPORT = ("huggingface_hub.constants", "gradio.http_server")  # settings that differ from process to process

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -107,6 +108,9 @@ class StandInHub:
         self.fault: str | None = None
         self.go_on = threading.Event()  # cleared: weights stop half-way until it is set
         self.go_on.set()
+        self.refused: set[str] = set()  # files whose contents nobody gets
+        self.on_xet: set[str] = set()  # files that are in Xet storage, which never answers here
+        self.slow: set[str] = set()  # files that come in eight pieces, each after a pause
         self.asked: list[tuple[str, str]] = []  # (method, path)
         self._end = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -146,8 +150,12 @@ class StandInHub:
                 path = unquote(urlsplit(self.path).path)
                 hub.asked.append((self.command, path))
                 is_list = path.startswith("/api/models/")
-                if hub.fault == "silent" or (hub.fault == "silent after the list" and not is_list):
+                is_silent = hub.fault == "silent" or (hub.fault == "silent after the list" and not is_list)
+                if is_silent or path.startswith("/xet/"):
                     hub._end.wait()
+                    return
+                if path == "/xet-token":
+                    self._send(200, hub._xet_token())
                     return
                 known = hub._refusal(path, is_list, self.headers.get("authorization", ""))
                 if known is not None:
@@ -167,24 +175,41 @@ class StandInHub:
                     self.wfile.write(body)
 
             def _send_file(self, path: Path) -> None:
+                name = path.relative_to(hub.folder).as_posix()
                 if not path.is_file():
                     self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": hub.commit})
+                    return
+                if name in hub.refused and self.command == "GET":
+                    self._send(403, {"X-Error-Message": "No."})
                     return
                 body = path.read_bytes()
                 if hub.fault == "short" and path.suffix == ".safetensors" and self.command == "GET":
                     body = body[: len(body) // 2]
                 self.send_response(200)
                 self.send_header("X-Repo-Commit", hub.commit)
-                self.send_header("ETag", f'"{hashlib.sha256(path.read_bytes()).hexdigest()}"')
+                digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                self.send_header("ETag", f'"{digest}"')
+                if name in hub.on_xet:
+                    self.send_header("X-Xet-Hash", digest)
+                    self.send_header("X-Xet-Refresh-Route", f"{hub.url}/xet-token")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 if self.command == "GET":
                     is_cut = hub.fault == "truncated" and path.suffix == ".safetensors"
                     with contextlib.suppress(ConnectionError):
+                        if name in hub.slow:
+                            self._write_slowly(body)
+                            return
                         self.wfile.write(body[: len(body) // 2])
                         hub.go_on.wait()
                         self.wfile.write(b"" if is_cut else body[len(body) // 2 :])
                     self.close_connection = is_cut
+
+            def _write_slowly(self, body: bytes) -> None:
+                length = len(body) // 8 + 1
+                for begin in range(0, len(body), length):
+                    hub._end.wait(0.3)
+                    self.wfile.write(body[begin : begin + length])
 
         return Handler
 
@@ -209,6 +234,13 @@ class StandInHub:
             if status:
                 return status, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}
         return None
+
+    def _xet_token(self) -> dict[str, str]:
+        return {
+            "X-Xet-Cas-Url": f"{self.url}/xet",
+            "X-Xet-Access-Token": "a token",
+            "X-Xet-Token-Expiration": str(int(time.time()) + 3600),
+        }
 
     def _listing(self) -> dict:
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())

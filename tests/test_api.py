@@ -206,12 +206,11 @@ def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(
     before = ready_server.metric(cancelled)
     event_id = httpx.post(f"{url}/queue/join", json=event).json()["event_id"]
     with httpx.stream("GET", f"{url}/queue/data?session_hash=cancels", timeout=60) as stream:
-        for line in stream.iter_lines():
-            if "Step " in line:
-                body = {"event_id": event_id, "session_hash": "cancels", "fn_index": 0}
-                assert httpx.post(f"{url}/cancel", json=body).status_code == 200
-            if "process_completed" in line or "close_stream" in line:
-                break
+        lines = stream.iter_lines()
+        assert any("Step " in line for line in lines)
+        body = {"event_id": event_id, "session_hash": "cancels", "fn_index": 0}
+        assert httpx.post(f"{url}/cancel", json=body).status_code == 200
+        assert any("process_completed" in line for line in lines)
     ready_server.wait_for_metric(cancelled, before + 1)
     ready_server.wait_for_metric("sd_space_requests_running", 0)
     assert "Traceback" not in ready_server.log

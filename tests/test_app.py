@@ -21,7 +21,7 @@ from .server import ROOT, ended, serve
         (["--auth", "somebody"], {}, "--auth must be USER:PASSWORD, with neither part empty."),
         ([], {"SD_SPACE_MAX_QUEUE": "many"}, "SD_SPACE_MAX_QUEUE must be a whole number from 1 to 10000, not 'many'."),
         (["--backend", "cloud"], {}, "SD_SPACE_BACKEND must be one of"),
-        ([], {"SD_SPACE_MODLE": "tiny"}, "SD_SPACE_MODLE is not a setting; README lists those that are."),
+        ([], {"SD_SPACE_MODLE": "tiny"}, "SD_SPACE_MODLE is not a setting; sd_space/README.md lists those that are."),
     ],
 )
 def test_a_wrong_call_ends_at_once_in_a_sentence(arguments, environ, says, tmp_path):

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,76 +13,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sd_space"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "tools" not in path.parts)
 
-DATA = {"schema", "settings", "faults"}
-# Module -> modules of ours that it may import. Anything not listed may import nothing of ours.
-ALLOWED = {
-    "card": set(),
-    "recorded": set(),
-    "gate": DATA | {"card"},
-    "lived_time": set(),
-    "batcher": DATA,
-    "step_times": {"batcher"},
-    "serving.connections": {"settings"},
-    "serving.console": set(),
-    "serving.environment": {"serving.result_folder", "settings"},
-    "serving.infotext": set(),
-    "serving.listening": {"serving.connections", "settings"},
-    "serving.placeholder": {"schema"},
-    "serving.png_text": {"schema", "serving", "serving.infotext"},
-    "serving.result_folder": {"settings"},
-    "gallery": DATA | {"serving.placeholder", "serving.png_text", "serving.result_folder"},
-    "metrics": DATA,
-    "serving": set(),
-    "serving.limits": DATA,
-    "serving.envelope": DATA,
-    "serving.login": {"serving.envelope"},
-    "serving.mcp_message": {"serving.envelope"},
-    "serving.origins": DATA,
-    "serving.routes": {"serving.envelope"},
-    "serving.headers": DATA | {"serving.origins", "serving.routes"},
-    "serving.answers": {"serving.limits", "serving.origins", "serving.routes"},
-    "serving.own_answers": DATA | {"metrics"},
-    "serving.middleware": DATA
-    | {"metrics"}
-    | {f"serving.{name}" for name in ["answers", "envelope", "headers", "limits", "login", "mcp_message"]}
-    | {"serving.origins", "serving.own_answers", "serving.routes"},
-    "hub": set(),
-    "memory": set(),
-    "unet_calls": set(),
-    "noise_schedulers": set(),
-    "model_configs": {"hub"},
-    "model_folder": {"hub", "model_configs", "settings"},
-    "components": {"hub", "model_configs"},
-    "openvino_unet": set(),
-    "placement": {"faults", "memory", "unet_calls"},
-    "pipeline": DATA
-    | {"components", "hub", "memory", "model_configs", "model_folder", "noise_schedulers", "openvino_unet"}
-    | {"placement", "unet_calls"},
-    "denoiser": DATA | {"noise_schedulers", "unet_calls"},
-    "safety": DATA | {"lived_time"},
-    "engine": DATA | {"batcher", "denoiser", "safety", "step_times"},
-    "backends": DATA,
-    "backends.local": DATA | {"backends", "denoiser", "engine", "lived_time", "pipeline", "safety"},
-    "backends.zerogpu": DATA | {"backends.local", "batcher", "engine", "pipeline", "step_times"},
-    "backends.ray_serve": DATA | {"backends", "backends.local", "lived_time", "memory"},
-    "sessions": set(),
-    "runs": DATA | {"backends", "gallery", "serving.limits"},
-    "views": DATA | {"card", "gallery", "gate", "recorded", "runs"},
-    "ui": DATA
-    | {"backends", "card", "gallery", "gate", "metrics", "recorded", "runs", "serving.limits", "views"}
-    | {"ui.endpoints", "ui.events", "ui.handlers", "ui.layout", "ui.serving"},
-    "ui.events": DATA | {"serving.headers"},
-    "ui.form": DATA,
-    "ui.layout": DATA | {"card", "recorded", "views", "ui.form"},
-    "ui.handlers": DATA
-    | {"backends", "gallery", "gate", "runs", "serving.limits", "views", "ui.events", "ui.form", "ui.layout"},
-    "ui.endpoints": DATA | {"backends", "gallery", "gate", "runs", "serving.limits", "ui.events"},
-    "ui.serving": DATA
-    | {"backends", "gallery", "metrics", "recorded", "sessions", "views", "ui.layout"}
-    | {"serving.envelope", "serving.limits", "serving.middleware", "serving.origins"},
+GROUND = ""  # sd_space's own modules: data, settings, what the card says
+# Wing -> the wings that it may import from, beside its own and the ground.
+WINGS = {
+    "ui": {"serving", "backends"},
+    "serving": {"backends"},
+    "backends": {"engine", "model"},
+    "engine": {"model"},
+    "model": set(),
+    GROUND: set(),
 }
+PAGE = {"ui", "serving"}  # of the backends they know the protocol alone
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
-MAKERS = {"AdmittedRequest": {"gate"}, "ScreenedImage": {"safety"}, "Preview": {"safety"}}
+MAKERS = {"AdmittedRequest": {"serving.gate"}, "ScreenedImage": {"engine.safety"}, "Preview": {"engine.safety"}}
 
 
 def name_of(path: Path) -> str:
@@ -97,51 +41,61 @@ def imports_of(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} has a relative import"
-            if node.module == "sd_space":
-                names |= {f"sd_space.{alias.name}" for alias in node.names}
-            else:
-                names.add(node.module)
+            for alias in node.names:  # a module of that package, or something in the module
+                part = f"{node.module}.{alias.name}"
+                names.add(part if (ROOT / part.replace(".", "/")).with_suffix(".py").is_file() else node.module)
     return names
+
+
+def wing_of(name: str) -> str:
+    first = name.split(".")[0]
+    return first if first in WINGS else GROUND
+
+
+def own_imports_of(path: Path) -> set[str]:
+    return {name.removeprefix("sd_space.") for name in imports_of(path) if name.startswith("sd_space.")}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_modules_import_only_in_the_direction_of_the_arrows(path):
-    ours = {name.removeprefix("sd_space.") for name in imports_of(path) if name.startswith("sd_space.")}
-    allowed = ALLOWED.get(name_of(path), set())
-    if name_of(path) == "backends":
-        allowed = allowed | {
-            "backends.local",
-            "backends.zerogpu",
-            "backends.ray_serve",
-        }  # make_backend imports the one it is asked for
-    assert ours <= allowed
+    wing = wing_of(name_of(path))
+    for name in own_imports_of(path):
+        assert wing_of(name) in {wing, GROUND} | WINGS[wing]
+        assert wing not in PAGE or wing_of(name) != "backends" or name == "backends"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name_of(path): own_imports_of(path) for path in MODULES}
+    # What chooses a backend imports the one that it is asked for, and nothing before.
+    graph["backends"] -= {f"backends.{name}" for name in ("local", "zerogpu", "ray_serve")}
+    assert list(TopologicalSorter(graph).static_order())
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_only_the_page_knows_gradio_and_only_the_engine_side_knows_torch(path):
     roots = {name.split(".")[0] for name in imports_of(path)}
     name = name_of(path)
-    assert "gradio" not in roots or name.split(".")[0] == "ui"
-    assert not roots & HEAVY or name in {
-        "openvino_unet",
-        "unet_calls",
-        "noise_schedulers",
-        "model_folder",
-        "components",
-        "placement",
-        "pipeline",
-        "denoiser",
-        "safety",
-        "engine",
-        "backends.local",
+    assert "gradio" not in roots or wing_of(name) == "ui" or name == "serving.gradio_queue"
+    assert not roots & HEAVY or wing_of(name) in {"engine", "model"} or name == "backends.loading"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_one_module_alone_touches_gradios_private_parts(path):
+    """The page has what `import gradio` offers; tests/test_gradio_queue.py holds the rest."""
+    if name_of(path) == "serving.gradio_queue":
+        return
+    assert not any(name.startswith("gradio.") for name in imports_of(path))
+    attributes = {
+        node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)
     }
+    assert not attributes & {"_queue", "extra_startup_events", "mcp_server_obj"}
 
 
-@pytest.mark.parametrize(("package", "owner"), [("spaces", "backends/zerogpu.py"), ("ray", "backends/ray_serve.py")])
+@pytest.mark.parametrize(("package", "owner"), [("spaces", "backends/zerogpu.py"), ("ray", "backends/ray_serve")])
 def test_one_backend_alone_knows_the_package_that_it_stands_on(package, owner):
     for path in [*MODULES, ROOT / "app.py"]:
         roots = {name.split(".")[0] for name in imports_of(path)}
-        assert package not in roots or path == PACKAGE / owner
+        assert package not in roots or (PACKAGE / owner) in (path, *path.parents)
 
 
 def test_nothing_imports_the_tools():
@@ -178,6 +132,6 @@ def test_the_page_loads_no_torch():
 
 
 def test_the_engine_loads_no_gradio():
-    loaded = loaded_by("import sd_space.engine, sd_space.pipeline, sd_space.backends.local")
+    loaded = loaded_by("import sd_space.engine.engine, sd_space.model.pipeline, sd_space.backends.local")
     assert "gradio" not in loaded
     assert "threads=1" in loaded

@@ -1,6 +1,6 @@
 import itertools
 
-from sd_space.batcher import BatchKey, StepBatcher, Trajectory
+from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory
 
 SQUARE = BatchKey(64, 64, True)
 WIDE = BatchKey(64, 96, True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sd_space.denoiser import SCHEDULER_TABLE
+from sd_space.model.noise_schedulers import SCHEDULER_TABLE
 from sd_space.tools.bench.__main__ import BENCHMARKS, main
 from sd_space.tools.bench.figures import plain
 

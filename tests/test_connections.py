@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from sd_space.errors import CannotStart
 from sd_space.serving import connections
-from sd_space.settings import CannotStart
 
 from .server import ROOT, free_port
 
@@ -126,7 +126,7 @@ def test_the_second_head_of_a_connection_is_bounded_too_and_a_long_answer_is_not
 
 @KINDS
 def test_who_waits_for_an_answer_is_not_closed_for_newcomers(tmp_path, kind):
-    most = connections.most_connections(256)
+    most = connections.max_connections(256)
     with served(tmp_path, kind) as server, contextlib.ExitStack() as stack:
         busy = [stack.enter_context(server.connect()) for _ in range(most - 1)]
         for connection in busy:
@@ -163,7 +163,7 @@ def test_what_is_no_request_is_told_in_a_sentence_and_not_logged_each_time(tmp_p
                 odd.sendall(sent)
                 answers.append(read_to_end(odd))
         told = [answer for answer in answers if answer]  # what comes after the end of a connection may reset it
-        assert told or len(sent) > connections.MOST_HEAD_BYTES
+        assert told or len(sent) > connections.MAX_HEAD_BYTES
         assert all(answer.split()[1] in (b"400", b"431") and b'{"error": "The ' in answer for answer in told)
         assert server.answer().text == "ok"
         assert server.log.seek(0, 2) < 2_000
@@ -183,7 +183,7 @@ def test_the_soft_limit_is_raised_and_too_few_handles_are_refused(monkeypatch):
     with pytest.raises(CannotStart, match=r"64 file handles are too few .* ulimit -n 96"):
         connections.raise_handle_limit()
     in_force.append((resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert connections.raise_handle_limit() == connections.MOST_HANDLES
+    assert connections.raise_handle_limit() == connections.MAX_HANDLES
 
 
 def test_a_limit_that_may_not_be_raised_as_far_is_raised_as_far_as_it_may(monkeypatch):
@@ -202,5 +202,5 @@ def test_a_limit_that_may_not_be_raised_as_far_is_raised_as_far_as_it_may(monkey
 
 def test_systems_that_count_handles_in_another_way_start_too(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert connections.raise_handle_limit() == connections.MOST_HANDLES
-    assert connections.most_connections(connections.MOST_HANDLES) == connections.MOST_CONNECTIONS
+    assert connections.raise_handle_limit() == connections.MAX_HANDLES
+    assert connections.max_connections(connections.MAX_HANDLES) == connections.MAX_CONNECTIONS

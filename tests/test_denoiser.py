@@ -2,9 +2,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sd_space.denoiser import Denoiser
-from sd_space.noise_schedulers import SCHEDULER_TABLE, fitting_schedulers, make_scheduler
-from sd_space.pipeline import LoadedPipeline
+from sd_space.engine.denoiser import Denoiser
+from sd_space.model.noise_schedulers import SCHEDULER_TABLE, fitting_schedulers, make_scheduler
+from sd_space.model.pipeline import LoadedPipeline
 from sd_space.schema import SCHEDULERS, GenerationRequest
 
 from .generated import paired

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from sd_space.card import load_card
-from sd_space.memory import GIB, RUNGS, needed_bytes
+from sd_space.model.memory import GIB, MEMORY_PROFILES, needed_bytes
 from sd_space.recorded import load_recorded
 from sd_space.schema import GenerationRequest
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
@@ -17,12 +17,19 @@ from .fakes import V1_4 as V1_4_FOOTPRINT
 from .test_schema import INFO
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGE, MODEL = "sd_space/README.md", "sd_space/model/README.md"
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+README = page("README.md")
 FRONT = yaml.safe_load(README.split("---\n")[1])
 
 
-def between(name: str) -> str:
-    return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
+def between(name: str, text: str) -> str:
+    return text.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0].strip()
 
 
 def settings_table() -> str:
@@ -41,22 +48,52 @@ def file_map() -> str:
     return "\n".join(["| file | what it is |", "| --- | --- |", *lines])
 
 
-def ladder_table() -> str:
-    """Each rung with what v1-4 needs on it; more than that rung is in force above the next one's."""
-    rows = [f"| {needed_bytes(V1_4_FOOTPRINT, rung) / GIB:.1f} GiB | {rung.name} |" for rung in RUNGS]
+def profiles_table() -> str:
+    """Each memory profile with the bytes that v1-4 needs in it, from which on it is chosen."""
+    rows = [
+        f"| {needed_bytes(V1_4_FOOTPRINT, profile) / GIB:.1f} GiB | {profile.name} |" for profile in MEMORY_PROFILES
+    ]
     return "\n".join(["| free memory from | how v1-4 in float16 is held, 512 × 512 |", "| --- | --- |", *rows])
 
 
-def test_the_memory_ladders_table_is_the_codes():
-    assert between("ladder") == ladder_table(), "paste tests.test_docs.ladder_table() into README"
+def test_the_memory_profiles_table_is_the_codes():
+    assert between("profiles", page(MODEL)) == profiles_table(), f"paste tests.test_docs.profiles_table() into {MODEL}"
 
 
 def test_the_settings_table_is_the_codes():
-    assert between("settings") == settings_table(), "paste tests.test_docs.settings_table() into README"
+    assert between("settings", page(PACKAGE)) == settings_table(), (
+        f"paste tests.test_docs.settings_table() into {PACKAGE}"
+    )
+
+
+def test_readme_has_the_settings_most_used_word_for_word():
+    rows = between("used", README).splitlines()
+    assert set(rows) <= set(settings_table().splitlines()) and len(rows) == 2 + 12
+
+
+def test_readme_is_short_enough_to_be_read():
+    assert len(README.encode()) <= 10_000
+
+
+def test_every_link_between_the_readmes_leads_to_a_file_and_a_heading():
+    for path in [ROOT / "README.md", *ROOT.glob("sd_space/**/README.md"), *ROOT.glob("tests/**/README.md")]:
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            name, _, heading = target.partition("#")
+            there = path.parent / name if name else path
+            assert there.exists(), f"{target} in {path.relative_to(ROOT)}"
+            titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE) if heading else []
+            assert not heading or heading in [title.lower().replace(" ", "-") for title in titles], target
+
+
+def test_the_extras_are_pinned_once_and_the_same():
+    pins = dict(re.findall(r'pip install "?(openvino|ray\[serve\])==([\d.]+)', README))
+    requirements = page("tests/requirements.txt")
+    assert len(pins) == 2 and all(f"{name}=={version}" in requirements for name, version in pins.items())
 
 
 def test_the_file_map_is_the_tree():
-    assert between("files") == file_map(), "paste tests.test_docs.file_map() into README"
+    assert between("files", page(PACKAGE)) == file_map(), f"paste tests.test_docs.file_map() into {PACKAGE}"
 
 
 def test_the_front_matter_pins_what_the_code_pins():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sd_space import pipeline
+from sd_space.model import pipeline
 from sd_space.settings import V1_4, V1_4_REVISION
 from sd_space.tools.doctor import Doctor, main
 

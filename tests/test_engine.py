@@ -6,23 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine, calibrate, run_to_completion
-from sd_space.pipeline import LoadedPipeline
-from sd_space.safety import SafetyScreen
-from sd_space.schema import (
-    SCHEDULERS,
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    Outcome,
-    PictureFinished,
-    Progress,
-    RequestFailed,
-    SafetyCheckFailed,
-    Update,
-)
-from sd_space.step_times import StepTimes
+from sd_space.engine.calibration import calibrate
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine, run_to_completion
+from sd_space.engine.safety import SafetyScreen
+from sd_space.engine.step_times import StepTimes
+from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.schema import SCHEDULERS, GenerationResult, Outcome, PictureFinished, Progress, RequestFailed, Update
 
 from .generated import paired, sampled
 from .test_denoiser import plain_call
@@ -190,7 +181,7 @@ def test_waiting_is_told_with_its_place(noise_painter):
     updates = engine.step()
     assert [progress_of(updates, name).queue_position for name in "abc"] == [0, 1, 2]
     assert progress_of(updates, "c").num_timesteps == 5
-    assert engine.counts() == (2, 1, 0)
+    assert engine.counts() == (2, 1)
 
 
 def test_progress_counts_the_51_calls_of_pndm(noise_painter):
@@ -443,8 +434,8 @@ def test_hundreds_of_requests_leave_nothing_behind(noise_painter):
     some_requests(20)
     before = some_requests(20)
     assert some_requests(100) < before + 50
-    assert not engine._states and not engine._runs and not engine._denoised
-    assert engine.counts() == (0, 0, 4)
+    assert not engine._states and not engine._requests and not engine._denoised
+    assert engine.counts() == (0, 0)
 
 
 # --- how wide, how long

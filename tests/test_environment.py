@@ -7,10 +7,10 @@ import sys
 import httpx
 import pytest
 
+from sd_space.errors import CannotStart
 from sd_space.serving import console
 from sd_space.serving.environment import check_environment
 from sd_space.serving.listening import Address, start_server
-from sd_space.settings import CannotStart
 
 from .connections_app import app
 from .server import free_port

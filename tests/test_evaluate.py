@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sd_space.safety import SafetyScreen
+from sd_space.engine.safety import SafetyScreen
 from sd_space.schema import Outcome
 from sd_space.tools.evaluate import metrics, positions, scorer
 from sd_space.tools.evaluate.__main__ import card_named, parse

@@ -11,11 +11,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from sd_space import pipeline
-from sd_space.denoiser import Denoiser
-from sd_space.noise_schedulers import make_scheduler
-from sd_space.pipeline import Hardware, LoadedPipeline, PipelineSpec
-from sd_space.schema import ModelUnavailable, SafetyCheckFailed
+from sd_space.engine.denoiser import Denoiser
+from sd_space.errors import ModelUnavailable, SafetyCheckFailed
+from sd_space.model import pipeline
+from sd_space.model.noise_schedulers import make_scheduler
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import Settings
 from sd_space.tools.doctor import Doctor, Failed
 

@@ -1,4 +1,4 @@
-"""v1-4's architecture in float16 on a CUDA device: exact, on every rung of the memory ladder, and after faults.
+"""v1-4's architecture in float16 on a CUDA device: exact, in every memory profile, and after faults.
 
 Left out where there is no CUDA (see conftest.py); then nothing of this file has been seen to work.
 """
@@ -8,12 +8,13 @@ import gc
 import pytest
 import torch
 
-from sd_space.backends.local import build_engine
-from sd_space.batcher import BatchKey
-from sd_space.denoiser import Denoiser
-from sd_space.engine import run_to_completion
-from sd_space.memory import GIB
-from sd_space.pipeline import LoadedPipeline, PipelineSpec, detect_hardware
+from sd_space.backends.loading import build_engine
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import run_to_completion
+from sd_space.model.memory import GIB
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.spec import PipelineSpec, detect_hardware
 from sd_space.schema import GenerationResult, Outcome, RequestFailed
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
@@ -46,14 +47,14 @@ def test_recorded_steps_are_those_of_the_same_weights_called_as_they_are():
     """Alone and in company: every number of rows is a recording of its own."""
     recorded, plain = load(), load()
     assert recorded.placement.profile.recorded_steps
-    plain.placement.unet_calls.record(None)
+    plain.placement.unet_runner.record(None)
     for pictures in (1, 3, 4):
         changes = OWN_SIZE | {"num_inference_steps": 8, "num_images_per_prompt": pictures}
         one, other = (
             pixels(run_to_completion(make_engine(each), admitted("a", **changes))) for each in (recorded, plain)
         )
         assert far_apart(one, other) == 0
-    assert any(calls._replays for calls in recorded.placement.unet_calls._recorded.values())
+    assert any(calls._replays for calls in recorded.placement.unet_runner._graphs.values())
 
 
 def test_what_makes_it_faster_changes_no_value_by_more_than_rounding_does():
@@ -112,8 +113,8 @@ def test_step_times_are_those_of_the_size_that_they_are_told_for():
 
 
 @pytest.mark.parametrize("limit_gb", [24, 12, 8, 6, 4, 3])
-def test_the_ladder_serves_within_a_smaller_cards_memory(limit_gb):
-    """The allocator holds to the limit, so a rung that needs more than was predicted would fail here."""
+def test_the_first_profile_serves_within_a_smaller_cards_memory(limit_gb):
+    """The allocator holds to the limit, so a profile that needs more than was predicted would fail here."""
     loaded = load(max_vram_gb=float(limit_gb))
     predicted = loaded.placement.profile
     engine = build_engine(loaded, Settings())

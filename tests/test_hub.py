@@ -3,16 +3,23 @@
 import json
 import logging
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 
-from sd_space import hub, pipeline
-from sd_space.hub import FilesMissing, fetch, needed_files, operator_hint, size, variant_of
-from sd_space.pipeline import Hardware, PipelineSpec, load_pipeline
-from sd_space.schema import ModelUnavailable
+from sd_space.errors import ModelUnavailable
+from sd_space.model import download, pipeline
+from sd_space.model.download import DownloadStalled
+from sd_space.model.files import FilesMissing, files_in, format_size, needed_files, variant_of
+from sd_space.model.hub import fetch
+from sd_space.model.hub_errors import operator_hint
+from sd_space.model.pipeline import load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
 from .hub import TOKEN, StandInHub, patience_s, point_here, serving
@@ -44,7 +51,7 @@ def spec(**changes) -> PipelineSpec:
 
 
 def names_of(repository: Path) -> set[str]:
-    return hub.files_in(repository)
+    return files_in(repository)
 
 
 def test_only_safetensors_of_the_wanted_variant_are_needed(repository):
@@ -93,7 +100,7 @@ def test_pickles_are_never_taken_instead(repository):
     ("count", "words"), [(0, "0 bytes"), (1500, "2 kB"), (246e6, "246 MB"), (2.74e9, "2.74 GB"), (24.3e9, "24.30 GB")]
 )
 def test_sizes_are_said_as_people_say_them(count, words):
-    assert size(count) == words
+    assert format_size(count) == words
 
 
 # --- fetching
@@ -105,10 +112,10 @@ def test_the_files_of_the_pinned_commit_come_and_no_others(standin):
     assert standin.fetched == CONFIGS | HALF
     assert all(V1_4_REVISION in path for _, path in standin.asked if "resolve" in path or "revision" in path)
     assert snapshot.commit == V1_4_REVISION
-    assert hub.files_in(snapshot.folder) == CONFIGS | HALF
+    assert files_in(snapshot.folder) == CONFIGS | HALF
     total = sum((standin.folder / name).stat().st_size for name in CONFIGS | HALF)
     assert told[0] == "asking the Hub"
-    assert told[-1] == f"{size(total)} of {size(total)} fetched"
+    assert told[-1] == f"{format_size(total)} of {format_size(total)} fetched"
 
 
 def test_a_cached_commit_is_used_without_asking_the_hub(standin):
@@ -247,14 +254,14 @@ def test_a_hub_that_was_only_busy_for_a_moment_is_asked_again(standin, monkeypat
 def test_offline_with_a_warm_cache_loads(standin, tmp_path, monkeypatch):
     fetch(V1_4, V1_4_REVISION, None)
     standin.asked.clear()
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert load_pipeline(spec()).info.revision == V1_4_REVISION
     assert not standin.asked
 
 
 def test_offline_another_variant_in_the_cache_will_do(standin, monkeypatch):
     first = fetch(V1_4, V1_4_REVISION, None)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert fetch(V1_4, V1_4_REVISION, "fp16") == first
 
 
@@ -262,7 +269,7 @@ def test_offline_another_variant_in_the_cache_will_do(standin, monkeypatch):
 def test_offline_with_a_partial_cache_is_told(standin, tmp_path, monkeypatch, lost):
     folder = fetch(V1_4, V1_4_REVISION, None).folder
     (folder / lost).unlink()
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "not cached completely, and HF_HUB_OFFLINE is set" in hint_of(spec())
 
 
@@ -271,7 +278,7 @@ def test_a_partial_cache_is_completed(standin):
     (folder / "tokenizer" / "merges.txt").unlink()
     standin.asked.clear()
     fetch(V1_4, V1_4_REVISION, None)
-    assert "tokenizer/merges.txt" in hub.files_in(folder)
+    assert "tokenizer/merges.txt" in files_in(folder)
     assert not standin.fetched & WHOLE
 
 
@@ -311,9 +318,58 @@ def test_anything_else_is_told_with_its_first_line():
     assert "(KeyError: 'x')" in operator_hint(KeyError("x"), V1_4)
 
 
+UNET, VAE = "unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"
+
+
+def wait_for_downloads_to_end() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "download":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def test_after_a_failure_the_other_downloads_stop_with_their_next_bytes(standin):
+    standin.refused = {UNET}
+    standin.go_on.clear()  # the other weights have come half-way
+    with pytest.raises(HfHubHTTPError):
+        fetch(V1_4, V1_4_REVISION, "fp16")
+    standin.go_on.set()
+    wait_for_downloads_to_end()
+    assert not any(try_to_load_from_cache(V1_4, name, revision=V1_4_REVISION) for name in HALF)
+
+
+def test_after_a_failure_no_further_file_is_asked_for(standin, monkeypatch):
+    monkeypatch.setattr(download, "WORKERS", 1)
+    largest = max(HALF, key=lambda name: (standin.folder / name).stat().st_size)
+    standin.refused = {largest}
+    with pytest.raises(HfHubHTTPError):
+        fetch(V1_4, V1_4_REVISION, "fp16")
+    wait_for_downloads_to_end()
+    assert standin.fetched <= {largest}
+
+
+def test_after_a_failure_downloads_from_xet_storage_stop_too(standin):
+    standin.refused, standin.on_xet = {VAE}, {UNET}
+    with pytest.raises(HfHubHTTPError):
+        fetch(V1_4, V1_4_REVISION, "fp16")
+    wait_for_downloads_to_end()
+
+
+def test_xet_storage_that_is_silent_stalls_the_download(standin):
+    standin.on_xet = {UNET}
+    with pytest.raises(DownloadStalled, match=r"nothing has arrived for 1 s, after .* of 2 MB"):
+        fetch(V1_4, V1_4_REVISION, "fp16", timeout_s=1.0)
+    wait_for_downloads_to_end()
+
+
+def test_a_slow_connection_is_not_a_stall(standin):
+    standin.slow = {UNET}  # for 2.4 s
+    assert fetch(V1_4, V1_4_REVISION, "fp16", timeout_s=1.5).commit == V1_4_REVISION
+
+
 def test_the_log_tells_how_far_the_fetching_is(standin, caplog, monkeypatch):
-    monkeypatch.setattr(hub, "LOG_EVERY_S", 0.0)
-    with caplog.at_level(logging.INFO, "sd_space.hub"):
+    monkeypatch.setattr(download, "LOG_EVERY_S", 0.0)
+    with caplog.at_level(logging.INFO, "sd_space.model.download"):
         fetch(V1_4, V1_4_REVISION, "fp16")
     assert "fetching 15 files of CompVis/stable-diffusion-v1-4, 2 MB" in caplog.text
     assert " of 2 MB of CompVis/stable-diffusion-v1-4 fetched" in caplog.text

@@ -12,7 +12,8 @@ from PIL import Image
 
 from sd_space.schema import GenerationRequest
 from sd_space.serving import infotext
-from sd_space.serving.png_text import parameters_text, png_chunks
+from sd_space.serving.png_text import png_chunks
+from sd_space.serving.recipe import parameters_text
 
 from .test_schema import INFO
 

@@ -1,6 +1,7 @@
 import pytest
 
-from sd_space.schema import BackendStatus, QueueFull, Stage
+from sd_space.errors import QueueFull
+from sd_space.schema import BackendStatus, Stage
 from sd_space.serving.limits import GLOBAL_FACTOR, Capacity, RateLimiter, limit_key
 from sd_space.settings import Settings
 

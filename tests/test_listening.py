@@ -7,9 +7,9 @@ import socket
 import httpx
 import pytest
 
+from sd_space.errors import CannotStart
 from sd_space.serving import listening
 from sd_space.serving.listening import Address, check, listen, start_server
-from sd_space.settings import CannotStart
 
 from .connections_app import app
 from .server import free_port

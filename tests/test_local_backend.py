@@ -5,27 +5,18 @@ import threading
 import pytest
 import torch
 
-from sd_space import views
 from sd_space.backends import make_backend
+from sd_space.backends.engine_thread import EngineThread
 from sd_space.backends.local import LocalBackend
-from sd_space.denoiser import Denoiser
-from sd_space.gallery import result_json
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
 from sd_space.lived_time import LivedTime
-from sd_space.schema import (
-    BackendStatus,
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    ModelUnavailable,
-    Outcome,
-    PictureFinished,
-    Progress,
-    QueueFull,
-    RequestFailed,
-    SafetyCheckFailed,
-    Stage,
-)
+from sd_space.schema import BackendStatus, GenerationResult, Outcome, PictureFinished, Progress, RequestFailed, Stage
+from sd_space.serving.limits import Capacity
+from sd_space.serving.recipe import result_json
 from sd_space.settings import Settings
+from sd_space.ui import views
 
 from .tiny_models import admitted, make_request, save_model_folder
 
@@ -83,7 +74,7 @@ def start(model_folder):
     yield make
     for backend in backends:
         backend.close(0.0)
-        assert not backend._thread.is_alive()
+        assert not backend._engine_thread.is_alive
 
 
 def test_a_request_runs_from_progress_to_result(start):
@@ -164,7 +155,11 @@ def test_a_full_queue_refuses_with_when_to_come_back(start, monkeypatch):
     gate = Gate(monkeypatch)
 
     async def main():
-        backend = start(max_queue=2, max_batch_size=1)
+        settings = {"max_queue": 2, "max_batch_size": 1}
+        backend = start(**settings)
+        capacity = Capacity(Settings(**settings), backend.status)
+        for _ in range(3):
+            capacity.enter(None)
         await ready(backend)
         gate.close()
         tasks = [asyncio.create_task(updates_of(backend, admitted("running")))]
@@ -173,7 +168,7 @@ def test_a_full_queue_refuses_with_when_to_come_back(start, monkeypatch):
         await asyncio.sleep(0)
         assert (backend.status().waiting, backend.status().running) == (2, 1)
         with pytest.raises(QueueFull, match="come back"):
-            await updates_of(backend, admitted("too many"))
+            capacity.enter(None)
         gate.open.set()
         return await asyncio.gather(*tasks)
 
@@ -182,12 +177,19 @@ def test_a_full_queue_refuses_with_when_to_come_back(start, monkeypatch):
 
 def test_a_full_queue_counts_those_who_wait_for_the_model(model_folder):
     async def main():
-        backend = LocalBackend(Settings(model=str(model_folder), max_queue=1))  # not started: it loads for ever
-        first = asyncio.create_task(updates_of(backend, admitted("a")))
-        await asyncio.sleep(0)
+        settings = Settings(model=str(model_folder), max_queue=1, max_batch_size=1)
+        backend = LocalBackend(settings)  # not started: it loads for ever
+        capacity, tasks = Capacity(settings, backend.status), []
+        for name in "ab":
+            capacity.enter(None)
+            tasks.append(asyncio.create_task(updates_of(backend, admitted(name))))
+            await asyncio.sleep(0)
+        assert (backend.status().waiting, backend.status().running) == (2, 0)
         with pytest.raises(QueueFull):
-            await updates_of(backend, admitted("b"))
-        first.cancel()
+            capacity.enter(None)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     asyncio.run(main())
 
@@ -211,15 +213,15 @@ def test_a_model_that_cannot_be_loaded_is_told_without_its_path(start, tmp_path,
 
 
 def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
-    told, status = [], LocalBackend.status
+    told, status = [], EngineThread.status
 
     def noted(self, detail):
         stock(self, detail)
         told.append((status(self).stage, status(self).detail))
 
-    stock = LocalBackend._set_detail
-    monkeypatch.setattr(LocalBackend, "_set_detail", noted)
-    monkeypatch.setattr("sd_space.pipeline._loaded", {})
+    stock = EngineThread._set_detail
+    monkeypatch.setattr(EngineThread, "_set_detail", noted)
+    monkeypatch.setattr("sd_space.model.pipeline._loaded", {})
 
     async def main():
         backend = start()
@@ -230,9 +232,9 @@ def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
     assert (Stage.LOADING, "loading the unet") in told
 
 
-def test_a_rung_taken_while_serving_is_told_with_the_model(start, monkeypatch):
+def test_a_profile_taken_while_serving_is_told_with_the_model(start, monkeypatch):
     """What the page and every result say of the memory profile is what is in force."""
-    monkeypatch.setattr("sd_space.pipeline._loaded", {})
+    monkeypatch.setattr("sd_space.model.pipeline._loaded", {})
     stock, calls = Denoiser.denoise_step, []
 
     def too_little_at_first(denoiser, states):
@@ -299,13 +301,31 @@ def test_a_closed_event_loop_does_not_end_the_thread(start, monkeypatch):
     # A loop that is closed without winding up its iterators: nobody is told that the visitor has gone.
     loop = asyncio.new_event_loop()
     loop.run_until_complete(walk_away())
-    waiter = backend._waiters["a"]
+    stream = backend._engine_thread._streams["a"]
     loop.close()
     gate.open.set()
     updates = asyncio.run(updates_of(backend, admitted("b")))
     assert isinstance(updates[-1], GenerationResult)
-    assert waiter.loop.is_closed()
-    assert "a" not in backend._waiters
+    assert stream.loop.is_closed()
+    assert "a" not in backend._engine_thread._streams
+
+
+def test_an_engine_that_is_built_anew_goes_on_with_the_counts(start, monkeypatch):
+    """What operators see counted since the start must not fall."""
+
+    async def main():
+        backend = start()
+        await ready(backend)
+        await updates_of(backend, admitted("first"))
+        before, _ = backend.status().unet_calls[1]
+        with monkeypatch.context() as patched, pytest.raises(EngineFailed, match="went wrong"):
+            patched.setattr(Engine, "step", lambda engine: {}["nothing"])
+            await updates_of(backend, admitted("a"))
+        await updates_of(backend, admitted("b"))
+        return before, backend.status().unet_calls[1][0]
+
+    before, after = asyncio.run(main())
+    assert after == 2 * before
 
 
 def test_a_lost_device_is_not_ready(start, monkeypatch, caplog):
@@ -337,8 +357,9 @@ def test_a_step_that_hangs_is_not_ready(start, monkeypatch):
         gate.close()
         running = asyncio.create_task(updates_of(backend, admitted("a")))
         await gate.reached()
-        backend._beat_s -= 1000.0  # as if the last beat were long ago
-        assert backend.heartbeat_age_s > 999
+        thread = backend._engine_thread
+        thread._heartbeat_s -= 1000.0  # as if the last heartbeat were long ago
+        assert thread.heartbeat_age_s > 999
         assert not backend.status().is_ready
         gate.open.set()
         await running
@@ -355,16 +376,17 @@ def test_a_process_that_was_paused_is_told_from_a_step_that_hangs(start, monkeyp
     async def main():
         backend = start()
         await ready(backend)
-        backend._lived_s.stop()
-        backend._lived_s = LivedTime(lambda: clock[0])
-        backend._beat_s, backend._slowest_step_s = 0.0, 0.0
+        thread = backend._engine_thread
+        thread._lived_s.stop()
+        thread._lived_s = LivedTime(lambda: clock[0])
+        thread._heartbeat_s, thread._slowest_step_s = 0.0, 0.0
         gate.close()
         running = asyncio.create_task(updates_of(backend, admitted("a")))
         await gate.reached()
         for second in range(3600):
             clock[0] += 1.0
             if what == "hanging" or second == 3599:
-                backend._lived_s.tick()
+                thread._lived_s.tick()
         status = backend.status()
         gate.open.set()
         if is_lost:
@@ -381,7 +403,7 @@ def test_a_checker_that_hangs_is_not_ready(start, monkeypatch):
     async def main():
         backend = start()
         await ready(backend)
-        monkeypatch.setattr("sd_space.safety.SafetyScreen.is_healthy", False)
+        monkeypatch.setattr("sd_space.engine.safety.SafetyScreen.is_healthy", False)
         await updates_of(backend, admitted("a"))
         return backend.status()
 
@@ -419,6 +441,56 @@ def test_close_ends_what_does_not_finish_in_time(start):
                     assert not isinstance(update, GenerationResult | RequestFailed)
 
     asyncio.run(main())
+
+
+def test_while_closing_a_cancel_still_frees_the_device(start, monkeypatch):
+    """Who leaves while the others' last pictures are drawn costs them no further step."""
+    gate = Gate(monkeypatch)
+
+    async def main():
+        backend = start()
+        await ready(backend)
+        gate.close()
+        left = asyncio.create_task(updates_of(backend, admitted("a", num_inference_steps=150)))
+        stays = asyncio.create_task(updates_of(backend, admitted("b", num_inference_steps=20)))
+        await gate.reached()
+        closing = asyncio.create_task(asyncio.to_thread(backend.close, TIMEOUT_S))
+        async with asyncio.timeout(TIMEOUT_S):
+            while not backend._engine_thread._is_closing:
+                await asyncio.sleep(0.001)
+        backend.cancel("a")
+        gate.open.set()
+        await closing
+        return await left, await stays
+
+    left, stays = asyncio.run(main())
+    assert isinstance(left[-1].error, Cancelled)
+    assert isinstance(stays[-1], GenerationResult)
+
+
+def test_a_step_that_fails_while_closing_ends_the_thread(start, monkeypatch):
+    gate = Gate(monkeypatch)
+
+    async def main():
+        backend = start()
+        await ready(backend)
+        await updates_of(backend, admitted("first"))
+        gate.close()
+        running = asyncio.create_task(updates_of(backend, admitted("a")))
+        await gate.reached()
+        monkeypatch.setattr(Engine, "step", lambda engine: {}["nothing"])
+        closing = asyncio.create_task(asyncio.to_thread(backend.close, TIMEOUT_S))
+        async with asyncio.timeout(TIMEOUT_S):
+            while not backend._engine_thread._is_closing:
+                await asyncio.sleep(0.001)
+        gate.open.set()
+        await closing
+        with pytest.raises(EngineFailed, match="restarting"):
+            await running
+        return backend
+
+    backend = asyncio.run(main())
+    assert backend.status().stage is Stage.STOPPED and not backend._engine_thread.is_alive
 
 
 def test_close_before_start_is_allowed(model_folder):

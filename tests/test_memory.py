@@ -1,7 +1,5 @@
-"""Which rung of the memory ladder a device gets, and that the predictions are the architecture's own."""
+"""Which memory profile a device gets, and that the predictions are the architecture's own."""
 
-import subprocess
-import sys
 import weakref
 
 import pytest
@@ -9,13 +7,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sd_space.memory import (
+from sd_space.model.memory import (
     GIB,
-    RUNGS,
+    MEMORY_PROFILES,
     Footprint,
     MemoryProfile,
     decode_bytes,
-    memory_ladder,
+    fallback_order,
     needed_bytes,
     step_bytes,
 )
@@ -29,7 +27,7 @@ TILED = MemoryProfile(vae_slicing=True, max_pictures=4, checker_on_cpu=True, vae
 
 
 def first(free_gb: float, footprint: Footprint = V1_4, **options) -> MemoryProfile:
-    return memory_ladder("cuda", free_gb * GIB, footprint, total_bytes=free_gb * GIB, **options)[0]
+    return fallback_order("cuda", free_gb * GIB, footprint, total_bytes=free_gb * GIB, **options)[0]
 
 
 @pytest.mark.parametrize(
@@ -51,19 +49,19 @@ def first(free_gb: float, footprint: Footprint = V1_4, **options) -> MemoryProfi
         (0.1, MemoryProfile(True, True, 1, True, True, "sequential")),
     ],
 )
-def test_the_memory_ladder_of_v1_4(free_gb, expected):
+def test_the_first_memory_profile_of_v1_4(free_gb, expected):
     assert first(free_gb) == expected
 
 
-def test_each_rung_needs_less_than_the_one_above():
-    needed = [needed_bytes(V1_4, rung) for rung in RUNGS]
+def test_each_profile_needs_less_than_the_one_before():
+    needed = [needed_bytes(V1_4, profile) for profile in MEMORY_PROFILES]
     assert needed == sorted(needed, reverse=True)
     assert len(set(needed)) == len(needed)
 
 
-def test_what_is_below_the_first_rung_stays_in_reserve():
-    ladder = memory_ladder("cuda", 4 * GIB, V1_4, total_bytes=4 * GIB)
-    assert ladder == RUNGS[4:]
+def test_the_profiles_after_the_first_stay_to_fall_back_to():
+    profiles = fallback_order("cuda", 4 * GIB, V1_4, total_bytes=4 * GIB)
+    assert profiles == MEMORY_PROFILES[4:]
 
 
 def test_a_gpu_that_is_lent_by_the_call_records_no_steps():
@@ -71,8 +69,8 @@ def test_a_gpu_that_is_lent_by_the_call_records_no_steps():
 
 
 def test_what_others_hold_of_the_memory_counts():
-    ladder = memory_ladder("cuda", 3.5 * GIB, V1_4, total_bytes=24 * GIB)
-    assert ladder[0] == SHARED, "and attention is not sliced: the card is no small one"
+    profiles = fallback_order("cuda", 3.5 * GIB, V1_4, total_bytes=24 * GIB)
+    assert profiles[0] == SHARED, "and attention is not sliced: the card is no small one"
 
 
 def test_a_pretended_limit_counts_like_a_smaller_card():
@@ -97,17 +95,17 @@ def test_a_narrow_batch_needs_less():
     ],
 )
 def test_attention_is_sliced_below_the_cards_line_or_when_asked(changes, is_sliced):
-    ladder = memory_ladder("cuda", 8 * GIB, V1_4, total_bytes=8 * GIB, **changes)
-    assert {rung.attention_slicing for rung in ladder} == {is_sliced}
+    profiles = fallback_order("cuda", 8 * GIB, V1_4, total_bytes=8 * GIB, **changes)
+    assert {profile.attention_slicing for profile in profiles} == {is_sliced}
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_a_device_without_memory_of_its_own_begins_at_the_top_and_never_offloads(device):
-    ladder = memory_ladder(device, None, V1_4)
-    assert ladder[0] == MemoryProfile()
-    assert ladder[-1] == MemoryProfile(vae_slicing=True, max_pictures=1, vae_tiling=True)
-    assert not any(rung.checker_on_cpu or rung.offload != "none" for rung in ladder)
-    assert memory_ladder(device, None, V1_4, attention_slicing="on")[0].attention_slicing
+    profiles = fallback_order(device, None, V1_4)
+    assert profiles[0] == MemoryProfile()
+    assert profiles[-1] == MemoryProfile(vae_slicing=True, max_pictures=1, vae_tiling=True)
+    assert not any(profile.checker_on_cpu or profile.offload != "none" for profile in profiles)
+    assert fallback_order(device, None, V1_4, attention_slicing="on")[0].attention_slicing
 
 
 def test_a_small_model_has_room_on_a_small_device():
@@ -173,26 +171,3 @@ def test_a_decode_of_v1_4_takes_what_is_predicted(networks, side):
     with torch.inference_mode(), PeakMemory() as memory:
         networks["vae"].decode(latents, return_dict=False)
     assert memory.peak == pytest.approx(decode_bytes(128, 8 * side, 8 * side, 2), rel=0.01)
-
-
-# --- what a step on the CPU frees
-
-
-def test_on_a_cpu_a_step_finds_the_memory_that_the_one_before_freed():
-    """In a process of its own, for it cannot be undone; in a thread, as the engine is. 64 MiB are 16,384 pages."""
-    steps = """
-import resource, threading
-import torch
-from sd_space.memory import keep_freed_memory
-assert keep_freed_memory()
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        [torch.ones(16 * 2**20) for _ in range(2)]
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 10)
-thread = threading.Thread(target=lambda: (faults(), faults()))
-thread.start()
-thread.join()
-"""
-    printed = subprocess.run([sys.executable, "-c", steps], check=True, capture_output=True, text=True).stdout.split()
-    assert int(printed[-1]) < 100

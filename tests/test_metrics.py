@@ -1,8 +1,9 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sd_space.metrics import Metrics
-from sd_space.schema import BackendStatus, Cancelled, GenerationResult, Outcome, Stage
+from sd_space.errors import Cancelled
+from sd_space.schema import BackendStatus, GenerationResult, Outcome, Stage
+from sd_space.serving.metrics import Metrics
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
@@ -14,7 +15,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
 def test_pictures_are_counted_by_outcome_from_zero():
     metrics = Metrics(lambda: BackendStatus(Stage.READY))
     assert samples(metrics)["sd_space_pictures_total", "withheld"] == 0
-    metrics.count([Outcome.OK, Outcome.OK, Outcome.WITHHELD], GenerationResult("r", (), {"total": 3.0}), None)
+    metrics.count([Outcome.OK, Outcome.OK, Outcome.WITHHELD], GenerationResult("r", (), {"total": 3.0}))
     read = samples(metrics)
     assert (read["sd_space_pictures_total", "ok"], read["sd_space_pictures_total", "withheld"]) == (2, 1)
     assert read["sd_space_stage_seconds_sum", "total"] == 3.0
@@ -22,7 +23,7 @@ def test_pictures_are_counted_by_outcome_from_zero():
 
 def test_a_failed_run_is_counted_by_kind_with_the_pictures_it_finished():
     metrics = Metrics(lambda: BackendStatus(Stage.READY))
-    metrics.count([Outcome.OK], None, Cancelled("Cancelled by somebody in particular"))
+    metrics.count([Outcome.OK], Cancelled("Cancelled by somebody in particular"))
     read = samples(metrics)
     assert read["sd_space_failures_total", "Cancelled"] == 1 and read["sd_space_pictures_total", "ok"] == 1
     assert b"particular" not in metrics.exposition()
@@ -58,5 +59,13 @@ def test_unet_calls_are_counted_by_the_pictures_that_shared_them():
 
 def test_two_servers_in_one_process_count_apart():
     first, second = (Metrics(lambda: BackendStatus(Stage.READY)) for _ in range(2))
-    first.count([Outcome.OK], None, None)
+    first.count([Outcome.OK], GenerationResult("r", (), {}))
     assert samples(second)["sd_space_pictures_total", "ok"] == 0
+
+
+def test_no_metric_tells_whether_a_prompt_was_encoded_before():
+    metrics = Metrics(lambda: BackendStatus(Stage.READY))
+    metrics.count([], GenerationResult("r", (), {"encode_prompt": 0.25, "total": 3.25}))
+    read = samples(metrics)
+    assert ("sd_space_stage_seconds_sum", "encode_prompt") not in read
+    assert read["sd_space_stage_seconds_sum", "total"] == 3.0

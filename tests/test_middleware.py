@@ -8,12 +8,14 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
-from sd_space.metrics import Metrics
 from sd_space.recorded import ICON
 from sd_space.schema import BackendStatus, Stage
+from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Parameter
+from sd_space.serving.incoming import MAX_BODY_BYTES
 from sd_space.serving.limits import Capacity
-from sd_space.serving.middleware import MAX_BODY_BYTES, AppContract, RequestFilter
+from sd_space.serving.metrics import Metrics
+from sd_space.serving.middleware import RequestFilter
 from sd_space.settings import Settings
 
 GENERATE = "/gradio_api/call/v2/generate"
@@ -82,7 +84,7 @@ class Filtered:
             running={"event": ("mine", 3)}.get,
             session_of={"event": "mine"}.get,
             has_session=lambda session: session == "mine" and not self.heard,
-            sweep=self.listening.append,
+            evict_idle=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
             has_login=True,

@@ -9,12 +9,13 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from sd_space import pipeline
-from sd_space.denoiser import Denoiser
-from sd_space.model_configs import Unfit
-from sd_space.model_folder import examine
-from sd_space.pipeline import TINY_FOLDER
-from sd_space.schema import SCHEDULERS, ModelUnavailable, SafetyCheckFailed
+from sd_space.engine.denoiser import Denoiser
+from sd_space.errors import ModelUnavailable, SafetyCheckFailed
+from sd_space.model import pipeline
+from sd_space.model.configs import Unfit
+from sd_space.model.folder import examine
+from sd_space.model.spec import TINY_FOLDER
+from sd_space.schema import SCHEDULERS
 
 from .folder_damage import LFS_POINTER, WEB_PAGE, replaced
 from .hub import save_2022_repository

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from sd_space.backends.local import build_engine
-from sd_space.engine import run_to_completion
-from sd_space.openvino_unet import OpenVinoUNet
-from sd_space.pipeline import Hardware, PipelineSpec, load_pipeline
-from sd_space.schema import ModelUnavailable
+from sd_space.backends.loading import build_engine
+from sd_space.engine.engine import run_to_completion
+from sd_space.errors import ModelUnavailable
+from sd_space.model.openvino_unet import OpenVinoUNet
+from sd_space.model.pipeline import load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import Settings
 
 from .test_engine import pixels
@@ -45,7 +46,7 @@ def test_pictures_differ_by_rounding_alone(pair, changes):
 def test_its_sums_are_its_own(pair):
     """Or the test above would compare the UNet with itself."""
     unet = pair[0]._denoiser._pipeline.unet
-    compiled = pair[1]._denoiser._unet_calls._unet
+    compiled = pair[1]._denoiser._unet_runner._unet
     assert isinstance(compiled, OpenVinoUNet)
     tensors = (
         torch.ones(2, unet.config.in_channels, 16, 16),
@@ -81,4 +82,4 @@ def test_the_backend_serves_it(pair):
         PipelineSpec.from_settings(Settings(model="tiny", openvino=True, max_batch_size=4), Hardware("cpu"))
     )
     engine = build_engine(loaded, Settings(max_batch_size=4))
-    assert isinstance(engine._denoiser._unet_calls._unet, OpenVinoUNet)
+    assert isinstance(engine._denoiser._unet_runner._unet, OpenVinoUNet)

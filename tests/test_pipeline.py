@@ -4,9 +4,10 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
-from sd_space.memory import GIB
-from sd_space.pipeline import TINY_FOLDER, Hardware, PipelineSpec, load_pipeline
-from sd_space.schema import ModelUnavailable, SafetyCheckFailed
+from sd_space.errors import ModelUnavailable, SafetyCheckFailed
+from sd_space.model.memory import GIB
+from sd_space.model.pipeline import load_pipeline
+from sd_space.model.spec import TINY_FOLDER, Hardware, PipelineSpec
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
 from .tiny_models import load, save_model_folder

@@ -1,4 +1,4 @@
-"""Placing a pipeline on every rung, and going down while memory runs out, each time with the same pictures."""
+"""Placing a pipeline on every profile, and going down while memory runs out, each time with the same pictures."""
 
 import itertools
 
@@ -7,14 +7,16 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from sd_space.backends.local import build_engine
-from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine, run_to_completion
-from sd_space.memory import RUNGS, MemoryProfile, memory_ladder
-from sd_space.pipeline import Hardware, LoadedPipeline, PipelineSpec, fit_pipeline
-from sd_space.placement import Placement, footprint_of, join_projections, separate_projections, tile_decode
-from sd_space.schema import EngineFailed, ModelUnavailable, Outcome
-from sd_space.settings import Settings
+from sd_space.backends.loading import build_engine
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine, run_to_completion
+from sd_space.errors import EngineFailed, ModelUnavailable
+from sd_space.model.memory import MEMORY_PROFILES, MemoryProfile, fallback_order
+from sd_space.model.pipeline import LoadedPipeline, fit_pipeline
+from sd_space.model.placement import Placement, footprint_of, fuse_qkv, tile_decode, unfuse_qkv
+from sd_space.model.spec import Hardware, PipelineSpec
+from sd_space.schema import Outcome
+from sd_space.settings import WIDTHS, Settings
 from sd_space.tools.v1_4_random import make_modules
 
 from .test_engine import break_unet, pixels, plain_pixels
@@ -56,19 +58,19 @@ def tiled_pixels() -> np.ndarray:
     return plain_pixels(LoadedPipeline(pipeline, None, None), make_request(num_images_per_prompt=2))
 
 
-# --- every rung draws
+# --- every profile draws
 
 
-@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
-def test_every_rung_draws_the_same_pictures(one_torch_thread, expected, rung):
+@pytest.mark.parametrize("profile", MEMORY_PROFILES, ids=lambda profile: profile.name)
+def test_every_profile_draws_the_same_pictures(one_torch_thread, expected, profile):
     """Offloading too: its hooks work with any device, so this one pretends to be an accelerator."""
     pipeline = make_pipeline()
-    placement = Placement(pipeline, "cpu", [rung])
+    placement = Placement(pipeline, "cpu", [profile])
     loaded = LoadedPipeline(pipeline, None, placement)
-    drawn = draw(make_engine(loaded, width=rung.max_pictures or 8))
-    if rung.vae_tiling:  # tiles are blended where they meet
+    drawn = draw(make_engine(loaded, width=profile.max_pictures or WIDTHS[-1]))
+    if profile.vae_tiling:  # tiles are blended where they meet
         expected = tiled_pixels()
-    assert far_apart(drawn, expected) <= (1 if rung.vae_slicing or rung.max_pictures else 0)
+    assert far_apart(drawn, expected) <= (1 if profile.vae_slicing or profile.max_pictures else 0)
 
 
 @pytest.mark.parametrize("slicing", ["on", "off"])
@@ -80,39 +82,39 @@ def test_attention_slicing_reaches_the_unet_one_head_at_a_time(one_torch_thread,
     assert loaded.info.memory_profile == ("attention slicing" if slicing == "on" else "everything in memory")
 
 
-def test_joined_projections_draw_the_same_and_hold_nothing_twice(fitted, expected):
+def test_fused_projections_draw_the_same_and_hold_nothing_twice(fitted, expected):
     unet = fitted.pipeline.unet
     separate = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-    join_projections(unet)
+    fuse_qkv(unet)
     assert {type(p).__name__ for p in unet.attn_processors.values()} == {"FusedAttnProcessor2_0"}
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in unet.parameters()}
     held = sum(storage.nbytes() for storage in storages.values())
     assert held <= 1.01 * sum(tensor.numel() * tensor.element_size() for tensor in separate.values())
     assert far_apart(draw(make_engine(fitted)), expected) <= 1
-    separate_projections(unet)
+    unfuse_qkv(unet)
     assert all(torch.equal(tensor, separate[name]) for name, tensor in unet.state_dict().items())
     assert len(separate) == len(unet.state_dict())
     assert np.array_equal(draw(make_engine(fitted)), expected)
 
 
-def test_what_makes_cuda_faster_draws_the_same_and_ends_with_its_rung(fitted, monkeypatch, expected):
+def test_what_makes_cuda_faster_draws_the_same_and_ends_with_its_profile(fitted, monkeypatch, expected):
     """Seen on a CPU, where all but the recording works: channels last, joined projections, and back."""
-    monkeypatch.setattr("sd_space.placement.cuda_graphs", lambda: None)
+    monkeypatch.setattr("sd_space.model.placement.cuda_graph_capture", lambda: None)
     fitted.placement._speed_up()
     assert fitted.pipeline.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert far_apart(draw(make_engine(fitted, can_go_lower=True)), expected) <= 1
-    assert fitted.placement.lower()
+    assert fitted.placement.fall_back()
     assert not any("to_qkv" in name for name in fitted.pipeline.unet.state_dict())
     assert fitted.pipeline.unet.conv_in.weight.is_contiguous()
     assert far_apart(draw(make_engine(fitted, can_go_lower=True)), expected) <= 1
 
 
-def test_a_rung_that_is_left_in_the_middle_of_a_decode_moves_usable_weights(fitted, monkeypatch):
+def test_a_profile_that_is_left_in_the_middle_of_a_decode_moves_usable_weights(fitted, monkeypatch):
     """What is moved in inference mode could never again be looked at outside of it, as the screen's self-test does."""
     placement, modes = fitted.placement, []
     monkeypatch.setattr(placement, "_apply", lambda profile: modes.append(torch.is_inference_mode_enabled()))
     with torch.inference_mode():
-        assert placement.lower()
+        assert placement.fall_back()
         assert torch.is_inference_mode_enabled()
     assert modes == [False]
 
@@ -120,10 +122,10 @@ def test_a_rung_that_is_left_in_the_middle_of_a_decode_moves_usable_weights(fitt
 def test_turbo_calls_an_offloaded_unet_to_the_device(one_torch_thread, monkeypatch):
     """It uses the UNet's layers one by one, where accelerate's hook waits for the whole to be called."""
     pipeline = make_pipeline()
-    placement = Placement(pipeline, "cpu", [RUNGS[-2]])
+    placement = Placement(pipeline, "cpu", [MEMORY_PROFILES[-2]])
     fetched, hook = [], pipeline.unet._hf_hook
     monkeypatch.setattr(hook, "pre_forward", lambda module, *args, **kw: fetched.append(module) or (args, kw))
-    denoiser = Denoiser(pipeline, unet_calls=placement.unet_calls, turbo=True)
+    denoiser = Denoiser(pipeline, unet_runner=placement.unet_runner, turbo=True)
     engine = Engine(denoiser, make_screen(LoadedPipeline(pipeline, None, placement)), width=1)
     run_to_completion(engine, admitted("a", num_inference_steps=4, scheduler="DDIM"))
     assert fetched == [pipeline.unet] * 4, "two steps whole, two from features"
@@ -158,7 +160,7 @@ def test_the_footprint_of_v1_4_is_its_architectures():
 
 
 @DROPS
-def test_out_of_memory_while_placing_takes_the_next_rung(one_torch_thread, monkeypatch, drops):
+def test_out_of_memory_while_placing_takes_the_next_profile(one_torch_thread, monkeypatch, drops):
     pipeline = make_pipeline()
     calls = itertools.count()
 
@@ -171,11 +173,11 @@ def test_out_of_memory_while_placing_takes_the_next_rung(one_torch_thread, monke
             raise NO_MEMORY
 
     monkeypatch.setattr(pipeline.unet, "to", move)
-    placement = Placement(pipeline, "cpu", memory_ladder("cuda", 2**40, footprint_of(pipeline)))
-    assert placement.profile == RUNGS[drops]
+    placement = Placement(pipeline, "cpu", fallback_order("cuda", 2**40, footprint_of(pipeline)))
+    assert placement.profile == MEMORY_PROFILES[drops]
 
 
-def test_a_model_that_fits_on_no_rung_is_told_to_the_operator(one_torch_thread, monkeypatch):
+def test_a_model_that_fits_in_no_profile_is_told_to_the_operator(one_torch_thread, monkeypatch):
     def never(*_):
         raise NO_MEMORY
 
@@ -189,7 +191,7 @@ def test_a_model_that_fits_on_no_rung_is_told_to_the_operator(one_torch_thread, 
 def test_out_of_memory_in_a_step_with_one_picture_goes_down_and_runs_it_again(fitted, monkeypatch, expected, drops):
     """The step fails until the placement has gone down often enough; nobody's picture is lost."""
     engine = make_engine(fitted, width=1, can_go_lower=True)
-    wanted = memory_ladder("cpu", None, footprint_of(fitted.pipeline))[drops]
+    wanted = fallback_order("cpu", None, footprint_of(fitted.pipeline))[drops]
     break_unet(monkeypatch, fitted, lambda call, rows: None if fitted.placement.profile == wanted else NO_MEMORY)
     assert far_apart(draw(engine), expected) <= 1
     assert fitted.placement.profile == wanted
@@ -239,7 +241,7 @@ def test_a_sliced_decode_is_enough_where_it_fits(fitted, monkeypatch, expected):
 
     monkeypatch.setattr(decoder, "forward", fits_one)
     assert far_apart(draw(make_engine(fitted, can_go_lower=True)), expected) <= 1
-    assert fitted.placement.profile == MemoryProfile(), "slices alone change no rung"
+    assert fitted.placement.profile == MemoryProfile(), "slices alone change no profile"
 
 
 @pytest.mark.parametrize("component", ["unet", "vae.decoder", "text_encoder"])
@@ -274,7 +276,7 @@ def test_a_model_with_which_not_one_picture_fits_is_told_to_the_operator(fitted,
 
 
 def test_the_cap_on_pictures_reaches_the_engine(fitted):
-    fitted.placement._ladder[:] = [MemoryProfile(vae_slicing=True, max_pictures=1)]
+    fitted.placement._profiles[:] = [MemoryProfile(vae_slicing=True, max_pictures=1)]
     assert build_engine(fitted, Settings()).width == 1
     assert build_engine(fitted, Settings(max_batch_size=4)).width == 1
     assert build_engine(fitted, Settings(reproducible=True)).width == 1

@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from sd_space.gallery import ResultStore
-from sd_space.runs import MAX_WATCHERS, Run, Runs
-from sd_space.schema import Cancelled, EngineFailed, Outcome, QueueFull, TooManyWatchers
+from sd_space.errors import Cancelled, EngineFailed, QueueFull, TooManyWatchers
+from sd_space.schema import GenerationResult, Outcome
 from sd_space.serving.limits import Capacity
+from sd_space.serving.results import ResultStore
+from sd_space.serving.runs import MAX_WATCHERS, Run, Runs
 from sd_space.settings import Settings
 
 from .fakes import FakeBackend
@@ -56,13 +57,13 @@ def test_a_run_ends_with_its_pictures_on_disk_in_order(tmp_path):
         run = await s.watched(s.start())
         assert [p.seed for p in run.finished] == list(run.admitted.request.seeds)
         assert all(p.path.is_file() for p in run.finished)
-        assert run.result is not None and run.error is None and s.done == [run]
-        assert run.result.images == (), "their pixels are not kept beside their files"
+        assert isinstance(run.outcome, GenerationResult) and s.done == [run]
+        assert run.outcome.images == (), "their pixels are not kept beside their files"
 
     play(tmp_path, scene)
 
 
-def test_a_result_tells_the_rung_that_is_in_force_at_its_end(tmp_path):
+def test_a_result_names_the_memory_profile_that_is_in_use_at_its_end(tmp_path):
     async def scene(s: Scene):
         run = s.start()
         s.backend.info = replace(INFO, memory_profile="sliced decode")
@@ -93,7 +94,7 @@ def test_a_run_is_cancelled_when_its_last_watcher_has_left(tmp_path):
         assert not s.backend.cancelled["r"].is_set()
         await second.aclose()
         await until(lambda: run.is_done)
-        assert isinstance(run.error, Cancelled) and len(run.finished) == 1, "what was finished is kept"
+        assert isinstance(run.outcome, Cancelled) and len(run.finished) == 1, "what was finished is kept"
 
     play(tmp_path, scene)
 
@@ -159,7 +160,7 @@ def test_a_run_has_only_so_many_watchers(tmp_path):
             await s.watched(run)
         await watches[0].aclose()
         s.backend.proceed.set()
-        assert (await s.watched(run)).error is None, "there is room again"
+        assert (await s.watched(run)).outcome.images == (), "there is room again"
         for watch in watches[1:]:
             await watch.aclose()
 
@@ -182,7 +183,7 @@ def test_a_run_ends_when_its_place_is_abandoned(tmp_path):
         await until(lambda: run.finished)
         (place,) = s.capacity._places.values()
         place.abandon()
-        assert isinstance((await s.watched(run)).error, Cancelled)
+        assert isinstance((await s.watched(run)).outcome, Cancelled)
         assert not len(s.capacity)
 
     play(tmp_path, scene)
@@ -195,7 +196,7 @@ def test_a_refusal_of_the_backend_is_the_runs_error(tmp_path):
             yield
 
     async def scene(s: Scene):
-        assert isinstance((await s.watched(s.start())).error, QueueFull)
+        assert isinstance((await s.watched(s.start())).outcome, QueueFull)
 
     play(tmp_path, scene, Full())
 
@@ -204,7 +205,7 @@ def test_a_failed_request_keeps_the_picture_that_was_finished(tmp_path):
     async def scene(s: Scene):
         s.backend.proceed.set()
         run = await s.watched(s.start())
-        assert isinstance(run.error, EngineFailed) and [p.outcome for p in run.finished] == [Outcome.OK]
+        assert isinstance(run.outcome, EngineFailed) and [p.outcome for p in run.finished] == [Outcome.OK]
 
     play(tmp_path, scene, FakeBackend(error=EngineFailed("The device was lost.")))
 
@@ -214,9 +215,22 @@ def test_a_disk_that_is_full_ends_the_run_in_a_sentence(tmp_path):
         (tmp_path / "taken").write_text("")
         s.runs._store.root = tmp_path / "taken"
         run = await s.watched(s.start())
-        assert "could not be saved" in str(run.error)
+        assert "could not be saved" in str(run.outcome)
 
     play(tmp_path, scene)
+
+
+def test_a_backend_that_ends_without_a_word_is_a_failure(tmp_path):
+    class Silent(FakeBackend):
+        async def generate(self, admitted):
+            return
+            yield
+
+    async def scene(s: Scene):
+        run = await s.watched(s.start())
+        assert isinstance(run.outcome, EngineFailed) and "please try again" in str(run.outcome)
+
+    play(tmp_path, scene, Silent())
 
 
 def test_a_bug_is_logged_without_the_prompt_and_told_without_details(tmp_path, caplog):
@@ -230,9 +244,9 @@ def test_a_bug_is_logged_without_the_prompt_and_told_without_details(tmp_path, c
 
     async def scene(s: Scene):
         run = await s.watched(s.start())
-        assert "please try again" in str(run.error)
+        assert "please try again" in str(run.outcome)
         assert "ZeroDivisionError" in caplog.text and "test_runs.py" in caplog.text, "an operator finds the place"
-        assert run.admitted.request.prompt not in str(run.error) + caplog.text
+        assert run.admitted.request.prompt not in str(run.outcome) + caplog.text
 
     play(tmp_path, scene, Odd())
 

@@ -11,9 +11,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sd_space.denoiser import Denoiser
-from sd_space.safety import MAX_VIEWS, SafetyScreen, _views, fit_latent_rgb
-from sd_space.schema import Outcome, SafetyCheckFailed
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.safety import MAX_VIEWS, SafetyScreen, _views, fit_latent_rgb
+from sd_space.errors import SafetyCheckFailed
+from sd_space.schema import Outcome
 
 from .tiny_models import load, make_safety_checker, make_screen, save_model_folder
 

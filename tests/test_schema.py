@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sd_space import schema
-from sd_space.schema import Defaults, GenerationRequest, InvalidRequest, Limits, ModelInfo
+from sd_space.errors import InvalidRequest, ModelUnavailable, QueueFull
+from sd_space.schema import BackendStatus, Defaults, GenerationRequest, Limits, ModelInfo, Stage
 
 INFO = ModelInfo(
     model="picture-book",
@@ -121,7 +122,7 @@ def test_any_json_gives_a_valid_request_or_a_sentence(values):
 
 @pytest.mark.parametrize(
     "error",
-    [InvalidRequest("seed", "seed must be whole."), schema.QueueFull("Full."), schema.ModelUnavailable("No.", "hint")],
+    [InvalidRequest("seed", "seed must be whole."), QueueFull("Full."), ModelUnavailable("No.", "hint")],
 )
 def test_errors_survive_pickling(error):
     copy = pickle.loads(pickle.dumps(error))
@@ -134,3 +135,11 @@ def test_requests_and_model_infos_survive_pickling_and_cannot_be_changed():
     assert pickle.loads(pickle.dumps(INFO)) == INFO
     with pytest.raises(AttributeError):
         request.seed = 5
+
+
+def test_a_ready_backend_names_its_model_and_another_says_why_it_cannot():
+    assert BackendStatus(Stage.READY, INFO).ready_info is INFO
+    with pytest.raises(ModelUnavailable, match="still loading"):
+        _ = BackendStatus(Stage.LOADING).ready_info
+    with pytest.raises(ModelUnavailable, match="disk"):
+        _ = BackendStatus(Stage.FAILED, reason="The disk is full.").ready_info

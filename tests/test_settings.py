@@ -1,6 +1,7 @@
 import pytest
 
-from sd_space.settings import _REFUSED_SWITCHES, InvalidSetting, Settings
+from sd_space.errors import InvalidSetting
+from sd_space.settings import _REFUSED_SWITCHES, Settings
 
 
 def test_an_empty_environment_gives_the_defaults():

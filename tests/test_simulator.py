@@ -2,9 +2,9 @@
 
 import pytest
 
-from sd_space.batcher import BatchKey
-from sd_space.engine import Engine
-from sd_space.step_times import StepTimes
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.engine import Engine
+from sd_space.engine.step_times import StepTimes
 from sd_space.tools.bench.simulator import Work, poisson, replicas_needed, simulate
 
 from .tiny_models import IMAGE_SIZE, admitted, make_engine

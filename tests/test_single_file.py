@@ -5,10 +5,11 @@ import shutil
 import pytest
 import torch
 
-from sd_space import pipeline
-from sd_space.hub import INDEX, WEIGHTS
-from sd_space.pipeline import Hardware, PipelineSpec, load_pipeline
-from sd_space.schema import ModelUnavailable
+from sd_space.errors import ModelUnavailable
+from sd_space.model import pipeline
+from sd_space.model.files import INDEX, WEIGHTS
+from sd_space.model.pipeline import load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import Settings
 
 from .hub import point_here

@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from sd_space.batcher import BatchKey, Trajectory
-from sd_space.step_times import StepTimes
+from sd_space.engine.batcher import BatchKey, Trajectory
+from sd_space.engine.step_times import MAX_SIZES, StepTimes
 
 SQUARE = BatchKey(64, 64, True)
 WIDE = BatchKey(64, 128, True)
@@ -37,6 +37,20 @@ def test_times_of_other_sizes_are_scaled_by_area():
     assert times.step_s(BatchKey(64, 64, False), 8) == pytest.approx(2.5)
     assert times.step_s(BatchKey(128, 128, True), 2) == pytest.approx(5.0)
     assert times.step_s(BatchKey(64, 64, False), 1) == pytest.approx(0.5)
+
+
+def test_only_the_latest_sizes_are_remembered():
+    """Visitors can ask for thousands of sizes, and each forecast looks at those that are known."""
+    times = StepTimes()
+    for side in range(1, 2 * MAX_SIZES):
+        times.record_step(BatchKey(side, side, True), 1, float(side))
+        times.record_finish(side, side, float(side))
+        times.record_step(SQUARE, 1, 64.0)
+    assert len(times._step_s) == len(times._by_work) == len(times._finish_s) == MAX_SIZES
+    assert times.step_s(SQUARE, 1) == 64.0, "a size that is still asked for stays"
+    latest = BatchKey(2 * MAX_SIZES - 1, 2 * MAX_SIZES - 1, True)
+    assert times.step_s(latest, 1) == 2 * MAX_SIZES - 1
+    assert times.step_s(BatchKey(1, 1, True), 1) == pytest.approx(64.0 / SQUARE.height / SQUARE.width)
 
 
 def test_alone_it_is_the_steps_and_the_decode():

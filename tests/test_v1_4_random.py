@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sd_space.engine import run_to_completion
-from sd_space.pipeline import Hardware, PipelineSpec
+from sd_space.engine.engine import run_to_completion
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.schema import Outcome
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random

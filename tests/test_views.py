@@ -3,21 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from sd_space import views
-from sd_space.gallery import SavedPicture
-from sd_space.gate import USE_RESTRICTIONS
+from sd_space.errors import Cancelled, EngineFailed
 from sd_space.recorded import load_recorded
-from sd_space.runs import Run
-from sd_space.schema import (
-    BackendStatus,
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    Outcome,
-    Preview,
-    Progress,
-    Stage,
-)
+from sd_space.schema import BackendStatus, GenerationResult, Outcome, Preview, Progress, Stage
+from sd_space.serving.gate import USE_RESTRICTIONS
+from sd_space.serving.results import SavedPicture
+from sd_space.serving.runs import Run
+from sd_space.ui import views
 
 from .test_schema import INFO
 from .tiny_models import admitted
@@ -87,39 +79,39 @@ def test_the_recordings_say_when_by_what_and_on_what_they_were_made():
         (Progress("r", 0, 1, 51, 0, 4, note="It takes longer."), "Step 1 of 51. It takes longer."),
     ],
 )
-def test_waiting_says_place_step_and_seconds_left(progress, says):
-    assert says in views.waiting(run_of(progress=progress))
+def test_the_progress_says_place_step_and_seconds_left(progress, says):
+    assert says in views.progress_html(run_of(progress=progress))
 
 
-def test_waiting_has_a_tile_for_each_picture_in_its_state():
+def test_the_progress_has_a_tile_for_each_picture_in_its_state():
     progress = Progress("r", 0, 12, 51, 1, 3, previews=(None, Preview(1, 1, bytes(3)), None))
-    tiles = views.waiting(run_of([Outcome.OK], pictures=3, progress=progress))
+    tiles = views.progress_html(run_of([Outcome.OK], pictures=3, progress=progress))
     assert tiles.count('class="tile"') == 1 and tiles.count("tile mosaic") == 1 and tiles.count("tile empty") == 1
 
 
 @pytest.mark.parametrize(
     ("run", "says"),
     [
-        (run_of([Outcome.OK] * 4, result=result()), "4 pictures in 8 s."),
-        (run_of([Outcome.OK], 1, result=result()), "1 picture in 8 s."),
-        (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], result=result()), "1 of 4 withheld by the safety checker"),
-        (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], result=result()), "1 of 4 failed numerically"),
-        (run_of([Outcome.OK] * 4, result=result("in the rain")), "did not see: “in the rain”"),
-        (run_of([Outcome.OK], error=Cancelled("x")), "1 of 4 pictures were finished before and are kept."),
-        (run_of(error=EngineFailed("The device was lost.")), "The device was lost."),
+        (run_of([Outcome.OK] * 4, outcome=result()), "4 pictures in 8 s."),
+        (run_of([Outcome.OK], 1, outcome=result()), "1 picture in 8 s."),
+        (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], outcome=result()), "1 of 4 withheld by the safety checker"),
+        (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], outcome=result()), "1 of 4 failed numerically"),
+        (run_of([Outcome.OK] * 4, outcome=result("in the rain")), "did not see: “in the rain”"),
+        (run_of([Outcome.OK], outcome=Cancelled("x")), "1 of 4 pictures were finished before and are kept."),
+        (run_of(outcome=EngineFailed("The device was lost.")), "The device was lost."),
     ],
 )
-def test_the_verdict_says_what_came_out(run, says):
-    assert says in views.verdict(run)
+def test_the_summary_says_what_came_out(run, says):
+    assert says in views.run_summary(run)
 
 
 def test_a_failure_interrupts_a_screen_reader_and_a_cancel_does_not():
-    assert 'role="alert"' in views.verdict(run_of(error=EngineFailed("The device was lost.")))
-    assert 'role="alert"' not in views.verdict(run_of(error=Cancelled("Cancelled.")))
+    assert 'role="alert"' in views.run_summary(run_of(outcome=EngineFailed("The device was lost.")))
+    assert 'role="alert"' not in views.run_summary(run_of(outcome=Cancelled("Cancelled.")))
 
 
 def test_a_broken_picture_is_not_called_withheld():
-    assert "withheld" not in views.verdict(run_of([Outcome.BROKEN] * 4, result=result()))
+    assert "withheld" not in views.run_summary(run_of([Outcome.BROKEN] * 4, outcome=result()))
 
 
 def test_the_recipe_names_everything_that_decides_the_pictures():
@@ -130,6 +122,6 @@ def test_the_recipe_names_everything_that_decides_the_pictures():
 
 def test_what_visitors_write_is_never_markup():
     hostile = admitted("r", num_images_per_prompt=4, prompt=HOSTILE, negative_prompt=HOSTILE)
-    run = run_of([Outcome.OK] * 4, admitted=hostile, result=result(HOSTILE))
-    for html in (views.waiting(run), views.verdict(run), views.recipe(run), views.note(HOSTILE, "error")):
+    run = run_of([Outcome.OK] * 4, admitted=hostile, outcome=result(HOSTILE))
+    for html in (views.progress_html(run), views.run_summary(run), views.recipe(run), views.note(HOSTILE, "error")):
         assert "<img src=x" not in html

@@ -10,24 +10,17 @@ import time
 
 import httpx
 import pytest
+from diffusers import PNDMScheduler
 
 from sd_space.backends import make_backend, zerogpu
 from sd_space.backends.zerogpu import ZeroGpuBackend, as_refusal, seconds_to_ask_for
-from sd_space.batcher import BatchKey
-from sd_space.schema import (
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    ModelUnavailable,
-    PictureFinished,
-    Progress,
-    QueueFull,
-    RequestFailed,
-    SafetyCheckFailed,
-    Stage,
-)
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.schedules import NoiseSchedules
+from sd_space.engine.step_times import StepTimes
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
+from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
+from sd_space.serving.limits import Capacity
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
 
 from .server import ROOT, serve
 from .test_api import QUICK, call
@@ -35,6 +28,7 @@ from .test_local_backend import TIMEOUT_S, Gate, updates_of
 from .tiny_models import admitted, make_request
 from .zerogpu_device import lend
 
+SCHEDULES = NoiseSchedules(PNDMScheduler(skip_prk_steps=True).config)  # as v1-4 has it
 VISITOR = {"X-IP-Token": "header.e30.signature"}  # the Hub's proxy adds it; the payload is {}
 
 
@@ -125,13 +119,18 @@ def test_a_full_queue_refuses(prepare, monkeypatch):
     gate = Gate(monkeypatch)
 
     async def main():
-        backend = prepare(max_queue=1)
+        settings = {"max_queue": 1, "max_batch_size": 1}
+        backend = prepare(**settings)
+        capacity = Capacity(Settings(**settings), backend.status)
         await updates_of(backend, admitted("first"))
         gate.close()
+        for _ in range(2):
+            capacity.enter(None)
         waiting = asyncio.create_task(updates_of(backend, admitted("waits")))
         await gate.reached()
+        assert backend.status().waiting == 1
         with pytest.raises(QueueFull, match="come back"):
-            await updates_of(backend, admitted("too many"))
+            capacity.enter(None)
         gate.open.set()
         return await waiting
 
@@ -163,7 +162,7 @@ def test_a_model_that_cannot_be_loaded_is_told(prepare, tmp_path):
 
 def test_a_checker_that_fails_its_self_test_ends_the_service(prepare, monkeypatch):
     backend = prepare()
-    monkeypatch.setattr("sd_space.safety.SafetyScreen._is_flagged", lambda self, picture: None)
+    monkeypatch.setattr("sd_space.engine.safety.SafetyScreen._is_flagged", lambda self, picture: None)
     updates = asyncio.run(updates_of(backend, admitted("a")))
     assert isinstance(updates[-1].error, SafetyCheckFailed)
     assert backend.status().stage is Stage.FAILED
@@ -171,24 +170,26 @@ def test_a_checker_that_fails_its_self_test_ends_the_service(prepare, monkeypatc
         asyncio.run(updates_of(backend, admitted("b")))
 
 
+def asked_for(times: StepTimes | None = None, stated_step_s: float = 0.1, **changes) -> int:
+    """Seconds for one picture of 512 x 512 in 50 steps, or as `changes` say."""
+    request = make_request(**{"num_inference_steps": 50, "width": 512, "height": 512} | changes)
+    return seconds_to_ask_for(request, SCHEDULES.num_timesteps(request), times, stated_step_s)
+
+
 def test_no_more_gpu_time_is_asked_for_than_the_request_needs():
-    one = make_request(num_inference_steps=50, width=512, height=512)
-    asked = seconds_to_ask_for(one, None, stated_step_s=0.1)
+    asked = asked_for()
     assert asked == 16  # 8 s to start, and half as much again as 51 steps and one picture's end take
-    assert seconds_to_ask_for(make_request(num_inference_steps=25, width=512, height=512), None, 0.1) < asked
-    assert seconds_to_ask_for(make_request(num_inference_steps=50, width=256, height=256), None, 0.1) < asked
-    four = make_request(num_inference_steps=50, width=512, height=512, num_images_per_prompt=4)
-    assert asked < seconds_to_ask_for(four, None, 0.1) < 4 * asked
-    heun = make_request(num_inference_steps=50, width=512, height=512, scheduler="Heun")
-    assert seconds_to_ask_for(heun, None, 0.1) > asked, "Heun takes two UNet calls a step"
+    assert asked_for(num_inference_steps=25) < asked
+    assert asked_for(width=256, height=256) < asked
+    assert asked < asked_for(num_images_per_prompt=4) < 4 * asked
+    assert asked_for(scheduler="Heun") > asked, "Heun takes two UNet calls a step"
 
 
 def test_measured_times_replace_the_stated_ones():
     times = StepTimes()
     times.record_step(BatchKey(512, 512, True), 1, 0.02)
     times.record_finish(512, 512, 0.1)
-    request = make_request(num_inference_steps=50, width=512, height=512)
-    assert seconds_to_ask_for(request, times, stated_step_s=9.0) == 10
+    assert asked_for(times, stated_step_s=9.0) == 10
 
 
 def test_the_second_call_plans_with_measured_times(prepare):
@@ -201,7 +202,7 @@ def test_the_second_call_plans_with_measured_times(prepare):
         return first, asked_by(backend)
 
     def asked_by(backend):
-        return seconds_to_ask_for(make_request(), backend._times, backend._settings.zerogpu_step_s)
+        return backend._seconds_to_ask_for(make_request())
 
     first, second = asyncio.run(main())
     assert second < 60 < first
@@ -354,7 +355,7 @@ torch.version.cuda, torch._C._cuda_init, torch.cuda._is_in_bad_fork = "12.8", No
 import os, threading
 from sd_space.backends import make_backend, zerogpu
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
+from sd_space.engine.step_times import StepTimes
 backend = make_backend(Settings.from_env(os.environ))
 backend.prepare()
 pipeline, info = zerogpu._served[0].pipeline, backend.status().info

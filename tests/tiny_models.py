@@ -9,10 +9,11 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine
-from sd_space.pipeline import Hardware, LoadedPipeline, PipelineSpec, load_pipeline
-from sd_space.safety import SafetyScreen, fit_latent_rgb
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine
+from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
+from sd_space.model.pipeline import LoadedPipeline, load_pipeline
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 
@@ -145,8 +146,8 @@ def make_engine(
 ) -> Engine:
     """An engine that reports at every step. `can_go_lower` lets it change how the pipeline is placed."""
     placement = loaded.placement
-    make_room = placement.lower if can_go_lower else lambda: False
-    denoiser = Denoiser(loaded.pipeline, fixed_rows, make_room, placement.unet_calls)
+    reduce_memory = placement.fall_back if can_go_lower else lambda: False
+    denoiser = Denoiser(loaded.pipeline, fixed_rows, reduce_memory, placement.unet_runner)
     return Engine(denoiser, **{"screen": make_screen(loaded), "width": width, "report_every_s": 0.0} | changes)
 
 

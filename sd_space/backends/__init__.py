@@ -1,12 +1,14 @@
-"""Where pictures are made: the protocol that the page talks to, and the choice of its implementation."""
+"""The protocol of the backends, which make the pictures, and the choice of one by the settings."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
-from sd_space.schema import AdmittedRequest, BackendStatus, ModelUnavailable, Stage, Update
-from sd_space.settings import InvalidSetting, Settings
+from sd_space.errors import InvalidSetting, ModelUnavailable
+from sd_space.schema import AdmittedRequest, BackendStatus, Stage, Update
+from sd_space.settings import Settings
 
+STOPPED = "The Space is restarting; please try again in a minute."
 EXTRAS = {"spaces": "spaces", "ray": "ray[serve]"}  # module -> the package to install for it
 
 
@@ -14,19 +16,20 @@ class Backend(Protocol):
     """Owns the device, or the way to it. Only `generate` hands out pictures, and only screened ones."""
 
     def prepare(self) -> None:
-        """Does what must be done before the page is served, in the main thread: ZeroGPU places its weights here."""
+        """What must be done in the main thread before the page is served: ZeroGPU places its weights here."""
 
     def start(self) -> None:
         """Begins loading in the background and returns at once."""
 
     def status(self) -> BackendStatus:
-        """The state of loading and of the queue; cheap, callable from any thread."""
+        """The state of loading, and how many requests wait and run; cheap, callable from any thread."""
 
-    def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
+    def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """Yields Progress and PictureFinished, and a GenerationResult or RequestFailed last.
 
-        Waits for the model if that is still loading. Closing the iterator, or `cancel`, frees the device at its next
-        step. Raises QueueFull at the first `anext` when too many wait, ModelUnavailable when no model could be loaded.
+        Takes every request: how many may wait is decided before (`serving/limits.py`). Waits for the model while it
+        loads. Closing the iterator, or `cancel`, frees the device at its next step. Raises ModelUnavailable at the
+        first `anext` when no model could be loaded.
         """
 
     def cancel(self, request_id: str) -> None:
@@ -67,6 +70,6 @@ async def until_ready(backend: Backend) -> AsyncIterator[Stage]:
     """Yields the stage of loading until pictures can be made; raises ModelUnavailable when they cannot."""
     while not (status := backend.status()).is_ready:
         if status.stage in (Stage.FAILED, Stage.STOPPED):
-            raise ModelUnavailable(status.reason or "The Space is restarting; please try again in a minute.")
+            raise ModelUnavailable(status.reason or STOPPED)
         yield status.stage
         await asyncio.sleep(0.3)

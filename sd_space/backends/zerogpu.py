@@ -1,65 +1,63 @@
 """Draws on GPUs that the Hub lends by the call: one `@spaces.GPU` call runs the engine for one request.
 
-`spaces` must be imported before torch, which it teaches to hold weights on a GPU that is not there yet. A call forks
-this process; the child finds the weights on a real GPU, and what it yields is pickled: screened pictures and
-mosaics, never raw pixels. Elsewhere `spaces` leaves the function as it is, and it runs in this process.
+`spaces` must be imported before torch, which it patches to hold weights for a GPU that is not there yet. A call forks
+this process; the child has the weights on a real GPU, and what it yields is pickled: screened pictures and
+mosaics, never raw pixels. Outside of a ZeroGPU Space `spaces` changes nothing, and the function runs in this process.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import math
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import spaces
 
-from sd_space.backends.local import STOPPED, build_engine, load
-from sd_space.batcher import BatchKey
+from sd_space.backends import STOPPED
+from sd_space.backends.loading import build_engine, load
+from sd_space.backends.update_stream import UpdateStream
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.step_times import StepTimes
+from sd_space.errors import Cancelled, EngineFailed, InvalidRequest, QueueFull, SafetyCheckFailed, SpaceError
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
-    Cancelled,
-    EngineFailed,
     GenerationRequest,
     GenerationResult,
-    InvalidRequest,
     ModelInfo,
-    QueueFull,
     RequestFailed,
-    SafetyCheckFailed,
-    SpaceError,
     Stage,
     Update,
 )
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
 
 if TYPE_CHECKING:
-    from sd_space.engine import Engine
-    from sd_space.pipeline import LoadedPipeline
+    from sd_space.engine.engine import Engine
+    from sd_space.model.pipeline import LoadedPipeline
 
 logger = logging.getLogger(__name__)
 
-START_S = 8.0  # stated, not measured: a fresh child moves 3 GB of weights to the GPU and tests the safety checker
-MARGIN = 1.5  # on what a call is expected to take: one that overruns may be ended, and its quota is gone all the same
+START_S = 8.0  # an estimate: a new child moves 3 GB of weights to the GPU and tests the safety checker
+MARGIN = 1.5  # on the expected time: a call that takes longer may be ended, and the visitor's quota is charged anyway
 WIDTH = 4  # a call draws one request, so its pictures share every UNet call
 
-# A child inherits these by the fork. `_device` is never held in the parent of one, only where nothing forks.
+# A child inherits these by the fork. Where calls fork, the parent never holds `_device`.
 _served: "tuple[LoadedPipeline, Settings] | None" = None
 _engine: "Engine | None" = None
 _device = threading.Lock()
 
 
 @spaces.GPU(duration=lambda admitted, duration_s: duration_s)
-def _draw(admitted: AdmittedRequest, duration_s: int) -> Iterator[tuple[list[Update], StepTimes | None]]:
-    """Yields the updates of each step, also where there are none: between two yields `spaces` looks for a cancel.
+def _draw(admitted: AdmittedRequest, duration_s: int) -> Generator[tuple[list[Update], StepTimes | None]]:
+    """Yields the updates of each step, even if there are none: between two yields `spaces` looks for a cancel.
 
-    The last one brings the measured times. However it ends, the engine is idle after it.
+    The last item has the measured times. Whatever ends this, the engine is idle afterwards.
     """
     global _engine
     with _device:
@@ -79,25 +77,26 @@ def _draw(admitted: AdmittedRequest, duration_s: int) -> Iterator[tuple[list[Upd
                 _engine.step()
 
 
-def seconds_to_ask_for(request: GenerationRequest, times: StepTimes | None, stated_step_s: float) -> int:
-    """Whole seconds of GPU time that `request` is sure to fit in; the visitor's quota is charged for them. Pure.
+def seconds_to_ask_for(
+    request: GenerationRequest, num_timesteps: int, times: StepTimes | None, stated_step_s: float
+) -> int:
+    """Whole seconds of GPU time within which `request` is sure to finish; the visitor's quota is charged for them.
 
     `times` are those of earlier calls; before any, `stated_step_s` is that of one step of one 512 x 512 picture.
     """
     pictures = request.num_images_per_prompt
-    calls = 2 * request.num_inference_steps if request.scheduler == "Heun" else request.num_inference_steps + 1
-    key = BatchKey(request.height, request.width, request.guidance_scale > 1.0)
+    key = BatchKey.of(request)
     step_s, finish_s = None, 0.0
     if times is not None:
         step_s, finish_s = times.step_s(key, pictures), times.finish_s(request.height, request.width)
     if step_s is None:
         finish_s = 2 * stated_step_s * request.height * request.width / 512**2
         step_s = pictures * finish_s / 2
-    return math.ceil(START_S + MARGIN * (calls * step_s + pictures * finish_s))
+    return math.ceil(START_S + MARGIN * (num_timesteps * step_s + pictures * finish_s))
 
 
 def as_refusal(error: Exception, asked_s: int) -> SpaceError:
-    """What `spaces` raised, as a visitor may read it. It raises Gradio errors, told apart by their titles."""
+    """The error that a visitor reads for what `spaces` raised: Gradio errors, which differ by their titles."""
     title, message = getattr(error, "title", ""), str(getattr(error, "message", error))
     fewer = "ask for fewer pictures or steps"
     if isinstance(error, SpaceError):
@@ -125,25 +124,28 @@ def as_refusal(error: Exception, asked_s: int) -> SpaceError:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """One request on its way: a thread of its own feeds `updates` on the caller's event loop."""
+    """One unfinished request, which a thread of its own follows."""
 
-    admitted: AdmittedRequest
-    loop: asyncio.AbstractEventLoop
-    updates: asyncio.Queue[Update] = field(default_factory=asyncio.Queue)
+    stream: UpdateStream
     is_cancelled: threading.Event = field(default_factory=threading.Event)
     has_gpu: bool = False
-    thread: threading.Thread | None = None
+    thread: threading.Thread = field(init=False)
 
-    def deliver(self, update: Update) -> None:
-        try:
-            self.loop.call_soon_threadsafe(self.updates.put_nowait, update)
-        except RuntimeError:  # the caller's event loop is closed: nobody will ever read this
+    @property
+    def request_id(self) -> str:
+        return self.stream.admitted.request_id
+
+    def send(self, update: Update) -> None:
+        if not self.stream.send(update):
             self.is_cancelled.set()
 
-    def cancel(self) -> None:
-        """Answers at once; the GPU is given back at the next step, or right after it was lent."""
+    def fail(self, error: SpaceError) -> None:
+        self.send(RequestFailed(self.request_id, error))
+
+    def cancel(self, error: SpaceError) -> None:
+        """Ends the caller's iterator at once; the GPU is given back at the next step, or right after it was lent."""
         self.is_cancelled.set()
-        self.deliver(RequestFailed(self.admitted.request_id, Cancelled("Cancelled; the device is free.")))
+        self.fail(error)
 
 
 class ZeroGpuBackend:
@@ -159,32 +161,35 @@ class ZeroGpuBackend:
         self._calls: dict[str, _Call] = {}
 
     def prepare(self) -> None:
-        """Loads the weights in this, the main thread: `spaces` packs them for its children when the page launches."""
+        """Loads the weights in the main thread: `spaces` packs them for its children when the page launches."""
         global _served
         try:
             loaded = load(self._settings)
+            from sd_space.engine.schedules import NoiseSchedules
+
+            self._schedules = NoiseSchedules(loaded.pipeline.scheduler.config)
             _served, self._info, self._stage = (loaded, self._settings), loaded.info, Stage.READY
         except SpaceError as error:
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
             self._stage, self._error = Stage.FAILED, error
 
     def start(self) -> None:
-        """Nothing is left to do: `prepare` has loaded the model."""
+        """Does nothing: `prepare` has loaded the model."""
 
     def status(self) -> BackendStatus:
-        """Whether the weights are loaded; whether a GPU is free is known only to the Hub."""
+        """Ready when the weights are loaded; only the Hub knows whether a GPU is free."""
         with self._lock:
             running = sum(call.has_gpu for call in self._calls.values())
             waiting = len(self._calls) - running
         return BackendStatus(self._stage, self._info, str(self._error or ""), waiting, running)
 
-    async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
+    async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. Closing the iterator cancels the request."""
-        call = _Call(admitted, asyncio.get_running_loop())
-        self._enlist(call)
+        call = _Call(UpdateStream(admitted, asyncio.get_running_loop()))
+        self._begin(call)
         try:
             while True:
-                update = await call.updates.get()
+                update = await call.stream.queue.get()
                 yield update
                 if isinstance(update, GenerationResult | RequestFailed):
                     return
@@ -192,11 +197,11 @@ class ZeroGpuBackend:
             call.is_cancelled.set()
 
     def cancel(self, request_id: str) -> None:
-        """Ends the iterator; the GPU is given back at the next step. Unknown and finished ones are left alone."""
+        """Ends the iterator; the GPU is given back at the next step. Ignores finished and unknown requests."""
         with self._lock:
             call = self._calls.get(request_id)
         if call is not None:
-            call.cancel()
+            call.cancel(Cancelled("Cancelled; the device is free."))
 
     def close(self, timeout_s: float) -> None:
         """Refuses new requests, lets running ones finish for `timeout_s` and cancels the rest."""
@@ -207,39 +212,38 @@ class ZeroGpuBackend:
         for call in calls:
             call.thread.join(max(0.0, deadline_s - time.monotonic()))
         for call in calls:
-            call.deliver(RequestFailed(call.admitted.request_id, EngineFailed(STOPPED)))
-            call.is_cancelled.set()
+            call.cancel(EngineFailed(STOPPED))
 
-    def _enlist(self, call: _Call) -> None:
+    def _begin(self, call: _Call) -> None:
         # The thread gets the caller's context: in it `spaces` finds the visitor whose quota is charged.
         run = contextvars.copy_context().run
         call.thread = threading.Thread(target=run, args=(self._follow, call), name="zerogpu-call", daemon=True)
         with self._lock:
             if self._error is not None:
                 raise self._error
-            waiting = sum(not other.has_gpu for other in self._calls.values())
-            if waiting >= self._settings.max_queue:
-                raise QueueFull(f"{waiting} requests are waiting already; please come back in a few minutes.")
-            self._calls[call.admitted.request_id] = call
+            self._calls[call.request_id] = call
         call.thread.start()
 
+    def _seconds_to_ask_for(self, request: GenerationRequest) -> int:
+        num_timesteps = self._schedules.num_timesteps(request)
+        return seconds_to_ask_for(request, num_timesteps, self._times, self._settings.zerogpu_step_s)
+
     def _follow(self, call: _Call) -> None:
-        """Runs in a thread of its own: waits for a GPU, then for each step."""
-        request_id = call.admitted.request_id
-        asked_s = seconds_to_ask_for(call.admitted.request, self._times, self._settings.zerogpu_step_s)
-        steps = _draw(call.admitted, asked_s)
+        """Runs in a thread of its own: waits for a GPU, then sends the updates of each step."""
+        admitted, asked_s = call.stream.admitted, 0
         try:
-            for updates, times in steps:
-                call.has_gpu, self._times = True, times or self._times
-                for update in updates:
-                    if isinstance(update, RequestFailed) and isinstance(update.error, SafetyCheckFailed):
-                        self._stage, self._error = Stage.FAILED, update.error
-                    call.deliver(update)
-                if call.is_cancelled.is_set():
-                    break
+            asked_s = self._seconds_to_ask_for(admitted.request)
+            with contextlib.closing(_draw(admitted, asked_s)) as steps:
+                for updates, times in steps:
+                    call.has_gpu, self._times = True, times or self._times
+                    for update in updates:
+                        if isinstance(update, RequestFailed) and isinstance(update.error, SafetyCheckFailed):
+                            self._stage, self._error = Stage.FAILED, update.error
+                        call.send(update)
+                    if call.is_cancelled.is_set():
+                        break
         except Exception as error:
-            call.deliver(RequestFailed(request_id, as_refusal(error, asked_s)))
+            call.fail(as_refusal(error, asked_s))
         finally:
-            steps.close()
             with self._lock:
-                del self._calls[request_id]
+                del self._calls[call.request_id]

@@ -1,4 +1,4 @@
-"""What Gradio answers, passed on only in a form that is known; anything else becomes one of our sentences."""
+"""Gradio's answers: passed on only in known forms; anything else becomes one of our sentences."""
 
 import json
 import re
@@ -9,7 +9,6 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from sd_space.serving.limits import FULL, RETRY_AFTER_S
 from sd_space.serving.origins import MADE_UP, PUBLIC
 from sd_space.serving.routes import Kind, Route
 
@@ -30,7 +29,7 @@ _SENTENCES = {
 CANCELLED = "Cancelled before it was done."
 WRONG_PASSWORD = "The name or the password is not right."
 _NOTHING = b"event: complete\ndata: null"  # of an event that was cancelled: no endpoint of ours answers so
-# Headers of Gradio's answers that callers need; everything else stays here.
+# Headers of Gradio's answers that callers need; all others are dropped.
 _PASSED = frozenset(
     [
         "content-type",
@@ -53,13 +52,6 @@ def refusal(status: int, sentence: str) -> JSONResponse:
     return JSONResponse({"error": sentence}, status)
 
 
-def full(sentence: str) -> JSONResponse:
-    """There is no room now. Gradio's page shows the sentence of a 429, and hides that of a 503."""
-    answer = refusal(429, sentence)
-    answer.headers["Retry-After"] = str(RETRY_AFTER_S)
-    return answer
-
-
 def known_sentence(status: int) -> str:
     return _SENTENCES.get(status, BROKEN if status >= 500 else _SENTENCES[400])
 
@@ -67,8 +59,8 @@ def known_sentence(status: int) -> str:
 class KnownAnswer:
     """Stands between the app and a caller for one request: `send` is what the app is given.
 
-    HTML and JSON are held back whole, streams are passed on message by message, files as they come. `started` says
-    whether anything has gone out.
+    HTML and JSON are collected and passed on whole, streams message by message, files as they come. `started` says
+    whether anything was sent to the caller.
     """
 
     def __init__(self, route: Route, scope: Scope, receive: Receive, send: Send, public_address: str):
@@ -81,7 +73,7 @@ class KnownAnswer:
         self._body = bytearray()
         self._replacement: JSONResponse | None = None
         self.started = False
-        self.on_json: Callable[[Any], None] = lambda values: None  # hears what a call was answered
+        self.on_json: Callable[[Any], None] = lambda values: None  # called with the JSON that answers a call
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -94,7 +86,7 @@ class KnownAnswer:
         media_type = headers.get("content-type", "").partition(";")[0].strip()
         self._start = {**message, "headers": [(k, v) for k, v in message["headers"] if k.decode().lower() in _PASSED]}
         if self._route.kind is Kind.LOGOUT and status == 302:
-            # The page, wherever it was opened; Gradio would name the address that it believes in.
+            # Relative, so that it holds wherever the page was opened; Gradio would write its own absolute address.
             self._start["headers"] += [(b"location", b"./")]
         elif status == 304 or (status == 202 and self._route.kind is Kind.MCP):  # a notification has no answer
             pass
@@ -104,12 +96,12 @@ class KnownAnswer:
                 self._replacement = refusal(400, WRONG_PASSWORD)
         elif not any(media_type.startswith(known) for known in self._route.media_types):
             self._replacement = refusal(500, BROKEN)
-        if self._replacement is None and not self._is_held_back(media_type):
+        if self._replacement is None and not self._is_collected(media_type):
             if media_type == "text/event-stream":
                 self._start["headers"] = _for_streams(self._start["headers"])
             await self._pass_on(self._start)
 
-    def _is_held_back(self, media_type: str) -> bool:
+    def _is_collected(self, media_type: str) -> bool:
         is_text = media_type in ("text/html", "application/json")
         return is_text and self._route.kind not in (Kind.ASSET, Kind.FILE)
 
@@ -129,8 +121,6 @@ class KnownAnswer:
         if self._replacement is not None:
             if (sentence := _own_sentence(self._route, body)) is not None:
                 self._replacement = refusal(400, sentence)
-            elif self._replacement.status_code == 503 and b"Queue is full" in body:
-                self._replacement = full(FULL)
             self.started = True
             await self._replacement(self._scope, self._receive, self._send)
             return
@@ -160,13 +150,13 @@ class KnownAnswer:
 
 
 def _for_streams(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """No proxy may hold a stream back or change it: nginx collects answers, others compress them."""
+    """No proxy may delay or change a stream: nginx collects answers, others compress them."""
     kept = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
     return [*kept, (b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
 
 def _own_sentence(route: Route, body: bytes) -> str | None:
-    """What one of our handlers has said to an event that answers at once: Gradio makes a 500 of every failure."""
+    """The sentence of one of our handlers, from an event that answers at once: Gradio makes a 500 of every failure."""
     if route.kind is not Kind.PREDICT:
         return None
     try:

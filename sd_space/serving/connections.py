@@ -1,7 +1,7 @@
-"""Connections: as many as there are file handles for, and no longer without a whole head than `HEAD_TIMEOUT_S`.
+"""Connections: as many as there are file handles for, and each must send a whole head within `HEAD_TIMEOUT_S`.
 
-Somebody who opens hundreds of connections and says half a sentence on each must not keep a visitor out: where room is
-needed, the connection that has had nothing under way for the longest time is closed.
+A client that opens hundreds of connections and sends half a request on each must not keep visitors out: where room is
+needed, the connection that has been idle for the longest time is closed.
 """
 
 import json
@@ -12,34 +12,34 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from sd_space.settings import CannotStart
+from sd_space.errors import CannotStart
 
 HEAD_TIMEOUT_S = 10.0
-MOST_HEAD_BYTES = 64 * 1024  # before anybody has looked at it; the front door takes half of that
-MOST_CONNECTIONS = 10_000
-MOST_HANDLES = 65_536
+MAX_HEAD_BYTES = 64 * 1024  # of one request; the request filter takes half of that
+MAX_CONNECTIONS = 10_000
+MAX_HANDLES = 65_536
 RESERVED_HANDLES = 72  # what the app itself has open, model and Hub included, and connections not yet counted
-LEAST_HANDLES = 96
+MIN_HANDLES = 96
 _LOG_EVERY_S = 60.0
 
 _LATE = ("408 Request Timeout", f"The head of the request did not arrive within {HEAD_TIMEOUT_S:g} s.")
 _FULL = ("429 Too Many Requests", "Too many connections are open already; please try again in a minute.")
-_LONG = ("431 Request Header Fields Too Large", f"The head takes more than {MOST_HEAD_BYTES // 1024} KiB.")
+_LONG = ("431 Request Header Fields Too Large", f"The head takes more than {MAX_HEAD_BYTES // 1024} KiB.")
 _INVALID = ("400 Bad Request", "The request is not valid HTTP.")
 
 
 def raise_handle_limit() -> int:
-    """Raises the soft limit of file handles as far as this process may, and returns what is in force.
+    """Raises the soft limit of file handles as far as this process may, and returns the limit.
 
-    Raises CannotStart where that is too little for a server.
+    Raises CannotStart where it is too low for a server.
     """
     try:
         import resource
     except ImportError:  # such a system counts handles in another way
-        return MOST_HANDLES
+        return MAX_HANDLES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     is_endless = resource.RLIM_INFINITY
-    for wanted in (MOST_HANDLES, 10_240):  # macOS takes no more than the second, whatever its hard limit says
+    for wanted in (MAX_HANDLES, 10_240):  # macOS takes no more than the second, whatever its hard limit says
         wanted = wanted if hard == is_endless else min(wanted, hard)
         if soft == is_endless or soft >= wanted:
             break
@@ -49,18 +49,18 @@ def raise_handle_limit() -> int:
             continue
         break
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != is_endless and soft < LEAST_HANDLES:
-        raise CannotStart(f"{soft} file handles are too few for a server; call ulimit -n {LEAST_HANDLES}, or more.")
-    return MOST_HANDLES if soft == is_endless else soft
+    if soft != is_endless and soft < MIN_HANDLES:
+        raise CannotStart(f"{soft} file handles are too few for a server; call ulimit -n {MIN_HANDLES}, or more.")
+    return MAX_HANDLES if soft == is_endless else soft
 
 
-def most_connections(handles: int) -> int:
+def max_connections(handles: int) -> int:
     """Each connection may have a file open beside itself."""
-    return max(8, min(MOST_CONNECTIONS, (handles - RESERVED_HANDLES) // 2))
+    return max(8, min(MAX_CONNECTIONS, (handles - RESERVED_HANDLES) // 2))
 
 
 class Connections:
-    """All of a server's connections; those that have nothing under way in the order in which they came to that."""
+    """All of a server's connections; the idle ones in the order in which they became idle."""
 
     def __init__(self, most: int):
         self.most = most
@@ -68,13 +68,13 @@ class Connections:
         self._idle: dict[BoundedProtocol, None] = {}
 
     def opened(self, connection: "BoundedProtocol") -> None:
-        """Takes it in, and makes room for it: another one's, or its own where all the others have something to do."""
+        """Adds it. Where there are too many, the oldest idle one is closed: it itself where all others are busy."""
         self._open.add(connection)
         self._idle[connection] = None
         if len(self._open) > self.most:
             oldest = next(iter(self._idle))
             self.closed(oldest)
-            oldest.turn_away(_FULL if oldest.cycle is None else None)  # who was served before just comes again
+            oldest.close_with(_FULL if oldest.cycle is None else None)  # a known client just connects again
 
     def closed(self, connection: "BoundedProtocol") -> None:
         self._open.discard(connection)
@@ -89,7 +89,7 @@ class Connections:
 
 
 class BoundedProtocol(AutoHTTPProtocol):
-    """uvicorn's protocol of one connection, whichever it has, with its time and number bounded."""
+    """uvicorn's protocol of one connection (h11 or httptools), bounded in time and number."""
 
     def __init__(self, *args: Any, bounds: Connections, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -113,8 +113,8 @@ class BoundedProtocol(AutoHTTPProtocol):
         if self.cycle is not before:
             self._stop_head_timer()
             self._bounds.busy(self)
-        elif self._head_timer is not None and self._head_bytes > MOST_HEAD_BYTES:
-            self.turn_away(_LONG)
+        elif self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+            self.close_with(_LONG)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -127,9 +127,9 @@ class BoundedProtocol(AutoHTTPProtocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        self.turn_away(_INVALID)
+        self.close_with(_INVALID)
 
-    def turn_away(self, answer: tuple[str, str] | None) -> None:
+    def close_with(self, answer: tuple[str, str] | None) -> None:
         """Ends the connection, with a sentence unless that would come in the middle of an answer."""
         self._stop_head_timer()
         if self.transport.is_closing():
@@ -146,7 +146,7 @@ class BoundedProtocol(AutoHTTPProtocol):
 
     def _start_head_timer(self) -> None:
         self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.turn_away, _LATE)
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.close_with, _LATE)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -155,7 +155,7 @@ class BoundedProtocol(AutoHTTPProtocol):
 
 
 class QuietFilter(logging.Filter):
-    """Lets one line of each kind through a minute that anybody could cause by the thousand, and no traceback."""
+    """Lets one line of each kind through per minute, without traceback: any caller could cause thousands of them."""
 
     KINDS = (
         "socket.accept() out of system resource",
@@ -181,7 +181,7 @@ class QuietFilter(logging.Filter):
 
 
 def quieten_logs() -> None:
-    """Never a line for each connection that is refused."""
+    """Keeps the log from growing by a line for each refused connection."""
     for name in ("asyncio", "uvicorn.error"):
         logger = logging.getLogger(name)
         if not any(isinstance(there, QuietFilter) for there in logger.filters):

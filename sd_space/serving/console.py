@@ -1,4 +1,4 @@
-"""The operator's console: whatever it can show, and whether or not anybody reads it, the program goes on."""
+"""The operator's console: the program runs on whatever characters it can show, and also where it is closed."""
 
 import contextlib
 import os

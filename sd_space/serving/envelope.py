@@ -1,4 +1,4 @@
-"""What callers send, understood and written anew: nothing else of a request's body reaches Gradio.
+"""The bodies that callers send, parsed and written anew: nothing else of them reaches Gradio.
 
 Gradio does with an input whatever the input asks for: an object that names a file or an address makes it fetch that.
 Here an input is text, a number, a truth value or nothing, whatever the component would take.
@@ -19,7 +19,7 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Refusal(Exception):
-    """A request that goes no further: the HTTP status, the sentence for its caller, and headers of the answer."""
+    """A refused request: the HTTP status, the sentence for its caller, and headers of the answer."""
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None):
         super().__init__(status, sentence)
@@ -63,7 +63,7 @@ class PageEvent:
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """The end of an event, asked for by somebody who knows its unguessable id."""
+    """The end of an event, asked for by a caller who knows its unguessable id."""
 
     session_hash: str
     event_id: str
@@ -98,7 +98,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def encoded(values: Mapping[str, Any]) -> bytes:
-    """The body that Gradio reads, in ASCII: nothing of its spelling is left to whoever sent it."""
+    """The body that Gradio reads, in ASCII, however the caller has spelled it."""
     return json.dumps(values).encode()
 
 

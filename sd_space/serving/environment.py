@@ -1,4 +1,4 @@
-"""What other libraries read from the environment when they start, and would end the start over in a traceback."""
+"""Variables that other libraries read when they start: a bad value would end the start in a traceback."""
 
 import contextlib
 import ipaddress
@@ -7,10 +7,10 @@ import re
 import ssl
 from collections.abc import MutableMapping
 
+from sd_space.errors import CannotStart
 from sd_space.serving.result_folder import temporary_folder
-from sd_space.settings import CannotStart
 
-# Whole numbers that are read while libraries are imported; an empty one is a mistake of theirs, not of the operator.
+# Whole numbers that are read while libraries are imported; they fail at an empty value, which is no mistake.
 _NUMBERS = (
     "GRADIO_NUM_PORTS",
     "GRADIO_NODE_NUM_PORTS",
@@ -25,7 +25,7 @@ _HERE = ("localhost", "127.0.0.1", "::1")
 
 
 def check_environment(environ: MutableMapping[str, str], host: str) -> None:
-    """Mends what can be mended in `environ`; raises CannotStart for the rest. `host` is where the page is served."""
+    """Corrects `environ` where possible; raises CannotStart for the rest. `host` is where the page is served."""
     for name in _NUMBERS:
         if name in environ and not environ[name].strip():
             del environ[name]
@@ -33,11 +33,16 @@ def check_environment(environ: MutableMapping[str, str], host: str) -> None:
             raise CannotStart(f"{name} must be a whole number, not {environ[name]!r}; leave it out for the default.")
     _check_certificates(environ)
     _check_proxies(environ)
-    _spare_this_machine(environ, host)
-    _check_places()
+    _bypass_proxies_here(environ, host)
+    _check_folders()
 
 
-def _check_places() -> None:
+def turn_off_analytics(environ: MutableMapping[str, str]) -> None:
+    """Gradio would keep the last 10,000 events, and count them anew after each, for a console that is not served."""
+    environ["GRADIO_ANALYTICS_MAX_EVENTS"], environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = "1", "999999999"
+
+
+def _check_folders() -> None:
     temporary_folder()
     try:
         os.getcwd()
@@ -46,7 +51,7 @@ def _check_places() -> None:
 
 
 def _check_certificates(environ: MutableMapping[str, str]) -> None:
-    """Whoever opens a connection, to this machine too, reads them first."""
+    """They are read for every connection, also for those to this machine."""
     for name, kind in (("SSL_CERT_FILE", "cafile"), ("SSL_CERT_DIR", "capath")):
         if not environ.get(name):
             continue
@@ -73,17 +78,17 @@ def _check_proxies(environ: MutableMapping[str, str]) -> None:
             ) from None
 
 
-def _spare_this_machine(environ: MutableMapping[str, str], host: str) -> None:
-    """Gradio asks its own server whether it is up, and MCP calls it: no proxy can answer that.
+def _bypass_proxies_here(environ: MutableMapping[str, str], host: str) -> None:
+    """Excepts this machine from proxies: Gradio asks its own server whether it is up, and its MCP server calls it.
 
-    Names in no_proxy that httpx falls over are left out: it reads them whatever it is asked for.
+    Names in no_proxy at which httpx fails are dropped: it reads them for every call.
     """
     given = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     names = [name.strip() for name in given.split(",")]
     if any(environ.get(name) for proxy in _PROXIES for name in (proxy, proxy.upper())):
         names += [*_HERE, host]
     elif all(map(_is_usable, names)):
-        return  # the system's own list of proxies may count, and would not any more if we wrote one
+        return  # a list of ours would replace the system's own list of exceptions
     names = [name.strip("[]") for name in names]
     kept = dict.fromkeys(name for name in names if name not in ("", "0.0.0.0", "::") and _is_usable(name))
     environ["no_proxy"] = environ["NO_PROXY"] = ",".join(kept)

@@ -1,4 +1,4 @@
-"""Headers: those of a request that reach the app, and those that every answer has."""
+"""Headers: which ones of a request reach the app, and which ones every answer gets."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from sd_space.settings import Settings
 
 PLACE_HEADER = "x-sd-space-place"  # of a request for pictures, for its handler
 ADDRESS_HEADER = "x-sd-space-address"  # where its caller has reached the page
-TOOL_CALL_HEADER = "x-sd-space-tool-call"  # on whose behalf Gradio's MCP server makes a request
+TOOL_CALL_HEADER = "x-sd-space-tool-call"  # the MCP client's call for which Gradio's MCP server makes a request
 # `x-ip-token` is how ZeroGPU knows whose quota a call takes; the cookie is that of a login.
 _PASSED = [
     "accept",
@@ -44,7 +44,7 @@ def request_headers(
 
 
 class ResponseHeaders:
-    """What keeps the page from being used by other pages in ways it is not made for."""
+    """The headers that keep other pages from misusing this one."""
 
     def __init__(self, settings: Settings):
         self._headers = {

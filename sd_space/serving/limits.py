@@ -1,4 +1,4 @@
-"""How much may come in: calls by the minute, and requests under way at once."""
+"""How much may come in: calls by the minute, and requests in flight at once."""
 
 import contextlib
 import ipaddress
@@ -7,14 +7,19 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator
 
-from sd_space.schema import BackendStatus, QueueFull
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from sd_space.errors import QueueFull
+from sd_space.schema import BackendStatus
 from sd_space.settings import Settings
 
 MAX_ADDRESSES = 10_000
 GLOBAL_FACTOR = 20  # all addresses together may call this many times as often as one
 FULL = "Too many visitors are waiting already; please come back in a few minutes."
+SHARE_FULL = "{share} of your requests are under way already; please wait until one is done."
 RETRY_AFTER_S = 30  # after which a place may be free; a guess, a request's length is the caller's choice
-_CLAIM_WITHIN_S = 60.0  # between coming in and its handler's start, a request waits for nothing but the event loop
+_CLAIM_WITHIN_S = 60.0  # until its handler starts, a request waits for nothing but the event loop
 
 
 def limit_key(text: str) -> str | None:
@@ -36,6 +41,19 @@ def limit_key(text: str) -> str | None:
             return str(address.ipv4_mapped)
         return str(ipaddress.IPv6Network((address, 64), strict=False))
     return None
+
+
+def client_address(scope: Scope, headers: Headers, trusted_proxies: int) -> str | None:
+    """The address that a caller is counted by: the peer's, or the one that the outermost trusted proxy has written.
+
+    `None` for this machine's own: through a share link or a proxy that is not trusted everybody comes from there.
+    """
+    if trusted_proxies:
+        hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
+        if len(hops) >= trusted_proxies:
+            return limit_key(hops[-trusted_proxies])
+    key = limit_key(scope["client"][0] if scope.get("client") else "")
+    return None if key is None or key.startswith("127.") or key == "::/64" else key
 
 
 class RateLimiter:
@@ -92,13 +110,13 @@ class Place:
         self.cancel: Callable[[], None] = lambda: None
 
     def abandon(self) -> None:
-        """Nobody waits for this request any more."""
+        """Ends the request: its caller has left."""
         self.is_abandoned = True
         self.cancel()
 
 
 class Capacity:
-    """The only place that knows who has what under way, and that says "full".
+    """The only place that knows whose requests are in flight, and that says "full".
 
     A request takes a place when it comes in, before anything waits for anything. One visitor may have
     `max_per_visitor` of them and one address half the queue: visitors cost nothing to invent. Belongs to the server's
@@ -131,10 +149,10 @@ class Capacity:
         self._forget_ended()
         status, settings = self._status(), self._settings
         running = status.replicas.get("running", 1)
-        if len(self._places) >= max(settings.most_under_way(running), settings.max_queue + status.running):
+        if len(self._places) >= max(settings.max_in_flight(running), settings.max_queue + status.running):
             raise QueueFull(FULL)
         if address is not None and self._count("address")[address] >= self.max_per_address:
-            raise QueueFull(self._share_sentence(self.max_per_address))
+            raise QueueFull(SHARE_FULL.format(share=self.max_per_address))
         if visitor is not None:
             self._check_share(visitor)
         place = Place(address, visitor, self._now_s())
@@ -145,7 +163,7 @@ class Capacity:
     def claimed(self, place_id: str | None, visitor: str, address: str | None = None) -> Iterator[Place]:
         """The place that this visitor's request took when it came in; it takes one now if it has none yet.
 
-        Whoever takes the place over releases it; where the block fails, it is free again. Raises QueueFull.
+        The run that takes the place over releases it; where the block fails, it is free again. Raises QueueFull.
         """
         place = self._claim(place_id, visitor, address)
         try:
@@ -168,7 +186,7 @@ class Capacity:
 
     def _check_share(self, visitor: str) -> None:
         if self._count("visitor")[visitor] >= self._settings.max_per_visitor:
-            raise QueueFull(self._share_sentence(self._settings.max_per_visitor))
+            raise QueueFull(SHARE_FULL.format(share=self._settings.max_per_visitor))
 
     def abandon(self, event_id: str) -> None:
         """Nobody waits any more for what this event asked for."""
@@ -179,9 +197,6 @@ class Capacity:
     def release(self, place: Place) -> None:
         """Frees the place; a second time does nothing."""
         self._places.pop(place.id, None)
-
-    def _share_sentence(self, share: int) -> str:
-        return f"{share} of your requests are under way already; please wait until one is done."
 
     def _count(self, whose: str) -> Counter[str | None]:
         return Counter(getattr(place, whose) for place in self._places.values())

@@ -1,6 +1,6 @@
-"""Where the page is served: the address that the operator asked for, or a sentence that says why not there.
+"""Where the page is served: the address that the operator asked for, or a sentence that says why not.
 
-Gradio would go on to another port than the one asked for, and knows no IPv6.
+Gradio would take another port where that one is taken, and knows no IPv6.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from typing import Any
 
 import uvicorn
 
-from sd_space.serving.connections import MOST_HEAD_BYTES, BoundedProtocol, Connections, most_connections
-from sd_space.settings import CannotStart
+from sd_space.errors import CannotStart
+from sd_space.serving.connections import MAX_HEAD_BYTES, BoundedProtocol, Connections, max_connections
 
 NAME, PORT, NUM_PORTS = "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"
 DEFAULT_HOST, DEFAULT_PORT, DEFAULT_NUM_PORTS = "127.0.0.1", 7860, 100
@@ -136,7 +136,7 @@ def _why_not(host: str, port: int, error: OSError) -> str:
 
 
 class Server(uvicorn.Server):
-    """A server in a thread of its own, with the methods that Gradio calls."""
+    """uvicorn in a thread of its own, with the methods that Gradio calls."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]):
         super().__init__(config)
@@ -146,7 +146,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in self._sockets:
-            listener.listen(BACKLOG)  # uvicorn has one figure for what waits and for what is accepted at once
+            listener.listen(BACKLOG)  # uvicorn has one setting for the backlog and for how many are accepted at once
 
     def _own_thread(self) -> None:
         with contextlib.suppress(SystemExit):  # uvicorn ends a program that way; this is one thread of ours
@@ -175,10 +175,10 @@ def start_server(address: Address, handles: int, app: Any, *_: Any, **__: Any) -
         app=app,
         host=address.host,
         port=port,
-        http=functools.partial(BoundedProtocol, bounds=Connections(most_connections(handles))),
+        http=functools.partial(BoundedProtocol, bounds=Connections(max_connections(handles))),
         ws="none",
-        proxy_headers=False,  # whose X-Forwarded-For is believed is the request filter's to say
-        h11_max_incomplete_event_size=MOST_HEAD_BYTES,
+        proxy_headers=False,  # the request filter decides which X-Forwarded-For is believed
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         backlog=ACCEPTED_AT_ONCE,
         workers=1,
         log_level="warning",

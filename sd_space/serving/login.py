@@ -1,4 +1,4 @@
-"""The name and password of a login, out of either form in which browsers and clients send them."""
+"""The name and password of a login, from either form in which browsers and clients send them."""
 
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qsl, urlencode

@@ -1,4 +1,4 @@
-"""Messages of MCP clients (JSON-RPC over streamable HTTP), understood and written anew."""
+"""Messages of MCP clients (JSON-RPC over streamable HTTP), parsed and written anew."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _WORDS = {"string": "text", "integer": "a whole number", "number": "a number", "
 
 
 class McpRefusal(Exception):
-    """A message that goes no further, with the answer that an MCP client understands, and its HTTP status."""
+    """A refused message, with the answer that an MCP client understands, and its HTTP status."""
 
     def __init__(self, status: int, answer: dict[str, Any], headers: Mapping[str, str] | None = None):
         super().__init__(status)

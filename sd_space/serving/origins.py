@@ -1,8 +1,8 @@
-"""Addresses of the page: which one the app is made to believe in, which one callers see, and who may call it.
+"""Addresses of the page: the one that the app sees, the one that callers see, and which pages may call it.
 
-Gradio writes absolute addresses of its files, out of the Host and X-Forwarded headers of whoever asks. Behind a proxy
-those are often wrong, and they are the caller's to choose. So the app sees one made-up origin, and what leaves has the
-page's own address in its place.
+Gradio writes absolute addresses of its files from the Host and X-Forwarded headers of each request. Behind a proxy
+those are often wrong, and callers can forge them. So the app sees one made-up origin, and answers get the page's own
+address in its place.
 """
 
 import re
@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 
 from sd_space.settings import Settings
 
-# RFC 2606: no such host can exist. It cannot be guessed, so nobody's prompt has it in it.
+# RFC 2606: no such host can exist. It cannot be guessed, so no prompt contains it.
 MADE_UP = f"http://{secrets.token_hex(8)}.invalid"
 PUBLIC = MADE_UP.replace("://", "://public.")  # stands in templates where only the public address will do
 HUB = "https://huggingface.co"  # whose pages show a Space in a frame

@@ -1,4 +1,4 @@
-"""The addresses that answer without Gradio: health, metrics, and what a phone needs to keep the page as an app."""
+"""The addresses that are answered without Gradio: health, metrics, and the manifest and icons of a web app."""
 
 import io
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
-from sd_space.metrics import Metrics
 from sd_space.schema import BackendStatus
+from sd_space.serving.metrics import Metrics
 
 _ICON_SIDES = (192, 512)  # pixels: those that browsers ask an installable page for
 

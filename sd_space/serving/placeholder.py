@@ -1,4 +1,4 @@
-"""What stands in for a picture that was withheld or broken: a panel with a sign and words."""
+"""The placeholder of a picture that was withheld or broken: a panel with a sign and words."""
 
 from PIL import Image, ImageDraw, ImageFont
 

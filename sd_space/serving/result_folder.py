@@ -19,7 +19,7 @@ from pathlib import Path
 
 import filelock
 
-from sd_space.settings import CannotStart
+from sd_space.errors import CannotStart
 
 PREFIX = "sd_space-"
 MARK, LOCK = ".sd_space", ".sd_space.lock"
@@ -29,8 +29,8 @@ _SETTING = "SD_SPACE_RESULT_DIR"
 class ResultFolder:
     """Takes a folder of its own in `parent`, or in one of this user's in the temporary folder.
 
-    Making the object touches nothing; `served` is where results go once `claim` has been called. The lock goes with
-    its process, however that ends, so that no clock and no process number has to be believed.
+    Making the object touches nothing; `served` is where results go once `claim` has been called. The lock ends with
+    its process, however that ends, so that no clock and no process number must be trusted.
     """
 
     def __init__(self, parent: str | None):
@@ -59,7 +59,7 @@ class ResultFolder:
             ) from None
 
     def keep(self) -> None:
-        """Makes the mark look used, so that what tidies temporary folders by age leaves it."""
+        """Renews the mark's time, so that programs that clean temporary folders by age leave it."""
         with contextlib.suppress(OSError):
             os.utime(self._own / MARK)
 
@@ -71,12 +71,12 @@ class ResultFolder:
             shutil.rmtree(self._own, ignore_errors=True)
 
     def sweep_leftovers(self) -> None:
-        """Deletes the folders that dead processes left here: those with a mark that nobody holds the lock of."""
+        """Deletes the folders that dead processes left here: those with a mark whose lock is free."""
         with contextlib.suppress(OSError):
             for folder in sorted(self.parent.glob(f"{PREFIX}*")):
                 if folder == self._own or not _is_ours(folder) or not (folder / MARK).is_file():
                     continue
-                with contextlib.suppress(OSError, NotImplementedError):  # it lives, or nobody can say
+                with contextlib.suppress(OSError, NotImplementedError):  # its process lives, or there are no locks
                     lock = _locked(folder)
                     shutil.rmtree(folder / "results", ignore_errors=True)
                     lock.release()
@@ -99,7 +99,7 @@ class ResultFolder:
                 raise CannotStart(f"Anybody may put other things in {folder}; call chmod +t {folder}, or {remedy}")
 
     def _mark(self) -> None:
-        """Says whose folder this is, to people; at once or not at all, and only when the lock is held."""
+        """Writes, for people, which process has this folder; in one step, and only when the lock is held."""
         whose = {"process": os.getpid(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": _host_name()}
         part = self._own / f"{MARK}.part"
         part.write_text(json.dumps(whose) + "\n", encoding="ascii")

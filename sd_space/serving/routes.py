@@ -1,4 +1,4 @@
-"""Which addresses are open, and in what form each answers: those that the page and its clients ask for, no others."""
+"""The addresses that the page and its clients use, with the media types of their answers; all others are closed."""
 
 import re
 from collections.abc import Collection
@@ -20,7 +20,7 @@ class Kind(Enum):
     """What a route is, as far as requests to it are checked and its answers rewritten."""
 
     PAGE = auto()  # the HTML page
-    PUBLIC_JSON = auto()  # JSON for whoever asks, with the public address in it
+    PUBLIC_JSON = auto()  # JSON for any caller, with the public address in it
     STREAM = auto()  # of a session: the page's, or a client's that speaks as the page does
     EVENT_STREAM = auto()  # of one event of an endpoint
     HEARTBEAT = auto()

@@ -16,21 +16,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
 from sd_space.card import load_card
-from sd_space.gallery import ResultStore
-from sd_space.gate import Gate
-from sd_space.hub import INDEX, WEIGHTS, ask, cached, is_complete, needed_files, operator_hint, size
-from sd_space.model_configs import Unfit
-from sd_space.model_folder import examine, examine_checkpoint
-from sd_space.schema import Outcome, SpaceError
+from sd_space.errors import CannotStart, InvalidSetting, SpaceError
+from sd_space.model.configs import Unfit
+from sd_space.model.files import INDEX, WEIGHTS, format_size, needed_files
+from sd_space.model.folder import examine, examine_checkpoint
+from sd_space.model.hub import ask, cached, is_complete
+from sd_space.model.hub_errors import operator_hint
+from sd_space.schema import Outcome
 from sd_space.serving.console import make_printable
-from sd_space.settings import CannotStart, InvalidSetting, Settings
+from sd_space.serving.gate import Gate
+from sd_space.serving.results import ResultStore
+from sd_space.settings import Settings
 from sd_space.tools.start_checks import check_port, check_results
 
 if TYPE_CHECKING:
-    from sd_space.engine import Engine
-    from sd_space.pipeline import LoadedPipeline, PipelineSpec
+    from sd_space.engine.engine import Engine
+    from sd_space.model.pipeline import LoadedPipeline
+    from sd_space.model.spec import PipelineSpec
 
 STEPS = 2  # of the picture: enough to run every part once, and bearable with v1-4 on a CPU
 
@@ -112,14 +116,14 @@ class Doctor:
         import diffusers
         import torch
 
-        from sd_space.pipeline import PipelineSpec, detect_hardware
+        from sd_space.model.spec import PipelineSpec, detect_hardware
 
         hardware = detect_hardware()
         # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
         self.spec = dataclasses.replace(PipelineSpec.from_settings(self.settings, hardware), may_fall_back=False)
         told = [self.spec.device, self.spec.dtype]
         if self.spec.device == "cuda":
-            free, total = size(hardware.free_vram_bytes), size(hardware.total_vram_bytes)
+            free, total = format_size(hardware.free_vram_bytes), format_size(hardware.total_vram_bytes)
             told[:1] = [torch.cuda.get_device_name(0), f"{free} of {total} free"]
         return ", ".join([*told, f"torch {torch.__version__}", f"diffusers {diffusers.__version__}"])
 
@@ -135,7 +139,7 @@ class Doctor:
             if (path.parent / INDEX).is_file():
                 self._examine(path.parent, spec, path)
             self.is_there = True
-            return f"{path}, {size(path.stat().st_size)}"
+            return f"{path}, {format_size(path.stat().st_size)}"
         known = cached(spec.model, spec.revision)
         if known is not None and is_complete(known, spec.variant):
             self._examine(known.folder, spec)
@@ -161,10 +165,10 @@ class Doctor:
             raise Failed(operator_hint(error, spec.model, spec.revision, spec.variant)) from error
         self.is_there = True
         token = "with the token" if os.environ.get("HF_TOKEN") else "without a token"
-        return f"{spec.model} at {listing.commit} is open to us {token}; {size(total)} have to be fetched"
+        return f"{spec.model} at {listing.commit} is open to us {token}; {format_size(total)} have to be fetched"
 
     def check_model(self) -> str:
-        from sd_space.pipeline import load_pipeline
+        from sd_space.model.pipeline import load_pipeline
 
         began_s = time.monotonic()
         self.loaded = load_pipeline(self.spec)
@@ -176,7 +180,7 @@ class Doctor:
         return f"each concept flags itself, a grey picture passes; {self.engine.width} pictures share a step"
 
     def check_picture(self) -> str:
-        from sd_space.engine import run_to_completion
+        from sd_space.engine.engine import run_to_completion
 
         info, gate = self.loaded.info, Gate(load_card(), None, self.settings.token_ttl_s)
         values = {"prompt": "a small cabin", "num_images_per_prompt": 1, "num_inference_steps": STEPS, "seed": 1}

@@ -17,10 +17,11 @@ from PIL import Image
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
-from sd_space.gallery import picture_of, png_chunks
-from sd_space.gate import Gate
 from sd_space.recorded import CONTACT_SHEET, FOLDER
 from sd_space.schema import GenerationResult, Outcome
+from sd_space.serving.gate import Gate
+from sd_space.serving.images import render_image
+from sd_space.serving.png_text import png_chunks
 from sd_space.settings import Settings
 
 SHEET_TILE = 256  # pixels a side
@@ -34,7 +35,7 @@ async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
     try:
         async for _ in until_ready(backend):
             pass
-        info = backend.status().info
+        info = backend.status().ready_info
         recorded = []
         for example in load_card().examples:
             values = {"prompt": example.text, "num_images_per_prompt": 4, "seed": seed}
@@ -44,7 +45,7 @@ async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
                     image = next(image for image in update.images if image.outcome is Outcome.OK)
             name = re.sub(r"[^a-z]+", "-", example.title.lower()) + ".png"
             request = admitted.request
-            picture_of(image).save(folder / name, "PNG", pnginfo=png_chunks(request, image.seed, info, True))
+            render_image(image).save(folder / name, "PNG", pnginfo=png_chunks(request, image.seed, info, True))
             recorded.append(
                 {
                     "title": example.title,

@@ -4,13 +4,14 @@ import os
 import shutil
 from collections.abc import MutableMapping
 
-from sd_space.gallery import ResultStore
-from sd_space.hub import size
-from sd_space.memory import GIB
+from sd_space.errors import CannotStart
+from sd_space.model.files import format_size
+from sd_space.model.memory import GIB
 from sd_space.serving.connections import raise_handle_limit
 from sd_space.serving.environment import check_environment
 from sd_space.serving.listening import Address, check
-from sd_space.settings import CannotStart, Settings
+from sd_space.serving.results import ResultStore
+from sd_space.settings import Settings
 
 LEAST_FREE_BYTES = GIB // 2
 
@@ -37,5 +38,7 @@ def check_results(settings: Settings) -> str:
     finally:
         store.close()
     if free_bytes < LEAST_FREE_BYTES:
-        raise CannotStart(f"Only {size(free_bytes)} are free in {folder}; free some, or set SD_SPACE_RESULT_DIR.")
-    return f"{folder}, {size(free_bytes)} free"
+        raise CannotStart(
+            f"Only {format_size(free_bytes)} are free in {folder}; free some, or set SD_SPACE_RESULT_DIR."
+        )
+    return f"{folder}, {format_size(free_bytes)} free"

@@ -21,7 +21,8 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sd_space.pipeline import TINY_FOLDER, LoadedPipeline, PipelineSpec, fit_pipeline
+from sd_space.model.pipeline import LoadedPipeline, fit_pipeline
+from sd_space.model.spec import TINY_FOLDER, PipelineSpec
 
 NAME = "v1-4-random"
 POOL_SIZE = 1_000_003  # prime, so that no two rows of a matrix are the same piece of it

@@ -1,19 +1,38 @@
-"""The public endpoints: accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
+"""The public endpoints accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
 
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
-from sd_space.gallery import result_json
-from sd_space.gate import Gate
-from sd_space.runs import Run, Runs
+from sd_space.errors import SpaceError
+from sd_space.schema import REQUEST_FIELDS
+from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
-from sd_space.ui.events import address_of, careful, place_id_of, public_address_of
+from sd_space.serving.recipe import result_json
+from sd_space.serving.results import SavedPicture
+from sd_space.serving.runs import Run, Runs
+from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
+from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 
 def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) -> None:
-    """The public endpoints. Gradio derives their documentation from the signatures and docstrings."""
+    """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
+    public = PublicEndpoints(gate, backend, capacity, runs)
+    for method in (public.accept_license, public.generate, public.model):
+        endpoint = translate_errors(method)
+        endpoint.__doc__ = (endpoint.__doc__ or "").replace("{fields}", _field_lines())
+        gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
 
-    def accept_license(agree: bool) -> str:
+
+class PublicEndpoints:
+    """One method for each endpoint."""
+
+    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, runs: Runs):
+        self._gate = gate
+        self._backend = backend
+        self._capacity = capacity
+        self._runs = runs
+
+    def accept_license(self, agree: bool) -> str:
         """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
 
         Read https://huggingface.co/spaces/CompVis/stable-diffusion-license first: you may not deliberately produce or
@@ -22,18 +41,19 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
         Args:
             agree: true if you have read the licence and accept it
         """
-        return gate.issue_token(agree)
+        return self._gate.issue_token(agree)
 
     async def generate(
+        self,
         prompt: str,
         negative_prompt: str = "",
-        num_images_per_prompt: int = 4,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 7.5,
+        num_images_per_prompt: int = CARD_DEFAULTS.num_images_per_prompt,
+        num_inference_steps: int = CARD_DEFAULTS.num_inference_steps,
+        guidance_scale: float = CARD_DEFAULTS.guidance_scale,
         seed: int = -1,
         width: int | None = None,
         height: int | None = None,
-        scheduler: str = "PNDM",
+        scheduler: str = CARD_DEFAULTS.scheduler,
         acceptance_token: str = "",
         request: gr.Request = None,
     ) -> tuple[list[gr.FileData], dict]:
@@ -44,15 +64,7 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
         other uses that the licence's Attachment A names.
 
         Args:
-            prompt: what the pictures show, in English
-            negative_prompt: what they should not show
-            num_images_per_prompt: how many pictures, 1 to 4
-            num_inference_steps: denoising steps, 1 to 150
-            guidance_scale: how closely to follow the prompt, 1 to 20
-            seed: the first picture's seed, 0 to 4294967295, or -1 for a random one; picture k has seed + k
-            width: in pixels, a multiple of 8; the model's own when left out
-            height: in pixels, a multiple of 8; the model's own when left out
-            scheduler: the noise scheduler, one of those that the model endpoint lists
+            {fields}
             acceptance_token: what accept_license returned; may also travel in the header X-License-Token
         """
         values = {
@@ -67,46 +79,53 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
             "scheduler": scheduler,
         }
         token = acceptance_token or (request.headers.get("x-license-token", "") if request else "")
-        visitor = gate.verify_token(token).visitor
-        with capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
-            async for stage in until_ready(backend):
+        visitor = self._gate.verify_token(token).visitor
+        with self._capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
+            async for stage in until_ready(self._backend):
                 yield [], {"progress": {"stage": stage}}
-            info = backend.status().info
-            run = runs.start(gate.admit(token, values, info), info, embed_recipe=True, place=place)
-        async for _ in runs.watch(run, grace_s=0):
+            info = self._backend.status().info
+            run = self._runs.start(self._gate.admit(token, values, info), info, embed_recipe=True, place=place)
+        async for _ in self._runs.watch(run, grace_s=0):
             if not run.is_done:
                 yield [], {"progress": _progress_json(run)}
-        if run.error is not None:
-            raise run.error
-        files = [
-            gr.FileData(
-                path=str(picture.path),
-                url=f"{public_address_of(request)}/gradio_api/file={picture.path}",
-                orig_name=picture.path.name,
-                mime_type="image/png",
-            )
-            for picture in run.finished
-        ]
-        yield files, result_json(run.admitted.request, run.info, run.finished, run.result)
+        if isinstance(run.outcome, SpaceError):
+            raise run.outcome
+        files = [_file_data(picture, request) for picture in run.finished]
+        yield files, result_json(run.admitted.request, run.info, run.finished, run.outcome)
 
-    def model() -> dict:
+    def model(self) -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
-        status = backend.status()
+        status = self._backend.status()
         described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
         if status.reason:
             described["reason"] = status.reason
         return described | (status.info.as_dict() if status.info else {})
 
-    for endpoint in (accept_license, generate, model):
-        gr.api(careful(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+
+def _file_data(picture: SavedPicture, request: gr.Request | None) -> gr.FileData:
+    return gr.FileData(
+        path=str(picture.path),
+        url=f"{public_address_of(request)}/gradio_api/file={picture.path}",
+        orig_name=picture.path.name,
+        mime_type="image/png",
+    )
+
+
+def _field_lines() -> str:
+    """A line for each field of a request, as the docstring of an endpoint has them."""
+    lines = (f"{name}: {field.describe(CARD_LIMITS)}" for name, field in REQUEST_FIELDS.items())
+    return f"\n{' ' * 12}".join(lines)
 
 
 def _progress_json(run: Run) -> dict:
+    """How far the run is. `step` and `steps` are the earlier names of `step_index` and `num_timesteps`."""
     progress = run.progress
     if progress is None:
         return {"stage": "queued"}
     return {
         "queue_position": progress.queue_position,
+        "step_index": progress.step_index,
+        "num_timesteps": progress.num_timesteps,
         "step": progress.step_index,
         "steps": progress.num_timesteps,
         "pictures_done": progress.pictures_done,

@@ -1,16 +1,17 @@
-"""What the page shows, from top to bottom: one column with the gate or the prompt, pictures, options, model card."""
+"""The page's components, from top to bottom: the gate or the workspace, and the model card."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-from sd_space import views
 from sd_space.card import ModelCard, Section
+from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
-from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, SCHEDULERS
-from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, size_choices, size_value
+from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
+from sd_space.ui import views
+from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.
 _CARD_PAGES = {
@@ -47,127 +48,155 @@ THEME = gr.themes.Default(
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The components that events read and write; the page's own order is that of `lay_out`."""
+    """The components that events read and write."""
 
     banner: gr.HTML
     gate: gr.Column
     agree: gr.Checkbox
     accept: gr.Button
-    studio: gr.Column
-    prompt: gr.Textbox
+    workspace: gr.Column
     generate: gr.Button
     cancel: gr.Button
     status: gr.HTML
-    waiting: gr.HTML
+    progress: gr.HTML
     results: gr.Column
     gallery: gr.Gallery
     recipe: gr.HTML
     download_all: gr.DownloadButton
     examples: tuple[gr.Button, ...]
-    negative_prompt: gr.Textbox
-    num_images: gr.Slider
-    steps: gr.Slider
-    guidance: gr.Slider
+    controls: Mapping[str, gr.components.Component]  # by the field of a request that each of them sets
     random_seed: gr.Checkbox
-    seed: gr.Number
     size: gr.Radio
-    scheduler: gr.Dropdown
     embed_recipe: gr.Checkbox
     withdraw: gr.Button
     clock: gr.Timer
     token: gr.Textbox
     run_id: gr.Textbox
 
+    @property
+    def prompt(self) -> gr.components.Component:
+        return self.controls["prompt"]
+
+    @property
+    def model_controls(self) -> dict[str, gr.components.Component]:
+        """The controls of the fields for which the model has defaults of its own."""
+        return {name: control for name, control in self.controls.items() if name in MODEL_DEFAULTS}
+
+    @property
+    def form(self) -> dict[str, gr.components.Component]:
+        """What Generate reads, by the names under which its handler is given the values."""
+        others = {"random_seed": self.random_seed, "size": self.size, "embed_recipe": self.embed_recipe}
+        return {**self.controls, **others}
+
 
 def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
-    """One column: what this is, the gate or the prompt, the pictures, the options, and the model card."""
-    names: dict[str, Any] = {}
+    """Adds all components to the current Blocks."""
     gr.HTML(
         f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{views.DESCRIPTION}</p>",
         elem_id="masthead",
         padding=False,
     )
-    names["banner"] = gr.HTML(elem_id="banner", padding=False)
-    with gr.Column(visible=False, elem_id="gate") as names["gate"]:
+    parts: dict[str, Any] = {"banner": gr.HTML(elem_id="banner", padding=False)}
+    parts |= _gate(card) | _workspace(card, recorded) | _about(card)
+    return Page(
+        **parts,
+        clock=gr.Timer(1.0, active=False),
+        token=gr.Textbox(visible="hidden"),
+        run_id=gr.Textbox(visible="hidden"),
+    )
+
+
+def _gate(card: ModelCard) -> dict[str, Any]:
+    with gr.Column(visible=False, elem_id="gate") as gate:
         gr.Markdown(f"## {card.gate_heading}\n\n{card.gate_prompt}")
         gr.HTML(views.restrictions(), padding=False)
-        names["agree"] = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
-        names["accept"] = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
+        agree = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
+        accept = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
+    return {"gate": gate, "agree": agree, "accept": accept}
 
-    with gr.Column(visible=False, elem_id="studio") as names["studio"]:
-        with gr.Row(elem_id="ask"):
-            names["prompt"] = gr.Textbox(
-                label="Prompt",
-                placeholder="a photo of an astronaut riding a horse on mars",
-                lines=1,
-                max_lines=4,
-                max_length=MAX_PROMPT_CHARS,
-                scale=5,
-                elem_id="prompt",
-            )
-            names["generate"] = gr.Button("Generate", variant="primary", scale=1, min_width=120, elem_id="generate")
-            names["cancel"] = gr.Button(
-                "Cancel", variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel"
-            )
-        names["status"] = gr.HTML(elem_id="status", padding=False)
-        names["waiting"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
-        with gr.Column(visible=False, elem_id="results") as names["results"]:
-            names["gallery"] = gr.Gallery(
-                label="Your pictures",
-                show_label=False,
-                columns=2,
-                object_fit="contain",
-                height="auto",
-                buttons=["download", "fullscreen"],
-                interactive=False,
-                elem_id="gallery",
-            )
-            names["download_all"] = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
-            names["recipe"] = gr.HTML(elem_id="recipe", padding=False)
 
-        with gr.Accordion("More options", open=False, elem_id="options"):
-            names["negative_prompt"] = gr.Textbox(
-                label="Negative prompt", info="What the pictures should not show", max_length=MAX_PROMPT_CHARS
-            )
-            with gr.Row():
-                names["num_images"] = gr.Slider(1, 4, 4, step=1, precision=0, label="Number of pictures")
-                names["steps"] = gr.Slider(
-                    1,
-                    CARD_LIMITS.max_steps,
-                    CARD_DEFAULTS.num_inference_steps,
-                    step=1,
-                    precision=0,
-                    label="Steps",
-                    info="More steps take longer and draw finer",
-                )
-            with gr.Row():
-                names["guidance"] = gr.Slider(
-                    CARD_LIMITS.min_guidance,
-                    CARD_LIMITS.max_guidance,
-                    CARD_DEFAULTS.guidance_scale,
-                    step=0.5,
-                    label="Guidance scale",
-                    info="Higher follows the prompt more closely and varies less",
-                )
-                names["scheduler"] = gr.Dropdown(
-                    list(SCHEDULERS), value=CARD_DEFAULTS.scheduler, label="Noise scheduler"
-                )
-            names["size"] = gr.Radio(
-                size_choices(CARD_DEFAULTS), value=size_value(CARD_DEFAULTS.width, CARD_DEFAULTS.height), label="Size"
-            )
-            with gr.Row():
-                names["seed"] = gr.Number(
-                    0, label="Seed", info="Picture k has seed + k", minimum=0, maximum=MAX_SEED, precision=0
-                )
-                names["random_seed"] = gr.Checkbox(True, label="New seed each time")
-            names["embed_recipe"] = gr.Checkbox(
-                True, label="Write prompt and settings into the PNG files, so that other tools can read them"
-            )
-
+def _workspace(card: ModelCard, recorded: Sequence[RecordedExample]) -> dict[str, Any]:
+    """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
+    with gr.Column(visible=False, elem_id="workspace") as workspace:
+        parts = _prompt_row()
+        parts["status"] = gr.HTML(elem_id="status", padding=False)
+        parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
+        parts |= _results() | _options(parts.pop("prompt"))
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
-        names["examples"] = _example_cards(card, recorded)
+        parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
+    return parts | {"workspace": workspace}
 
+
+def _prompt_row() -> dict[str, Any]:
+    with gr.Row(elem_id="ask"):
+        prompt = gr.Textbox(
+            label=_label("prompt"),
+            placeholder="a photo of an astronaut riding a horse on mars",
+            lines=1,
+            max_lines=4,
+            max_length=MAX_PROMPT_CHARS,
+            scale=5,
+            elem_id="prompt",
+        )
+        generate = gr.Button("Generate", variant="primary", scale=1, min_width=120, elem_id="generate")
+        cancel = gr.Button("Cancel", variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel")
+    return {"prompt": prompt, "generate": generate, "cancel": cancel}
+
+
+def _results() -> dict[str, Any]:
+    with gr.Column(visible=False, elem_id="results") as results:
+        gallery = gr.Gallery(
+            label="Your pictures",
+            show_label=False,
+            columns=2,
+            object_fit="contain",
+            height="auto",
+            buttons=["download", "fullscreen"],
+            interactive=False,
+            elem_id="gallery",
+        )
+        download_all = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
+        recipe = gr.HTML(elem_id="recipe", padding=False)
+    return {"results": results, "gallery": gallery, "download_all": download_all, "recipe": recipe}
+
+
+def _options(prompt: gr.components.Component) -> dict[str, Any]:
+    """The controls of a request's fields, and what else decides about a run; `prompt` is the control that is seen."""
+    controls = {"prompt": prompt}
+    with gr.Accordion("More options", open=False, elem_id="options"):
+        controls["negative_prompt"] = gr.Textbox(
+            label=_label("negative_prompt"), info="What the pictures should not show", max_length=MAX_PROMPT_CHARS
+        )
+        with gr.Row():
+            controls["num_images_per_prompt"] = _slider("num_images_per_prompt")
+            controls["num_inference_steps"] = _slider(
+                "num_inference_steps", info="More steps take longer and draw finer"
+            )
+        with gr.Row():
+            controls["guidance_scale"] = _slider(
+                "guidance_scale", step=0.5, info="Higher follows the prompt more closely and varies less"
+            )
+            controls["scheduler"] = gr.Dropdown(
+                **bounds("scheduler", CARD_LIMITS), value=CARD_DEFAULTS.scheduler, label=_label("scheduler")
+            )
+        size = gr.Radio(
+            size_choices(CARD_DEFAULTS), value=size_value(CARD_DEFAULTS.width, CARD_DEFAULTS.height), label="Size"
+        )
+        with gr.Row():
+            controls["seed"] = gr.Number(
+                0, label=_label("seed"), info="Picture k has seed + k", minimum=0, maximum=MAX_SEED, precision=0
+            )
+            random_seed = gr.Checkbox(True, label="New seed each time")
+        embed_recipe = gr.Checkbox(
+            True, label="Write prompt and settings into the PNG files, so that other tools can read them"
+        )
+    ordered = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
+    return {"controls": ordered, "size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}
+
+
+def _about(card: ModelCard) -> dict[str, Any]:
+    """The model card in folded parts, and the way to withdraw the acceptance."""
     with gr.Column(elem_id="about"):
         gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>', padding=False)
         gr.Markdown("## About Stable Diffusion v1-4\n\nFrom its model card, by Robin Rombach and Patrick Esser.")
@@ -177,14 +206,22 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
                 gr.Markdown(_as_markdown([card.section(part) for part in parts]))
         with gr.Accordion("Citation", open=False):
             gr.Textbox(card.citation, label="BibTeX", lines=9, buttons=["copy"], interactive=False, elem_id="citation")
-        names["withdraw"] = gr.Button(
+        withdraw = gr.Button(
             "Withdraw my acceptance of the licence", size="sm", variant="secondary", visible=False, elem_id="withdraw"
         )
+    return {"withdraw": withdraw}
 
-    names["clock"] = gr.Timer(1.0, active=False)
-    names["token"] = gr.Textbox(visible="hidden")
-    names["run_id"] = gr.Textbox(visible="hidden")
-    return Page(**names)
+
+def _label(name: str) -> str:
+    return REQUEST_FIELDS[name].label
+
+
+def _slider(name: str, **options: Any) -> gr.Slider:
+    """A control for a number of the request, within the card's limits until the model has stated its own."""
+    if isinstance(REQUEST_FIELDS[name].kind, Whole):
+        options |= {"step": 1, "precision": 0}
+    value = getattr(CARD_DEFAULTS, name)
+    return gr.Slider(**bounds(name, CARD_LIMITS), value=value, label=_label(name), **options)
 
 
 def _example_cards(card: ModelCard, recorded: Sequence[RecordedExample]) -> tuple[gr.Button, ...]:

@@ -65,14 +65,14 @@ def new_page(browser: Browser, ready_server):
 
 
 @pytest.fixture
-def studio(new_page):
+def workspace(new_page):
     """Opens the app and passes the gate as a visitor does."""
 
-    def open_studio(path: str = "/", **options) -> Page:
+    def open_workspace(path: str = "/", **options) -> Page:
         page = new_page(path, **options)
         page.get_by_label("I have read the licence and accept it").check()
         page.get_by_role("button", name="Accept and continue").click()
         page.get_by_label("Prompt", exact=True).wait_for()
         return page
 
-    return open_studio
+    return open_workspace

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import app
-from sd_space.pipeline import Hardware, PipelineSpec
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
 from_settings = PipelineSpec.from_settings

@@ -68,8 +68,8 @@ def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
     assert page.errors == []
 
 
-def test_cancel_frees_the_device_and_says_so(studio):
-    page = studio()
+def test_cancel_frees_the_device_and_says_so(workspace):
+    page = workspace()
     generate(page, steps=150)
     page.locator("#waiting progress").wait_for()
     page.get_by_role("button", name="Cancel").click()
@@ -77,8 +77,8 @@ def test_cancel_frees_the_device_and_says_so(studio):
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
-def test_the_acceptance_and_the_last_pictures_survive_a_reload(studio):
-    page = studio()
+def test_the_acceptance_and_the_last_pictures_survive_a_reload(workspace):
+    page = workspace()
     generate(page, steps=3)
     expect(finished_pictures(page)).to_have_count(4)
     reload(page, run=None)
@@ -86,8 +86,8 @@ def test_the_acceptance_and_the_last_pictures_survive_a_reload(studio):
     expect(finished_pictures(page)).to_have_count(4)
 
 
-def test_an_opened_picture_is_seen_whole(studio):
-    page = studio(viewport={"width": 1366, "height": 650})
+def test_an_opened_picture_is_seen_whole(workspace):
+    page = workspace(viewport={"width": 1366, "height": 650})
     generate(page, steps=3)
     expect(page.locator("#status")).to_contain_text("4 pictures in")
     finished_pictures(page).first.click()
@@ -100,16 +100,16 @@ def test_an_opened_picture_is_seen_whole(studio):
     expect(opened).to_have_count(0)
 
 
-def test_a_run_goes_on_through_a_reload(studio):
-    page = studio()
+def test_a_run_goes_on_through_a_reload(workspace):
+    page = workspace()
     generate(page, steps=60)
     page.locator("#waiting progress").wait_for()
     reload(page, run=None)
     expect(finished_pictures(page)).to_have_count(4)
 
 
-def test_withdrawing_closes_the_gate_for_good(studio):
-    page = studio()
+def test_withdrawing_closes_the_gate_for_good(workspace):
+    page = workspace()
     page.get_by_role("button", name="Withdraw my acceptance").click()
     expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
     reload(page, token="")
@@ -117,8 +117,8 @@ def test_withdrawing_closes_the_gate_for_good(studio):
     expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
 
 
-def test_withdrawing_leaves_nothing_for_whoever_sits_here_next(studio):
-    page = studio()
+def test_withdrawing_leaves_nothing_for_whoever_sits_here_next(workspace):
+    page = workspace()
     generate(page, "a secret garden", steps=2)
     expect(finished_pictures(page)).to_have_count(4)
     page.get_by_label("Negative prompt").fill("weeds")
@@ -138,8 +138,8 @@ def test_withdrawing_leaves_nothing_for_whoever_sits_here_next(studio):
         page.reload()
 
 
-def test_withdrawing_during_a_run_ends_it(studio, ready_server):
-    page = studio()
+def test_withdrawing_during_a_run_ends_it(workspace, ready_server):
+    page = workspace()
     generate(page, steps=150)
     page.locator("#waiting progress").wait_for()
     cancelled = 'sd_space_failures_total{kind="Cancelled"}'
@@ -149,18 +149,18 @@ def test_withdrawing_during_a_run_ends_it(studio, ready_server):
     ready_server.wait_for_metric(cancelled, before + 1)
 
 
-def test_an_empty_prompt_is_refused_in_a_sentence(studio):
-    page = studio()
+def test_an_empty_prompt_is_refused_in_a_sentence(workspace):
+    page = workspace()
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("alert")).to_contain_text("prompt must not be empty")
 
 
-def test_a_link_brings_a_recipe_back(studio):
-    expect_recipe(studio(LINK))
+def test_a_link_brings_a_recipe_back(workspace):
+    expect_recipe(workspace(LINK))
 
 
-def test_a_link_wins_over_the_visitors_own_last_run(studio):
-    page = studio()
+def test_a_link_wins_over_the_visitors_own_last_run(workspace):
+    page = workspace()
     generate(page, steps=3)
     expect(page.locator("#status")).to_contain_text("4 pictures in")
     page.goto(LINK)
@@ -168,8 +168,8 @@ def test_a_link_wins_over_the_visitors_own_last_run(studio):
     expect_recipe(page)
 
 
-def test_words_that_are_being_written_and_the_last_settings_survive_a_reload(studio):
-    page = studio()
+def test_words_that_are_being_written_and_the_last_settings_survive_a_reload(workspace):
+    page = workspace()
     generate(page, steps=11)
     expect(page.locator("#status")).to_contain_text("4 pictures in")
     page.get_by_label("Prompt", exact=True).fill("something new")
@@ -209,30 +209,30 @@ def test_whoever_has_only_a_keyboard_is_led_on(new_page):
     assert page.errors == []
 
 
-def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(studio):
-    page = studio()
+def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(workspace):
+    page = workspace()
     other = page.context.new_page()
     other.goto("/")
     other.get_by_role("button", name="Withdraw my acceptance").click()
     expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
 
 
-def test_a_phone_shows_it_all_without_sideways_scrolling(studio):
-    page = studio(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+def test_a_phone_shows_it_all_without_sideways_scrolling(workspace):
+    page = workspace(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     generate(page, steps=3)
     expect(finished_pictures(page)).to_have_count(4)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_the_dark_theme_follows_the_system(studio):
-    page = studio(color_scheme="dark")
+def test_the_dark_theme_follows_the_system(workspace):
+    page = workspace(color_scheme="dark")
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     brightness = sum(int(value) for value in re.findall(r"\d+", background)[:3])
     assert brightness < 150, background
 
 
-def test_the_whole_model_card_is_on_the_page(studio):
-    page = studio()
+def test_the_whole_model_card_is_on_the_page(workspace):
+    page = workspace()
     for title in ("Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
                   "Environmental impact", "Citation"):  # fmt: skip
         expect(page.get_by_role("button", name=title)).to_be_visible()

@@ -13,16 +13,10 @@ from ray import serve as ray_serve
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
-from sd_space.backends.ray_serve import APP, replicas
-from sd_space.schema import (
-    Cancelled,
-    EngineFailed,
-    GenerationResult,
-    PictureFinished,
-    Progress,
-    QueueFull,
-    RequestFailed,
-)
+from sd_space.backends.ray_serve.deployment import APP, replicas
+from sd_space.errors import Cancelled, EngineFailed, QueueFull
+from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed
+from sd_space.serving.limits import Capacity
 from sd_space.tools.bench.scale import replica_processes
 
 from ..server import ROOT, serve
@@ -32,7 +26,7 @@ from ..tiny_models import admitted
 from .conftest import busiest
 
 LONG = {"num_inference_steps": 150, "num_images_per_prompt": 4}
-ENDLESS = {"num_inference_steps": 999}
+ENDLESS = {"num_inference_steps": 999, "width": 192, "height": 192}  # minutes, on any machine
 
 
 async def until(condition) -> None:
@@ -43,7 +37,8 @@ async def until(condition) -> None:
 
 def counts(backend) -> list[tuple[int, int]]:
     """What each replica has waiting and running."""
-    return sorted((s.waiting, s.running) for s in backend._handle.broadcast("status").results(timeout_s=TIMEOUT_S))
+    told = backend._cluster.handle.broadcast("status").results(timeout_s=TIMEOUT_S)
+    return sorted((each.status.waiting, each.status.running) for each in told)
 
 
 async def cancelled(backend, tasks) -> None:
@@ -112,20 +107,20 @@ def test_closing_the_iterator_reaches_the_replica(whole):
     asyncio.run(main())
 
 
-def test_more_than_may_wait_are_refused(whole):
-    async def main():
-        requests = [admitted(f"r{k}", num_inference_steps=60) for k in range(100)]
-        tasks = [asyncio.create_task(updates_of(whole, request)) for request in requests]
-        done = await asyncio.gather(*tasks, return_exceptions=True)
-        refused = [outcome for outcome in done if isinstance(outcome, QueueFull)]
-        drawn = [outcome for outcome in done if not isinstance(outcome, Exception)]
-        assert all(isinstance(updates[-1], GenerationResult) for updates in drawn)
-        assert len(refused) + len(drawn) == len(done)
-        return refused
+def test_more_than_may_wait_are_refused(whole, cluster_settings):
+    """Those who are let in are drawn, and no replica's own bound is met by them."""
+    capacity, let_in = Capacity(cluster_settings, whole.status), []
+    with pytest.raises(QueueFull, match="come back in a few minutes"):
+        while True:
+            capacity.enter(None)
+            let_in.append(admitted(f"r{len(let_in)}", num_inference_steps=60))
+    assert len(let_in) == 28, "two replicas draw four each, and twenty wait"
+    assert replicas(cluster_settings)._bound_deployment.max_ongoing_requests >= len(let_in)
 
-    refused = asyncio.run(main())
-    assert len(refused) == 72, "two replicas draw four each, and twenty wait"
-    assert "come back in a few minutes" in str(refused[0])
+    async def main():
+        return await asyncio.gather(*(updates_of(whole, request) for request in let_in))
+
+    assert all(isinstance(updates[-1], GenerationResult) for updates in asyncio.run(main()))
 
 
 def test_a_replica_killed_in_the_middle_costs_time_and_nothing_else(whole):
@@ -153,7 +148,7 @@ def test_a_replica_killed_in_the_middle_costs_time_and_nothing_else(whole):
 
 @pytest.mark.nightly
 def test_a_request_is_not_run_again_without_end(whole, monkeypatch):
-    monkeypatch.setattr("sd_space.backends.ray_serve.ATTEMPTS", 1)
+    monkeypatch.setattr("sd_space.backends.ray_serve.backend.ATTEMPTS", 1)
 
     async def main():
         running = asyncio.create_task(updates_of(whole, admitted("a", **LONG)))

@@ -39,7 +39,7 @@ COUNTERPARTS = {
     f"{DENOISER}.num_timesteps": "diffusers:PNDMScheduler.set_timesteps",
     f"{DENOISER}.denoise_step": "diffusers:UNet2DConditionModel.forward",
     f"{DENOISER}.decode_latents": "diffusers:AutoencoderKL.decode",
-    "sd_space.gallery:ResultStore.save": "PIL.Image:Image.save",
+    "sd_space.serving.results:ResultStore.save": "PIL.Image:Image.save",
 }
 # G: what is not about a token, an endpoint that a stock app does not have, or the status by which ours refuses.
 GATE = [f"G{n:02d}" for n in (21, 22, 23, 24, 25, 29, 30, 32, 33, 34, 35, 37, 42, 43, 44, 45)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import app
-from sd_space import pipeline
+from sd_space.model import pipeline
 
 from .faults import slow
 

@@ -116,10 +116,10 @@ def census() -> dict[str, int]:
     held = {
         "runs": runs._runs,
         "places": inside.live("Capacity")._places,
-        "pumps": runs._pumps,
+        "consumers": runs._consumers,
         "result folders": inside.live("ResultStore")._results,
-        "waiters": inside.live("LocalBackend")._waiters,
-        "streams": inside.live("RequestFilter")._streams,
+        "update streams": inside.live("EngineThread")._streams,
+        "streams": inside.live("EventStreams")._closed,
     }
     return gradio_census() | {name: len(what) for name, what in held.items()}
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import httpx
 
+from sd_space.errors import CannotStart
 from sd_space.serving.environment import check_environment
 from sd_space.serving.listening import Address, check
 from sd_space.serving.result_folder import ResultFolder
-from sd_space.settings import CannotStart, Settings
+from sd_space.settings import Settings
 
 from ..generated import drawn
 from ..server import ROOT, free_port

@@ -34,7 +34,7 @@ MEMORY = "needs more memory than the device has free"
 NOT_SAVED = "could not be saved on the server"
 RESTARTING = "The Space is restarting; please try again in a minute."
 STOPPED_WORKING = "The model stopped working"
-DENOISER = "sd_space.denoiser:Denoiser"
+DENOISER = "sd_space.engine.denoiser:Denoiser"
 CHECKER = "diffusers.pipelines.stable_diffusion.safety_checker:StableDiffusionSafetyChecker"
 F = Attempts()
 
@@ -169,7 +169,7 @@ for _id, _error in (("F17", "RuntimeError"), ("F18", "OutOfMemoryError")):
 @F("F19", "a step fails as a whole: the engine is built anew")
 def engine_fails(host: Rig, guest: Visitor, token: str):
     assert guest.generate(acceptance_token=token).is_complete
-    with host.patched("sd_space.engine:Engine.step", partial(faults.raising, error="KeyError", first=1)):
+    with host.patched("sd_space.engine.engine:Engine.step", partial(faults.raising, error="KeyError", first=1)):
         told(guest.generate(acceptance_token=token), TRY_AGAIN)
 
 
@@ -177,7 +177,7 @@ def engine_fails(host: Rig, guest: Visitor, token: str):
 def step_hangs(host: Rig, guest: Visitor, token: str):
     host.do(faults.hold)
     host.do(faults.no_step_was_slow)
-    impatient = host.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=2.0))
+    impatient = host.patched("sd_space.backends.engine_thread:STUCK_AFTER_S", partial(faults.value, new=2.0))
     visitor = Visitor(host.url)
     visitor.http.timeout = 5
     try:
@@ -208,7 +208,7 @@ for _id, _number, _what in (("F21", 28, "is full"), ("F22", 122, "has a quota th
 
 @F("F24", "the folder of results may not be written")
 def unwritable(host: Rig, guest: Visitor, token: str):
-    make = "sd_space.gallery:ResultStore._make"
+    make = "sd_space.serving.results:ResultStore._make"
     with host.patched(make, not_permitted):
         told(guest.generate(acceptance_token=token), NOT_SAVED)
 
@@ -233,7 +233,7 @@ def folder_deleted(host: Rig, guest: Visitor, token: str):
 
 @F("F27", "a run's own folder is deleted between two of its pictures")
 def folder_deleted_in_a_run(host: Rig, guest: Visitor, token: str):
-    with host.patched("sd_space.gallery:ResultStore.save", faults.deleting_after_the_first):
+    with host.patched("sd_space.serving.results:ResultStore.save", faults.deleting_after_the_first):
         answer = guest.generate(acceptance_token=token, num_images_per_prompt=2)
     assert outcomes(answer) == ["ok", "ok"]
 
@@ -256,7 +256,7 @@ def file_deleted(host: Rig, guest: Visitor, token: str):
 @F("F30", "the janitor fails: it sweeps again")
 def janitor_fails(host: Rig, guest: Visitor, token: str):
     path = Path(guest.generate(acceptance_token=token).data[0][0]["path"])
-    with host.patched("sd_space.gallery:ResultStore.sweep", partial(faults.raising, first=2)):
+    with host.patched("sd_space.serving.results:ResultStore.sweep", partial(faults.raising, first=2)):
         host.do(faults.expire_after, 1.0)
         until(lambda: not path.exists())
     host.do(faults.expire_after, TTL_S)
@@ -320,7 +320,7 @@ def leaves_drawing(host: Rig, guest: Visitor, token: str):
 
 @F("F37", "a visitor leaves while the pictures are written")
 def leaves_finishing(host: Rig, guest: Visitor, token: str):
-    with host.patched("sd_space.gallery:ResultStore.save", partial(faults.slow, seconds=0.5)):
+    with host.patched("sd_space.serving.results:ResultStore.save", partial(faults.slow, seconds=0.5)):
         gone(host, token, '"pictures_done": 1')
         host.wait_until_idle(5)
 
@@ -433,9 +433,9 @@ def asked_to_stop(server: Rig, *numbers: int, limit_s: float = STOP_LIMIT_S) -> 
     """It stops well and in time; its results are gone, and the log says what it did."""
     for number in numbers[:-1]:
         os.kill(server.process.pid, number)
-        until(lambda: "told to stop" in server.log, 2)
+        until(lambda: "stopping: " in server.log, 2)
     assert server.stop(numbers[-1], limit_s) == 0, server.log
-    assert "told to stop" in server.log and "stopped" in server.log and "Traceback" not in server.log, server.log
+    assert "stopping: " in server.log and "stopped" in server.log and "Traceback" not in server.log, server.log
     assert not list(server.results.rglob("*")), "results stayed behind"
 
 
@@ -452,7 +452,7 @@ def interrupt(rigs: Rigs):
 @PROCESS("F53", "SIGTERM during a run that can be finished: it is, and its picture can be fetched")
 def term_finishes(rigs: Rigs):
     server = rigs.start()
-    server.do(inside.patch, "app:FETCH_S", partial(faults.value, new=2.0))
+    server.do(inside.patch, "sd_space.serving.lifecycle:FETCH_S", partial(faults.value, new=2.0))
     server.do(inside.patch, f"{DENOISER}.denoise_step", partial(faults.slow, seconds=0.05))
     visitor = Visitor(server.url)
     with running(server, visitor.token(), num_inference_steps=30) as answers:
@@ -478,7 +478,7 @@ def _long_runs(server: Rig, count: int) -> contextlib.ExitStack:
 @PROCESS("F54", "SIGTERM during runs that take too long: everybody is told, queued or drawing")
 def term_tells(rigs: Rigs):
     server = rigs.start(SD_SPACE_MAX_BATCH_SIZE="1")
-    server.do(inside.patch, "app:DRAIN_S", partial(faults.value, new=1.0))
+    server.do(inside.patch, "sd_space.serving.lifecycle:DRAIN_S", partial(faults.value, new=1.0))
     stack = _long_runs(server, 2)
     with stack:
         asked_to_stop(server, signal.SIGTERM)
@@ -616,7 +616,7 @@ def assert_outlives_a_pause(server: Rig) -> None:
     with contextlib.closing(Visitor(server.url)) as visitor, ThreadPoolExecutor(1) as pool:
         token = visitor.token()
         server.do(faults.no_step_was_slow)
-        impatient = server.patched("sd_space.backends.local:STUCK_AFTER_S", partial(faults.value, new=6.0))
+        impatient = server.patched("sd_space.backends.engine_thread:STUCK_AFTER_S", partial(faults.value, new=6.0))
         with impatient, server.patched(f"{DENOISER}.denoise_step", partial(faults.pausing, at=5)):
             answer = pool.submit(visitor.generate, acceptance_token=token, num_inference_steps=30)
             until(lambda: psutil.Process(server.process.pid).status() == psutil.STATUS_STOPPED)
@@ -657,33 +657,45 @@ def test_the_page_survives_the_hub(rigs, repository, tmp_path, id):
 
 # --- without its guard, each of these falls
 
-ENGINE, LOCAL = "sd_space.engine:Engine", "sd_space.backends.local:LocalBackend"
+ENGINE, THREAD = "sd_space.engine.engine:Engine", "sd_space.backends.engine_thread:EngineThread"
 MUTANTS = (
-    Mutant(f"{ENGINE}._denoise", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
-    Mutant(f"{ENGINE}._denoise", "is_full and self._denoiser.make_room()", "False", "F11", "answer.is_complete"),
+    Mutant(f"{ENGINE}._recover", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
+    Mutant(f"{ENGINE}._recover", "is_full and self._denoiser.reduce_memory()", "False", "F11", "answer.is_complete"),
     Mutant(
-        f"{LOCAL}._is_lost",
+        f"{THREAD}.is_lost",
         "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)",
         "False",
         "F20",
         "is told nothing",
     ),
     Mutant(
-        "sd_space.gallery:ResultStore._write",
+        "sd_space.serving.results:ResultStore._write",
         "except (OSError, CannotStart)",
         "except KeyError",
         "F21",
         "sentence in answer.sentence",
     ),
-    Mutant("sd_space.gallery:ResultStore._folder", "or not results.folder.is_dir()", "", "F27", "answer.is_complete"),
-    Mutant("sd_space.gallery:ResultStore.sweep", "self._now_s()", "time.time()", "F31", "path.is_file()"),
+    Mutant(
+        "sd_space.serving.results:ResultStore._folder",
+        "or not results.folder.is_dir()",
+        "",
+        "F27",
+        "answer.is_complete",
+    ),
+    Mutant("sd_space.serving.results:ResultStore.sweep", "self._now_s()", "time.time()", "F31", "path.is_file()"),
     Mutant(
         "sd_space.ui.handlers:Handlers._follow", "except SpaceError", "except KeyError", "F28", "NOT_SAVED.encode()"
     ),
     Mutant(
-        "sd_space.ui.serving:_revive", "event_ids - waiting if messages else ()", "()", "F42", "until(lambda: answers"
+        "sd_space.serving.gradio_queue:restart_gradio_queue",
+        "event_ids - waiting if messages else ()",
+        "()",
+        "F42",
+        "until(lambda: answers",
     ),
-    Mutant("sd_space.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36", "host.wait_until_idle(10)"),
+    Mutant(
+        "sd_space.serving.runs:Runs._cancel_unwatched", "not run._watchers", "False", "F36", "host.wait_until_idle(10)"
+    ),
 )
 
 
@@ -722,7 +734,9 @@ def test_without_a_guard_a_pause_is_taken_for_a_hang(rigs, mutant):
     server.stop()
 
 
-SHORTENED = Mutant(f"{LOCAL}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55", "the app did not stop")
+SHORTENED = Mutant(
+    f"{THREAD}.close", "min(self._drain_until_s, until_s)", "until_s + 99", "F55", "the app did not stop"
+)
 
 
 @pytest.mark.nightly

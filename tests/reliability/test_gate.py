@@ -25,8 +25,8 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from sd_space.card import load_card
-from sd_space.gate import Gate
-from sd_space.schema import LicenceNotAccepted
+from sd_space.errors import LicenceNotAccepted
+from sd_space.serving.gate import Gate
 
 from ..generated import sampled
 from . import faults, inside
@@ -517,7 +517,7 @@ def cancel_by_session(rig: Rig, visitor: Visitor, token: str):
 @G("G44", "listening in on another's run")
 def second_listener(rig: Rig, visitor: Visitor, token: str):
     nothing = Answer(200, b"", 0.0)
-    brief = rig.patched("sd_space.serving.middleware:_STREAM_HANDOVER_S", partial(faults.value, new=0.2))
+    brief = rig.patched("sd_space.serving.event_streams:HANDOVER_S", partial(faults.value, new=0.2))
     with brief, Victim(rig, token, "victim44") as victim:
         path = f"/gradio_api/queue/data?session_hash={victim.session}"
         answer = visitor.events(path, nothing, until=lambda line: True)
@@ -570,8 +570,9 @@ def test_nothing_is_drawn(rig, visitor, token, attempt):
 
 
 PICTURE = "not holds_picture(answer.body)"
-VERIFY, FILTER = "sd_space.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
+VERIFY, FILTER = "sd_space.serving.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
 ROUTES = "sd_space.serving.routes:Routes"
+STREAMS = "sd_space.serving.event_streams:EventStreams"
 MUTANTS = (
     Mutant(
         VERIFY,
@@ -598,7 +599,7 @@ MUTANTS = (
         "answer.status < 500",
     ),
     Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47", PICTURE),
-    Mutant("sd_space.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
+    Mutant("sd_space.serving.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
     Mutant(
         "sd_space.ui.handlers:Handlers._visitor",
         "return self.gate.visitor_of(token)",
@@ -608,44 +609,44 @@ MUTANTS = (
     ),
     Mutant(f"{ROUTES}._get", "return None", 'return Route(Kind.ASSET, path, ("",))', "G35", "answer.status == 404"),
     Mutant(f"{ROUTES}._post", "return None", "return Route(Kind.LOGOUT, plain, json)", "G33", "may be replaced"),
-    Mutant(f"{FILTER}._forward_or_refuse", "if self._has_started:", "if False:", "G35", "answer.status == 404"),
+    Mutant(f"{FILTER}._forward_get", "if self._has_started:", "if False:", "G35", "answer.status == 404"),
     Mutant(
-        f"{FILTER}._forward_or_refuse",
-        "not self._may_be_fetched(request.route.name)",
+        f"{FILTER}._forward_get",
+        "not self._contract.may_be_fetched(request.route.name)",
         "False",
         "G36",
         "answer.status == 404",
     ),
     Mutant(
-        "sd_space.serving.middleware:page_event",
+        "sd_space.serving.incoming:page_event",
         "type(index) is not int or index not in inputs",
         "False",
         "G25",
         "answer.status < 500",
     ),
     Mutant(
-        "sd_space.serving.middleware:endpoint_call",
+        "sd_space.serving.incoming:endpoint_call",
         "len(data) != len(parameters)",
         "False",
         "G21",
         "answer.status < 500",
     ),
     Mutant(
-        f"{FILTER}._owned_cancellation",
+        "sd_space.serving.incoming:_owned_cancellation",
         "or (None, 0)",
         "or (asked.session_hash, __import__('json').loads(body)['fn_index'])",
         "G43",
         "the victim lost its run",
     ),
-    Mutant(f"{FILTER}._stream", "if session in self._streams:", "if False:", "G44", "a second one listens"),
+    Mutant(f"{STREAMS}.only_listener", "if session in self._closed:", "if False:", "G44", "a second one listens"),
     Mutant(
-        f"{FILTER}._stream",
+        f"{STREAMS}._session",
         "self._contract.session_of(request.route.name)",
         "request.route.name",
         "G44",
         "as good as an event's",
     ),
-    Mutant("sd_space.runs:Runs.get", "and run.admitted.visitor == visitor", "", "G46", PICTURE),
+    Mutant("sd_space.serving.runs:Runs.get", "and run.admitted.visitor == visitor", "", "G46", PICTURE),
 )
 
 

@@ -27,7 +27,7 @@ from .scoreboard import Attempt, Attempts, Mutant, TooSlow
 from .test_gate import gate
 from .visitor import LONG, QUICK, Answer, Visitor
 
-STEP = "sd_space.denoiser:Denoiser.denoise_step"
+STEP = "sd_space.engine.denoiser:Denoiser.denoise_step"
 VISITORS = 200
 ALONE = 5  # so many of those served are drawn again, alone
 SHORT_VISITS, FEW_SESSIONS = 60, 20
@@ -47,7 +47,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 
 def owners(picture: np.ndarray, pictures: dict[int, np.ndarray]) -> list[int]:
-    """Whose picture it is: beside others a value differs by 1 of 255 at most (README, The engine)."""
+    """Whose picture it is: beside others a value differs by 1 of 255 at most (sd_space/tools/README.md, The engine)."""
     return [number for number, other in pictures.items() if np.abs(picture - other).max() <= 1]
 
 
@@ -212,7 +212,7 @@ def assert_outlives(rig: Rig, token: str, visits: int, patience_s: float = 15.0)
 
     async def main() -> list[Answer]:
         rig.do(faults.hold)
-        with rig.patched("sd_space.denoiser:Denoiser.decode_latents", faults.hanging):
+        with rig.patched("sd_space.engine.denoiser:Denoiser.decode_latents", faults.hanging):
             waiting = asyncio.create_task(crowd.call("generate", QUICK | {"acceptance_token": token}))
             await asyncio.to_thread(rig.wait_for_lines, "sd_space_requests_running 1.0")
             await take_turns(come_and_go, range(visits), 4)
@@ -326,9 +326,9 @@ def shared_queue(rig: Rig, arrive: Callable):
 
 
 def cancel_all() -> None:
-    backend = inside.live("LocalBackend")
-    for request_id in list(backend._waiters):
-        backend.cancel(request_id)
+    thread = inside.live("EngineThread")
+    for request_id in list(thread._streams):
+        thread.cancel(request_id)
 
 
 def attempted(rig: Rig, arrive: Callable, claim: Attempt) -> None:
@@ -346,16 +346,18 @@ def test_nobody_takes_the_service_from_others(server_for, arrive, claim):
 
 ROUND_BY_ROUND = "for turn in range(longest):\n        for trajectories in self._ring.values():"
 VISITOR_BY_VISITOR = "for trajectories in self._ring.values():\n        for turn in range(longest):"
-LIMITS, FILTER = "sd_space.serving.limits:", "sd_space.serving.middleware:RequestFilter"
+LIMITS, CLIENT_ADDRESS = "sd_space.serving.limits:", "sd_space.serving.middleware:client_address"
 MUTANTS = (
-    Mutant("sd_space.batcher:StepBatcher.in_order", ROUND_BY_ROUND, VISITOR_BY_VISITOR, "L202", "behind one picture"),
+    Mutant(
+        "sd_space.engine.batcher:StepBatcher.in_order", ROUND_BY_ROUND, VISITOR_BY_VISITOR, "L202", "behind one picture"
+    ),
     Mutant(f"{LIMITS}Capacity._check_share", ">= self._settings.max_per_visitor", ">= 99", "L203", "4 of your requests"),
     Mutant(f"{LIMITS}Capacity.enter", "address is not None and", "False and", "L204", "of your requests are under way"),
-    Mutant(f"{FILTER}._address", "hops[-self._trusted_proxies]", "hops[0]", "L204", "of your requests are under way"),
+    Mutant(CLIENT_ADDRESS, "hops[-trusted_proxies]", "hops[0]", "L204", "of your requests are under way"),
     Mutant(f"{LIMITS}RateLimiter._rates", "[(address, self._per_minute)]", "[]", "L205", "429 in statuses"),
     Mutant(f"{LIMITS}RateLimiter._rates", "self._per_minute * GLOBAL_FACTOR", "10**6", "L206", "429 in told"),
     Mutant(
-        f"{FILTER}._address",
+        CLIENT_ADDRESS,
         'None if key is None or key.startswith("127.") or key == "::/64" else key',
         "key",
         "L207",
@@ -365,7 +367,11 @@ MUTANTS = (
 
 
 CROWD_MUTANTS = (
-    (Mutant("sd_space.gate:Gate.admit", "secrets.token_urlsafe(16)", "'the same'", "L001", "nobody answers"), 6, 10.0),
+    (
+        Mutant("sd_space.serving.gate:Gate.admit", "secrets.token_urlsafe(16)", "'the same'", "L001", "nobody answers"),
+        6,
+        10.0,
+    ),
     (
         Mutant(f"{LIMITS}Capacity.enter", ">= max(settings", ">= 10**6 + max(settings", "L001", "not at the door"),
         VISITORS,

@@ -84,11 +84,11 @@ def traced(rig: Rig) -> Iterator[Traces]:
         visitor.send("GET", f"/gradio_api/file={rig.results}/{MARKER}.png"),
     ]
     for target in ("encode_prompt", "denoise_step", "decode_latents"):
-        with rig.patched(f"sd_space.denoiser:Denoiser.{target}", partial(faults.raising, message=MARKER)):
+        with rig.patched(f"sd_space.engine.denoiser:Denoiser.{target}", partial(faults.raising, message=MARKER)):
             refused.append(ask(prompt=MARKER))
-    with rig.patched("sd_space.gate:Gate.admit", partial(faults.raising, message=MARKER)):
+    with rig.patched("sd_space.serving.gate:Gate.admit", partial(faults.raising, message=MARKER)):
         refused.append(ask(prompt=MARKER))
-    with rig.patched("sd_space.gallery:ResultStore.save", partial(faults.raising, message=MARKER)):
+    with rig.patched("sd_space.serving.results:ResultStore.save", partial(faults.raising, message=MARKER)):
         refused.append(ask(prompt=MARKER))
     try:
         yield Traces(rig, visitor, token, served, page, fetched, as_tool, refused, rig.log[earlier:])
@@ -297,33 +297,35 @@ def test_nothing_of_a_visitor_gets_out(traces, attempt):
 
 
 LOGGED = "secret(traces) not in"
-GALLERY, HEADERS = "sd_space.gallery:", "sd_space.serving.headers:ResponseHeaders."
+RESULTS, HEADERS = "sd_space.serving.results:", "sd_space.serving.headers:ResponseHeaders."
 MESSAGE_TOLD = ("type(current).__name__}", "type(current).__name__}: {current}", "P01", LOGGED)
 MUTANTS = (  # the last one ends the server
-    Mutant("sd_space.engine:described", *MESSAGE_TOLD),
-    Mutant("sd_space.runs:described", *MESSAGE_TOLD),
-    Mutant("sd_space.ui.events:described", *MESSAGE_TOLD),
-    Mutant("sd_space.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED),
-    Mutant("sd_space.runs:Runs.start", "self._forget_expired()", "logger.info(place.address)", "P03", LOGGED),
-    Mutant(f"{GALLERY}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05", LOGGED),
+    Mutant("sd_space.engine.engine:traceback_without_message", *MESSAGE_TOLD),
+    Mutant("sd_space.serving.runs:traceback_without_message", *MESSAGE_TOLD),
+    Mutant("sd_space.ui.events:traceback_without_message", *MESSAGE_TOLD),
     Mutant(
-        "sd_space.ui.events:_refusals",
-        "described(error))",
-        "described(error)); raise gr.Error(__file__)",
+        "sd_space.serving.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED
+    ),
+    Mutant("sd_space.serving.runs:Runs.start", "self._forget_expired()", "logger.info(place.address)", "P03", LOGGED),
+    Mutant(f"{RESULTS}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05", LOGGED),
+    Mutant(
+        "sd_space.ui.events:_as_gradio_errors",
+        "traceback_without_message(error))",
+        "traceback_without_message(error)); raise gr.Error(__file__)",
         "P12",
         "not FOR_PROGRAMMERS.search(answer.sentence)",
     ),
     Mutant(
-        f"{GALLERY}ResultStore.save",
+        f"{RESULTS}ResultStore.save",
         '"seed-{image.seed}.png"',
         '"{request.prompt[:20]}.png"',
         "P13",
         "not any(MARKER in path",
     ),
-    Mutant(f"{GALLERY}png_chunks", "if embed_recipe:", "if True:", "P14", "MARKER.encode() not in data"),
+    Mutant(f"{RESULTS}png_chunks", "if embed_recipe:", "if True:", "P14", "MARKER.encode() not in data"),
     Mutant(f"{HEADERS}added", 'headers["Cache-Control"] = "private, no-store"', "pass", "P16", "no-store"),
     Mutant(f"{HEADERS}added", "headers.update(self._headers)", "pass", "P16", "no-store"),
-    Mutant(f"{GALLERY}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17", "len(folders) == 2"),
+    Mutant(f"{RESULTS}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17", "len(folders) == 2"),
     Mutant(
         "sd_space.serving.envelope:scalar",
         "value is None or isinstance(value, str | int | float | bool)",
@@ -332,22 +334,22 @@ MUTANTS = (  # the last one ends the server
         "it fetches what an input names",
     ),
     Mutant(
-        "sd_space.gate:Gate.issue_token",
+        "sd_space.serving.gate:Gate.issue_token",
         "secrets.token_urlsafe(9)}",
         "'', 'address': ''}",
         "P20",
         "claims_of(traces.token).keys()",
     ),
     Mutant(
-        f"{GALLERY}ResultStore.sweep",
+        f"{RESULTS}ResultStore.sweep",
         "results.ended_s <= oldest_s",
         "False",
         "P21",
         "until(lambda: not path.parent.exists()",
     ),
     Mutant(
-        f"{GALLERY}ResultStore.close",
-        "self._place.release()",
+        f"{RESULTS}ResultStore.close",
+        "self._result_folder.release()",
         "pass",
         "P22",
         "not list(traces.rig.results.rglob",

@@ -18,8 +18,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from sd_space.safety import SafetyScreen
-from sd_space.schema import ModelUnavailable, Outcome, SafetyCheckFailed
+from sd_space.engine.safety import SafetyScreen
+from sd_space.errors import ModelUnavailable, SafetyCheckFailed
+from sd_space.schema import Outcome
 
 from ..generated import sampled
 from ..test_safety import checker_of, damage, flag, pictures
@@ -333,7 +334,7 @@ def test_decisions_do_not_hang_on_the_dtype(noise_painter):
 
 # --- on the wire and on the disk of a running server
 
-SCREEN = "sd_space.safety:SafetyScreen"
+SCREEN = "sd_space.engine.safety:SafetyScreen"
 CHECKER = "diffusers.pipelines.stable_diffusion.safety_checker:StableDiffusionSafetyChecker"
 FAULTS = {
     "S51": ("it raises", f"{CHECKER}.forward", faults.raising),
@@ -341,7 +342,7 @@ FAULTS = {
     "S53": ("it answers nothing", f"{CHECKER}.forward", partial(faults.answering, answer=(None, []))),
     "S54": ("it flags everything", f"{SCREEN}._is_flagged", partial(faults.answering, answer=True)),
     "S55": ("it runs out of memory", f"{CHECKER}.forward", partial(faults.raising, error="OutOfMemoryError")),
-    "S56": ("nobody can see a picture", "sd_space.safety:_views", faults.raising),
+    "S56": ("nobody can see a picture", "sd_space.engine.safety:_views", faults.raising),
 }  # fmt: skip
 
 
@@ -394,15 +395,15 @@ MUTANTS = (
     Mutant(f"{SCREEN}._is_any_flagged", "len(norms) != 1 or not", "not len(norms) or False and", "S31", OUTCOME),
     Mutant(f"{SCREEN}._is_any_flagged", "len(flags) != len(views) or", "", "S23", OUTCOME),
     Mutant(f"{SCREEN}._is_any_flagged", "all(isinstance(flag, bool) for flag in flags)", "True", "S25", OUTCOME),
-    Mutant("sd_space.safety:_views", "not excess", "True", "S44", OUTCOME),
+    Mutant("sd_space.engine.safety:_views", "not excess", "True", "S44", OUTCOME),
     Mutant(
-        "sd_space.safety:_Worker.run",
+        "sd_space.engine.safety:_Worker.run",
         "if not wait_lived(done, timeout_s):",
         "if not wait_lived(done, 2.1):",
         "S38",
         "not screen.is_healthy",
     ),
-    Mutant("sd_space.engine:Engine.__init__", "not isinstance(screen, SafetyScreen)", "False", "S15", TAKEN),
+    Mutant("sd_space.engine.engine:Engine.__init__", "not isinstance(screen, SafetyScreen)", "False", "S15", TAKEN),
 )
 
 

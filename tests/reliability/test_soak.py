@@ -16,7 +16,7 @@ from .soak import AT_ONCE, ENVIRON, census, files_of, sample, seconds_until_gone
 from .visitor import Visitor
 
 STATES, VISITS, FEW = 20, 60, 40
-TTL_S, UNHEARD_S = 2.0, 1.0
+TTL_S, UNREAD_TTL_S = 2.0, 1.0
 K = Attempts()
 
 
@@ -38,7 +38,7 @@ class Soaked:
         if is_patient:
             self.gone_s = seconds_until_gone(self.rig, TTL_S)
             self.visitor.generate(acceptance_token=self.token)
-        deadline_s = time.monotonic() + 3 * UNHEARD_S
+        deadline_s = time.monotonic() + 3 * UNREAD_TTL_S
         while (after := self.rig.do(census))["event ids"] and time.monotonic() < deadline_s:
             time.sleep(0.2)
             self.visitor.send("GET", "/config")  # each request lets the server tidy up
@@ -57,7 +57,7 @@ def soaked(rigs):
     rig = rigs.start(**ENVIRON)
     rig.do(faults.expire_after, TTL_S)
     assert rig.do(keep_few_states, STATES) == SESSION_CAPACITY
-    with rig.patched("sd_space.sessions:UNHEARD_S", partial(faults.value, new=UNHEARD_S)):
+    with rig.patched("sd_space.serving.gradio_queue:UNREAD_RESULT_TTL_S", partial(faults.value, new=UNREAD_TTL_S)):
         soaked = Soaked(rig)
         soaked.visit(VISITS)
         yield soaked
@@ -67,8 +67,8 @@ def soaked(rigs):
 for _id, _what, _most in (
     ("K01", "messages", 2), ("K02", "event ids", 2), ("K03", "events", 1), ("K04", "events on record", 1),
     ("K05", "iterators", 0), ("K06", "cancelled iterators", 0), ("K07", "session states", STATES),
-    ("K08", "runs", 1), ("K09", "places", 0), ("K10", "pumps", 0), ("K11", "result folders", 1),
-    ("K12", "waiters", 0), ("K13", "streams", 0),
+    ("K08", "runs", 1), ("K09", "places", 0), ("K10", "consumers", 0), ("K11", "result folders", 1),
+    ("K12", "update streams", 0), ("K13", "streams", 0),
 ):  # fmt: skip
 
     @K(_id, f"{_what} that stay")
@@ -105,22 +105,28 @@ FILTER = "sd_space.serving.middleware:RequestFilter"
 MUTANTS = (
     Mutant(
         f"{FILTER}._forward_or_refuse",
-        "self._contract.sweep(self._streams)",
+        "self._contract.evict_idle(self._streams.sessions)",
         "pass",
         "K01",
         "soaked.after[what] <= most",
     ),
     Mutant(
-        "sd_space.sessions:_may_be_fetched", "now_s < since_s + UNHEARD_S", "True", "K02", "soaked.after[what] <= most"
+        "sd_space.serving.gradio_queue:_may_be_fetched",
+        "now_s < since_s + UNREAD_RESULT_TTL_S",
+        "True",
+        "K02",
+        "soaked.after[what] <= most",
     ),
     Mutant(
-        "sd_space.runs:Runs._forget_expired",
+        "sd_space.serving.runs:Runs._forget_expired",
         "run.is_done and run.done_at_s < oldest_s",
         "False",
         "K08",
         "soaked.after[what] <= most",
     ),
-    Mutant("sd_space.gallery:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17", "soaked.gone_s"),
+    Mutant(
+        "sd_space.serving.results:ResultStore.sweep", "results.ended_s <= oldest_s", "False", "K17", "soaked.gone_s"
+    ),
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from sd_space.serving.middleware import MAX_BODY_BYTES
+from sd_space.serving.incoming import MAX_BODY_BYTES
 
 from ..generated import SEED, drawn, sampled
 from .crowd import Crowd, take_turns
@@ -118,7 +118,7 @@ _fill()
 _TYPE = {"Content-Type": "application/json"}
 
 
-def _body(content: bytes | str, **headers: str) -> Callable:
+def _body(content: bytes | str | list[bytes], **headers: str) -> Callable:
     return lambda rig, visitor, token: visitor.call("generate", None, content=content, headers=_TYPE | headers)
 
 
@@ -189,7 +189,7 @@ for _number, (_what, (_names, _make)) in enumerate(ENVELOPES.items(), start=201)
 
 @V("V301", "a body that never comes")
 def slow_body(rig: Rig, visitor: Visitor, token: str) -> Answer:
-    with rig.patched("sd_space.serving.middleware:BODY_TIMEOUT_S", _half_a_second):
+    with rig.patched("sd_space.serving.incoming:BODY_TIMEOUT_S", _half_a_second):
         try:
             return raw(rig, GENERATE, b"{", length=50)
         except TimeoutError:
@@ -312,8 +312,8 @@ def test_no_generated_body_breaks_the_server(rig, token, record_property, attemp
 
 # What must fall: that a picture came, that the sentence names the field, that it is no crash.
 TAKEN, NAMED, CRASH = "assert not names", "names.lower() in", "answer.status < 500"
-SCHEMA, ENVELOPE = "sd_space.schema:", "sd_space.serving.envelope:"
-FILTER = "sd_space.serving.middleware:RequestFilter"
+FIELDS, ENVELOPE = "sd_space.fields:", "sd_space.serving.envelope:"
+FILTER, INCOMING = "sd_space.serving.middleware:RequestFilter", "sd_space.serving.incoming:"
 
 
 def _by_name(what: str) -> str:
@@ -321,16 +321,18 @@ def _by_name(what: str) -> str:
 
 
 MUTANTS = [
-    Mutant(f"{SCHEMA}_text", "not isinstance(value, str)", "False", _by_name("negative_prompt 5"), NAMED),
-    Mutant(f"{SCHEMA}_text", "len(value) > MAX_PROMPT_CHARS", "False", _by_name(f"prompt {shown('x' * 1001)}"), TAKEN),
-    Mutant(f"{SCHEMA}_text", 'in ("Cc", "Cs")', "in ()", _by_name(f"prompt {shown('a' + chr(7) + 'cat')}"), TAKEN),
-    Mutant(f"{SCHEMA}_number", "and not isinstance(value, bool)", "", _by_name("guidance_scale True"), TAKEN),
-    Mutant(f"{SCHEMA}_number", "or not low <= value <= high", "", _by_name("guidance_scale 20.5"), TAKEN),
-    Mutant(f"{SCHEMA}_integer", "isinstance(value, bool) or", "", _by_name("num_images_per_prompt True"), TAKEN),
-    Mutant(f"{SCHEMA}_integer", "not isinstance(value, int) or", "", _by_name("seed 1.7"), NAMED),
-    Mutant(f"{SCHEMA}_integer", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
+    Mutant(f"{FIELDS}Text.check", "not isinstance(value, str)", "False", _by_name("negative_prompt 5"), NAMED),
     Mutant(
-        "sd_space.serving.middleware:_body",
+        f"{FIELDS}Text.check", "len(value) > self.max_chars", "False", _by_name(f"prompt {shown('x' * 1001)}"), TAKEN
+    ),
+    Mutant(f"{FIELDS}Text.check", 'in ("Cc", "Cs")', "in ()", _by_name(f"prompt {shown('a' + chr(7) + 'cat')}"), TAKEN),
+    Mutant(f"{FIELDS}Real.check", "and not isinstance(value, bool)", "", _by_name("guidance_scale True"), TAKEN),
+    Mutant(f"{FIELDS}Real.check", "or not low <= value <= high", "", _by_name("guidance_scale 20.5"), TAKEN),
+    Mutant(f"{FIELDS}Whole.check", "isinstance(value, bool) or", "", _by_name("num_images_per_prompt True"), TAKEN),
+    Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("seed 1.7"), NAMED),
+    Mutant(f"{FIELDS}Whole.check", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
+    Mutant(
+        f"{INCOMING}_received",
         "len(body) > MAX_BODY_BYTES",
         "False",
         _by_name("a body in parts, a byte too long"),
@@ -348,9 +350,9 @@ MUTANTS = [
         f"{ENVELOPE}named_data", "not set(values) - set(ignored) <= known", "False", _by_name("an unknown field"), NAMED
     ),
     Mutant(f"{FILTER}._forward_or_refuse", "> MAX_HEADER_BYTES", "> 10**9", _by_name("a header of 100 kB"), NAMED),
-    Mutant(f"{FILTER}._read", '!= "identity"', "is None", _by_name("a body that says br"), NAMED),
+    Mutant(f"{INCOMING}_check_content", '!= "identity"', "is None", _by_name("a body that says br"), NAMED),
     Mutant(
-        f"{FILTER}._read",
+        "sd_space.serving.middleware:read_body",
         ", BODY_TIMEOUT_S)",
         ", None)",
         _by_name("a body that never comes"),

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from sd_space.denoiser import Denoiser
-from sd_space.engine import calibrate
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.calibration import calibrate
+from sd_space.engine.denoiser import Denoiser
+from sd_space.model.cuda_graphs import RECORD_AT
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import RECORD_AT
 
 COLUMNS = (
     "pictures", "rows", "step ms", "host ms", "ms per picture", "of one alone", "memory MiB", "not recorded ms",
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
-    denoiser = Denoiser(loaded.pipeline, unet_calls=loaded.placement.unet_calls)
+    denoiser = Denoiser(loaded.pipeline, unet_runner=loaded.placement.unet_runner)
     request = harness.request_of(loaded, options).request
     circumstances = harness.circumstances(loaded, options) | {
         "size": request.width,
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = rows_of(measured, request)
     harness.keep(options, {**circumstances, "rows": rows})
     if is_recorded:
-        loaded.placement.unet_calls.record(None)
+        loaded.placement.unet_runner.record(None)
         again = measure(denoiser, request, options.pictures, options.repeats, 1)
         for row in rows:
             row["eager_ms"], row["eager_host_ms"], _ = again.get(row["pictures"], (None, None, None))
@@ -94,7 +95,7 @@ def rows_of(measured: dict[int, tuple[float, float, int | None]], request: Gener
     return [
         {
             "pictures": pictures,
-            "rows": pictures * (2 if request.guidance_scale > 1.0 else 1),
+            "rows": pictures * (2 if BatchKey.of(request).has_guidance else 1),
             "step_ms": step_ms,
             "host_ms": host_ms,
             "ms_per_picture": step_ms / pictures,

@@ -8,11 +8,11 @@ import statistics
 import time
 from typing import Any
 
-from sd_space.backends.local import build_engine
-from sd_space.engine import Engine
+from sd_space.backends.loading import build_engine
+from sd_space.engine.engine import Engine
+from sd_space.engine.step_times import StepTimes
 from sd_space.schema import AdmittedRequest, GenerationResult, Progress, RequestFailed
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
 from sd_space.tools.bench import harness
 
 COLUMNS = ("previews", "picture s", "true step ms", "counted step ms", "counted / true", "told / true time left")

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from diffusers import StableDiffusionPipeline
 
-from sd_space.backends.local import build_engine
-from sd_space.engine import Engine
+from sd_space.backends.loading import build_engine
+from sd_space.engine.engine import Engine
 from sd_space.schema import AdmittedRequest, GenerationResult, Progress, RequestFailed
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from sd_space.backends.local import build_engine
-from sd_space.engine import run_to_completion
+from sd_space.backends.loading import build_engine
+from sd_space.engine.engine import run_to_completion
 from sd_space.schema import GenerationResult, RequestFailed
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness

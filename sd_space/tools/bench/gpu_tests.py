@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sd_space.pipeline import detect_hardware
+from sd_space.model.spec import detect_hardware
 from sd_space.tools.bench import harness
 
 COLUMNS = ("test", "outcome", "s", "why")

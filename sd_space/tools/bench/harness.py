@@ -21,15 +21,16 @@ import transformers
 from diffusers import StableDiffusionPipeline
 
 from sd_space.card import load_card
-from sd_space.denoiser import Denoiser
-from sd_space.noise_schedulers import make_scheduler
-from sd_space.pipeline import LoadedPipeline, PipelineSpec, detect_hardware, load_pipeline
+from sd_space.engine.denoiser import Denoiser
+from sd_space.model.cuda_graphs import RECORD_AT
+from sd_space.model.noise_schedulers import make_scheduler
+from sd_space.model.pipeline import LoadedPipeline, load_pipeline
+from sd_space.model.spec import PipelineSpec, detect_hardware
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
 from sd_space.tools.bench.figures import print_table as print_table
 from sd_space.tools.bench.figures import save
-from sd_space.unet_calls import RECORD_AT
 
 MIB, GIB = 2**20, 2**30
 ROOT = Path(__file__).parents[3]

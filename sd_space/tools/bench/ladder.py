@@ -1,4 +1,4 @@
-"""The memory ladder on CUDA: under each limit, the profile predicted, the one it ended on, seconds and memory."""
+"""The memory profiles on CUDA: under each limit, the profile predicted, the one it ended on, seconds and memory."""
 
 import argparse
 import gc
@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from sd_space.backends.local import build_engine
-from sd_space.engine import run_to_completion
+from sd_space.backends.loading import build_engine
+from sd_space.engine.engine import run_to_completion
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sd_space.backends.local import build_engine
+from sd_space.backends.loading import build_engine
+from sd_space.model.cuda_graphs import cuda_graph_capture
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import cuda_graphs
 
 COLUMNS = ("lever", "step ms, 1 picture", "step ms, 8 pictures", "decode ms", "safety ms", "safety ms on the CPU")
 
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if loaded.info.device != "cuda":
         raise SystemExit("levers: there is no CUDA device, and on others none of them does anything.")
     engine = build_engine(loaded, Settings(max_batch_size=1))
-    denoiser, screen, calls = engine._denoiser, engine._screen, loaded.placement.unet_calls
+    denoiser, screen, calls = engine._denoiser, engine._screen, loaded.placement.unet_runner
     request = harness.request_of(loaded, options).request
     circumstances = harness.circumstances(loaded, options) | {"size": request.width, "repeats": options.repeats}
     print(harness.told(circumstances), flush=True)
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name, lever in LEVERS.items():
         with lever():
             # Recordings keep the kernels that were chosen before.
-            calls.record(cuda_graphs() if loaded.placement.profile.recorded_steps else None)
+            calls.record(cuda_graph_capture() if loaded.placement.profile.recorded_steps else None)
             one, eight = (harness.steps(denoiser, request, n, options.repeats)["step_ms"] for n in (1, 8))
             decode_s = harness.timed(denoiser, lambda: denoiser.decode_latents(state.latents), options.repeats)
             safety_s = harness.timed(denoiser, lambda: screen.screen(decoded, [request.seed]), options.repeats)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sd_space.pipeline import detect_hardware
+from sd_space.model.spec import detect_hardware
 from sd_space.tools.bench import harness
 
 COLUMNS = ("what", "reached", "unit")

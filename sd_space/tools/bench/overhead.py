@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from sd_space.backends.local import build_engine
-from sd_space.denoiser import Denoiser
-from sd_space.engine import Engine
-from sd_space.noise_schedulers import SCHEDULER_TABLE
-from sd_space.pipeline import LoadedPipeline
-from sd_space.safety import SafetyScreen
+from sd_space.backends.loading import build_engine
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.engine import Engine
+from sd_space.engine.safety import SafetyScreen
+from sd_space.model.noise_schedulers import SCHEDULER_TABLE
+from sd_space.model.pipeline import LoadedPipeline
 from sd_space.schema import AdmittedRequest
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness

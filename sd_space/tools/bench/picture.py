@@ -9,8 +9,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from sd_space.backends.local import build_engine
-from sd_space.engine import run_to_completion
+from sd_space.backends.loading import build_engine
+from sd_space.engine.engine import run_to_completion
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
 

@@ -18,15 +18,15 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sd_space.backends.local import build_engine
-from sd_space.engine import run_to_completion
-from sd_space.openvino_unet import OpenVinoUNet
-from sd_space.pipeline import LoadedPipeline
+from sd_space.backends.loading import build_engine
+from sd_space.engine.engine import run_to_completion
+from sd_space.model.openvino_unet import OpenVinoUNet
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.model.unet_runner import UNetRunner
 from sd_space.schema import AdmittedRequest
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import UNetCalls
 
 COLUMNS = ("way", "s a picture", "of the recipe", "ms a step", "of the limit", "mean difference", "largest")
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     engines = {way: build_engine(loaded, Settings(turbo=way == "TURBO")) for way in ("this Space", "TURBO")}
     if loaded.info.device == "cpu" and importlib.util.find_spec("openvino"):
         placement = copy.copy(loaded.placement)
-        placement.unet_calls = UNetCalls(OpenVinoUNet(loaded.pipeline.unet))
+        placement.unet_runner = UNetRunner(OpenVinoUNet(loaded.pipeline.unet))
         engines["OpenVINO"] = build_engine(replace(loaded, placement=placement), Settings())
 
     def by_recipe() -> np.ndarray:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from sd_space.pipeline import LoadedPipeline
+from sd_space.model.cuda_graphs import MOST_RECORDED, RECORD_AT
+from sd_space.model.pipeline import LoadedPipeline
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import MOST_RECORDED, RECORD_AT
 
 COLUMNS = ("after", "shapes", "largest difference", "reserved GiB")
 ROWS, BEYOND = (1, 2, 3, 4, 6, 8, 12), 5
@@ -58,7 +58,7 @@ def drawn(
 def apart(loaded: LoadedPipeline, inputs: tuple[torch.Tensor, ...], calls: int) -> float:
     """How far the last of so many calls is from the UNet called as it is."""
     for _ in range(calls):
-        found = loaded.placement.unet_calls.predict(*inputs)
+        found = loaded.placement.unet_runner.predict(*inputs)
     sample, timesteps, embeds = inputs
     (expected,) = loaded.pipeline.unet(sample, timesteps, encoder_hidden_states=embeds, return_dict=False)
     return float((found - expected).abs().max())

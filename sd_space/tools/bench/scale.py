@@ -19,13 +19,14 @@ import psutil
 import torch
 
 from sd_space.backends import Backend, make_backend, until_ready
-from sd_space.backends.local import build_engine
-from sd_space.batcher import BatchKey
-from sd_space.denoiser import Denoiser
-from sd_space.pipeline import LoadedPipeline
-from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult, SpaceError
+from sd_space.backends.loading import build_engine
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.step_times import StepTimes
+from sd_space.errors import SpaceError
+from sd_space.model.pipeline import LoadedPipeline
+from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult
 from sd_space.settings import Settings
-from sd_space.step_times import StepTimes
 from sd_space.tools.bench import harness, startup
 from sd_space.tools.bench.simulator import Outcome, Work, poisson, replicas_needed, simulate
 
@@ -82,7 +83,7 @@ def work_of(
     request: GenerationRequest, num_timesteps: int, steps_s: dict[int, float], finish_s: float, start_s: float = 0.0
 ) -> Work:
     """`steps_s` are those of calls by the pictures in them."""
-    key, times = BatchKey(request.height, request.width, request.guidance_scale > 1.0), StepTimes()
+    key, times = BatchKey.of(request), StepTimes()
     for pictures, seconds in steps_s.items():
         times.record_step(key, pictures, seconds)
     times.record_finish(request.height, request.width, finish_s)

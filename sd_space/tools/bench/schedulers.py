@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from sd_space.denoiser import SCHEDULER_TABLE, Denoiser
+from sd_space.engine.denoiser import Denoiser
+from sd_space.model.cuda_graphs import RECORD_AT
+from sd_space.model.noise_schedulers import SCHEDULER_TABLE
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
-from sd_space.unet_calls import RECORD_AT
 
 COLUMNS = ("scheduler", "pictures", "step ms", "host ms", "ms per picture", "host waits")
 
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
-    denoiser = Denoiser(loaded.pipeline, unet_calls=loaded.placement.unet_calls)
+    denoiser = Denoiser(loaded.pipeline, unet_runner=loaded.placement.unet_runner)
     names = [options.scheduler] if options.scheduler else list(SCHEDULER_TABLE)
     size = harness.request_of(loaded, options).request.width
     circumstances = harness.circumstances(loaded, options) | {"size": size, "repeats": options.repeats}

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, count
 
-from sd_space.batcher import BatchKey, StepBatcher, Trajectory
-from sd_space.step_times import StepTimes
+from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory
+from sd_space.engine.step_times import StepTimes
 
 
 @dataclass(frozen=True, slots=True)

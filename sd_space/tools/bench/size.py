@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sd_space.denoiser import Denoiser
-from sd_space.safety import SafetyScreen, fit_latent_rgb
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
 from sd_space.schema import GenerationRequest
 from sd_space.tools.bench import harness
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
-    denoiser = Denoiser(loaded.pipeline, unet_calls=loaded.placement.unet_calls)
+    denoiser = Denoiser(loaded.pipeline, unet_runner=loaded.placement.unet_runner)
     screen = SafetyScreen(
         loaded.pipeline.safety_checker,
         loaded.pipeline.feature_extractor,

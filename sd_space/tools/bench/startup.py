@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from sd_space.card import load_card
-from sd_space.pipeline import TINY_FOLDER
+from sd_space.model.spec import TINY_FOLDER
 from sd_space.settings import PREFIX
 from sd_space.tools import v1_4_random
 from sd_space.tools.bench import harness

@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 
-from sd_space.safety import SafetyScreen
+from sd_space.engine.safety import SafetyScreen
 from sd_space.schema import Outcome
 from sd_space.tools.train_tiny.renderer import draw_emblem, draw_place
 from sd_space.tools.train_tiny.world import PLACES, Scene

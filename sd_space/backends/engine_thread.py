@@ -1,0 +1,278 @@
+"""The one thread that owns the engine and the device. Other threads put messages into its inbox.
+
+It imports torch and diffusers, loads the model and then steps while there is work. Updates go to each caller's event
+loop through `call_soon_threadsafe`, so neither side ever waits for the other.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sd_space.backends import STOPPED
+from sd_space.backends.loading import build_engine, load
+from sd_space.backends.update_stream import UpdateStream
+from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
+from sd_space.lived_time import LivedTime
+from sd_space.runtime_errors import GENERATION_FAILED, is_device_lost, traceback_without_message
+from sd_space.schema import BackendStatus, GenerationResult, ModelInfo, Progress, RequestFailed, Stage
+from sd_space.settings import Settings
+
+if TYPE_CHECKING:
+    from sd_space.engine.engine import Engine
+    from sd_space.model.pipeline import LoadedPipeline
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0  # the longest time between two heartbeats of an idle thread
+STUCK_AFTER_S = 60.0  # without a heartbeat for this long, or ten times the slowest step, the thread counts as hung
+BROKEN = "The model stopped working, so no pictures can be made; the operator has been told."
+CHECKER_HANGS = "The safety checker does not answer, so no pictures are shown."
+
+
+class EngineThread:
+    """Owns one engine. All methods without an underscore may be called from any thread."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        # A stream adds its request, a string cancels the request of that id, and `None` wakes the thread up.
+        self._inbox: queue.SimpleQueue[UpdateStream | str | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._lived_s = LivedTime()  # a process that was paused for a minute does not hang
+        self._heartbeat_s = self._lived_s()
+        self._slowest_step_s = 0.0
+        self._has_finished_any = False  # since the engine was built
+        self._lock = threading.Lock()  # guards all that follows; held for moments only
+        self._stage, self._detail = Stage.STARTING, ""
+        self._info: ModelInfo | None = None
+        self._error: SpaceError | None = None
+        self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
+        self._running = 0  # of them, those that are being drawn
+        self._unet_calls: dict[int, tuple[int, float]] = {}
+        self._is_screen_healthy = True
+        self._is_closing = False
+        self._drain_until_s = float("inf")
+
+    def start(self) -> None:
+        """Starts the thread; returns at once."""
+        self._lived_s.start()
+        self._heartbeat_s = self._lived_s()
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """Seconds since the last heartbeat, without those in which this process was paused."""
+        return self._lived_s() - self._heartbeat_s
+
+    def is_lost(self) -> bool:
+        """Whether the thread, once ready, has ended without a message, or hangs in a step."""
+        if self._stage is not Stage.READY:
+            return False
+        return not self.is_alive or self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)
+
+    def status(self) -> BackendStatus:
+        """The state of loading, and how many requests wait and run."""
+        with self._lock:
+            status = BackendStatus(
+                self._stage,
+                self._info,
+                str(self._error or ""),
+                max(0, len(self._streams) - self._running),
+                self._running,
+                self._detail,
+                unet_calls=self._unet_calls,
+            )
+        if self.is_lost():
+            return replace(status, stage=Stage.FAILED, reason=BROKEN)
+        if status.is_ready and not self._is_screen_healthy:
+            return replace(status, stage=Stage.FAILED, reason=CHECKER_HANGS)
+        return status
+
+    def submit(self, stream: UpdateStream) -> None:
+        """Adds the stream's request; it waits until the model is loaded. Raises a SpaceError if that is impossible."""
+        with self._lock:
+            if self._is_closing:
+                raise EngineFailed(STOPPED)
+            if self._error is not None:
+                raise self._error
+            if self.is_lost():
+                raise EngineFailed(BROKEN)
+            self._streams[stream.admitted.request_id] = stream
+        self._inbox.put(stream)
+
+    def cancel(self, request_id: str) -> None:
+        """Frees the request's rows at the next step; ignores finished and unknown requests."""
+        with self._lock:
+            is_known = request_id in self._streams
+        if is_known:
+            self._inbox.put(request_id)
+
+    def close(self, timeout_s: float) -> None:
+        """Refuses new requests, lets running ones finish for `timeout_s`, cancels the rest and joins the thread.
+
+        Does not wait for a model that is still loading. A second call may shorten the first one's time.
+        """
+        until_s = time.monotonic() + timeout_s
+        with self._lock:
+            self._is_closing = True
+            self._drain_until_s = min(self._drain_until_s, until_s)
+            is_serving = self._stage is Stage.READY
+        if self._thread.ident is None:  # not started
+            return
+        self._lived_s.stop()
+        self._inbox.put(None)
+        if not is_serving:
+            self._end(Stage.STOPPED, EngineFailed(STOPPED))
+        self._thread.join((timeout_s if is_serving else 0.0) + HEARTBEAT_S)
+        if self.is_alive:  # it hangs in a step, or in the import of a library
+            self._end(Stage.STOPPED, EngineFailed(STOPPED))
+
+    # What follows runs in the engine's thread.
+
+    def _run(self) -> None:
+        failure: SpaceError = EngineFailed(STOPPED)
+        try:
+            engine = self._load()
+            while not self._serve(engine):
+                engine = self._rebuild()
+        except SpaceError as error:
+            failure = error
+            if not self._is_closing:
+                logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
+        except Exception as error:
+            failure = ModelUnavailable(BROKEN)
+            logger.error("the engine's thread ended:\n%s", traceback_without_message(error))
+        if self._is_closing:
+            self._end(Stage.STOPPED, EngineFailed(STOPPED))
+        else:
+            self._end(Stage.FAILED, failure)
+
+    def _load(self) -> "Engine":
+        self._loaded = load(self._settings, self._set_stage, self._set_detail)
+        engine = build_engine(self._loaded, self._settings, self._set_stage)
+        self._stop_if_closing()
+        info = _info_of(self._loaded)
+        logger.info("%s is ready on %s, %d pictures a call", info.model, info.device, engine.width)
+        with self._lock:
+            self._info, self._stage, self._detail = info, Stage.READY, ""
+            self._slowest_step_s = engine.times.slowest_s
+        return engine
+
+    def _serve(self, engine: "Engine") -> bool:
+        """Steps until the thread is to end: True. False after a step that failed as a whole, if a new engine may help.
+
+        Raises the step's error if it does not: the device is lost, or no picture was finished since the last time.
+        """
+        try:
+            while not self._is_drained(engine):
+                self._read_inbox(engine)
+                if not engine.is_idle:
+                    self._step(engine)
+            return True
+        except Exception as error:
+            if is_device_lost(error) or not self._has_finished_any or self._is_closing:
+                raise
+            logger.error("the engine failed and is built anew:\n%s", traceback_without_message(error))
+            return False
+
+    def _is_drained(self, engine: "Engine") -> bool:
+        """Whether the thread is to end: it is closed, and its requests are finished or their time is over."""
+        if not self._is_closing:
+            return False
+        return (engine.is_idle and self._inbox.empty()) or time.monotonic() >= self._drain_until_s
+
+    def _rebuild(self) -> "Engine":
+        """A new engine over the same model. The requests of the one that failed end with a sentence."""
+        self._has_finished_any = False
+        self._end_all(EngineFailed(GENERATION_FAILED))
+        engine = build_engine(self._loaded, self._settings)
+        engine.unet_calls = dict(self._unet_calls)  # counters that operators see must not fall
+        return engine
+
+    def _read_inbox(self, engine: "Engine") -> None:
+        """Hands all messages to the engine; while that has nothing to do, waits for one until the next heartbeat."""
+        self._heartbeat_s = self._lived_s()
+        may_wait = engine.is_idle and not self._is_closing
+        with contextlib.suppress(queue.Empty):
+            message = self._inbox.get(may_wait, HEARTBEAT_S)
+            while True:
+                self._handle(message, engine)
+                message = self._inbox.get_nowait()
+
+    def _handle(self, message: UpdateStream | str | None, engine: "Engine") -> None:
+        match message:
+            case UpdateStream(admitted=admitted):
+                with self._lock:
+                    is_waiting = admitted.request_id in self._streams
+                if is_waiting:
+                    engine.add_request(admitted)
+            case str(request_id):
+                engine.cancel(request_id)
+        with self._lock:
+            _, self._running = engine.counts()
+
+    def _step(self, engine: "Engine") -> None:
+        began_s = self._lived_s()
+        updates = engine.step()
+        self._heartbeat_s = self._lived_s()
+        if self._heartbeat_s - began_s < STUCK_AFTER_S:  # a step that hung says nothing about the next
+            self._slowest_step_s = max(self._slowest_step_s, self._heartbeat_s - began_s)
+        with self._lock:
+            streams = [self._streams.get(update.request_id) for update in updates]
+            for update in updates:
+                if isinstance(update, GenerationResult | RequestFailed):
+                    self._streams.pop(update.request_id, None)
+                    self._has_finished_any |= isinstance(update, GenerationResult)
+            _, self._running = engine.counts()
+            self._unet_calls = dict(engine.unet_calls)
+            self._is_screen_healthy = engine.is_healthy
+            self._info = _info_of(self._loaded)
+        for stream, update in zip(streams, updates, strict=True):
+            if stream is not None and not stream.send(update):
+                self.cancel(update.request_id)
+
+    def _set_stage(self, stage: Stage) -> None:
+        self._stop_if_closing()
+        logger.info("%s", stage)
+        with self._lock:
+            self._stage, self._detail = stage, ""
+            streams = list(self._streams.values())
+        self._heartbeat_s = self._lived_s()
+        for position, stream in enumerate(streams, start=1):
+            request = stream.admitted.request
+            steps, pictures = request.num_inference_steps, request.num_images_per_prompt
+            stream.send(Progress(stream.admitted.request_id, position, 0, steps, 0, pictures))
+
+    def _set_detail(self, detail: str) -> None:
+        self._stop_if_closing()
+        with self._lock:
+            self._detail = detail
+        self._heartbeat_s = self._lived_s()
+
+    def _stop_if_closing(self) -> None:
+        if self._is_closing:
+            raise EngineFailed(STOPPED)
+
+    def _end(self, stage: Stage, error: SpaceError) -> None:
+        with self._lock:
+            self._stage, self._error = stage, error
+        self._end_all(error)
+
+    def _end_all(self, error: SpaceError) -> None:
+        """Ends every unfinished request with `error`."""
+        with self._lock:
+            streams, self._streams, self._running = list(self._streams.values()), {}, 0
+        for stream in streams:
+            stream.send(error)
+
+
+def _info_of(loaded: "LoadedPipeline") -> ModelInfo:
+    """What is known of the model, with the memory profile that is in force now."""
+    return replace(loaded.info, memory_profile=loaded.placement.profile.name)

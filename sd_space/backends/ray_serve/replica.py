@@ -1,0 +1,55 @@
+"""One replica: an engine on one device, in a process of the cluster."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from sd_space.backends import until_ready
+from sd_space.backends.local import LocalBackend
+from sd_space.process_memory import freeze_gc
+from sd_space.schema import AdmittedRequest, BackendStatus, Progress, Update
+from sd_space.settings import Settings
+
+PROGRESS_INTERVAL_S = 0.5  # a streamed item costs a replica about a millisecond
+WAITING_PROGRESS_INTERVAL_S = 4 * PROGRESS_INTERVAL_S
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """`replica_id` differs for each process, also for those that replace one another."""
+
+    replica_id: str
+    status: BackendStatus
+
+
+class EngineReplica:
+    """What Ray Serve deploys. It gets requests once its constructor has returned, with the model loaded."""
+
+    async def __init__(self, settings: Settings):
+        self._replica_id = uuid.uuid4().hex
+        self._backend = LocalBackend(settings)
+        self._backend.start()
+        async for _ in until_ready(self._backend):
+            pass
+        freeze_gc()
+
+    async def status(self) -> ReplicaStatus:
+        return ReplicaStatus(self._replica_id, self._backend.status())
+
+    async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
+        """See `Backend.generate`. An error that this raises is the replica's own, so another replica may succeed."""
+        sent_s = float("-inf")
+        async for update in self._backend.generate(admitted):
+            if isinstance(update, Progress):
+                interval_s = WAITING_PROGRESS_INTERVAL_S if update.queue_position else PROGRESS_INTERVAL_S
+                if time.monotonic() - sent_s < interval_s:
+                    continue
+                sent_s = time.monotonic()
+            yield update
+
+    def check_health(self) -> None:
+        """Raises if the engine's thread is dead or hangs, or if the checker does; Serve then replaces the replica."""
+        status = self._backend.status()
+        if not status.is_ready:
+            raise RuntimeError(status.reason)

@@ -1,0 +1,68 @@
+"""A request while the engine works on it: its pictures, their results so far and the time that each stage took."""
+
+from dataclasses import dataclass, field
+
+from sd_space.engine.batcher import BatchKey, Trajectory, TrajectoryStatus
+from sd_space.engine.denoising_state import EncodedPrompt
+from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult, Preview, Progress, ScreenedImage
+
+
+@dataclass(slots=True, eq=False)
+class ActiveRequest:
+    """`images` are the finished pictures by index. `started_s` is when the first picture got its latents."""
+
+    admitted: AdmittedRequest
+    num_timesteps: int
+    added_s: float
+    trajectories: list[Trajectory] = field(default_factory=list)
+    encoded: EncodedPrompt | None = None
+    images: dict[int, ScreenedImage] = field(default_factory=dict)
+    elapsed_s: dict[str, float] = field(default_factory=dict)
+    started_s: float | None = None
+    reported_s: float = float("-inf")
+
+    @property
+    def request(self) -> GenerationRequest:
+        return self.admitted.request
+
+    @property
+    def request_id(self) -> str:
+        return self.admitted.request_id
+
+    def new_trajectory(self, trajectory_id: int) -> Trajectory:
+        """The request's next picture."""
+        index = len(self.trajectories)
+        seed, key = self.request.seeds[index], BatchKey.of(self.request)
+        self.trajectories.append(
+            Trajectory(trajectory_id, self.request_id, self.admitted.visitor, seed, index, key, self.num_timesteps)
+        )
+        return self.trajectories[-1]
+
+    def add_elapsed(self, stage: str, seconds: float) -> None:
+        self.elapsed_s[stage] = self.elapsed_s.get(stage, 0.0) + seconds
+
+    def result(self) -> GenerationResult:
+        images = tuple(self.images[index] for index in sorted(self.images))
+        truncated = self.encoded.truncated if self.encoded else ""
+        return GenerationResult(self.request_id, images, dict(self.elapsed_s), truncated)
+
+    def progress(
+        self, queue_position: int, seconds_left: float | None, previews: tuple[Preview | None, ...]
+    ) -> Progress:
+        """Its steps are those of the running picture that is furthest behind. `previews` are by index."""
+        running = [t for t in self.trajectories if t.status is TrajectoryStatus.RUNNING]
+        furthest = min(running or self._undecoded or self.trajectories, key=lambda trajectory: trajectory.step_index)
+        return Progress(
+            request_id=self.request_id,
+            queue_position=queue_position,
+            step_index=furthest.step_index,
+            num_timesteps=furthest.num_timesteps,
+            pictures_done=len(self.images),
+            num_pictures=len(self.trajectories),
+            seconds_left=seconds_left,
+            previews=previews if any(previews) else (),
+        )
+
+    @property
+    def _undecoded(self) -> list[Trajectory]:
+        return [t for t in self.trajectories if t.status is TrajectoryStatus.FINISHED and t.index not in self.images]

@@ -1,0 +1,280 @@
+"""The device's work, one step at a time: `StableDiffusionPipeline.__call__` taken apart between its steps.
+
+The order and the arithmetic are those of diffusers' pipeline_stable_diffusion.py, so that one request alone comes out
+bit-equal to a plain call with CPU generators, one per picture. What is different: every picture has its own noise
+scheduler and its own timestep, so pictures at different steps share one UNet call.
+
+Shapes: B pictures, C latent channels (4 in v1-4), H x W pixels, f pixels per latent (8 in v1-4), L tokens (77),
+D features.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils.torch_utils import randn_tensor
+
+from sd_space.engine.batcher import BatchKey
+from sd_space.engine.denoising_state import DenoisingState, EncodedPrompt
+from sd_space.engine.schedules import NoiseSchedules
+from sd_space.model.unet_runner import UNetRunner
+from sd_space.runtime_errors import is_out_of_memory
+from sd_space.schema import GenerationRequest
+
+Step = TypeVar("Step")
+
+logger = logging.getLogger(__name__)
+
+TURBO_EVERY = 3  # steps, of which one runs the whole UNet
+CACHED_EMBEDS = 64  # prompts, 0.1 to 0.2 MB each with v1-4
+
+
+class Denoiser:
+    """Runs the components of one stock pipeline; holds no picture's state itself.
+
+    `fixed_rows` pads every UNet call to that many rows and decodes pictures one by one: kernels depend on the
+    batch's size, so pixels do not depend on the other pictures in a call only if that size never changes.
+    `reduce_memory` moves the pipeline to a memory profile that needs less, and returns whether there was one.
+    `turbo` runs the whole UNet at one step of three, and at the others reuses its deep features.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionPipeline,
+        fixed_rows: int | None = None,
+        reduce_memory: Callable[[], bool] = lambda: False,
+        unet_runner: UNetRunner | None = None,
+        turbo: bool = False,
+    ):
+        self.device: torch.device = pipeline._execution_device  # asking takes milliseconds
+        self._pipeline = pipeline
+        self._fixed_rows = fixed_rows
+        self._reduce_memory = reduce_memory
+        self._unet_runner = unet_runner or UNetRunner(pipeline.unet)
+        self._turbo = turbo
+        self._last_step: tuple[torch.cuda.Event, Any] | None = None  # recorded after that step
+        self._schedules = NoiseSchedules(pipeline.scheduler.config)
+        self._embed = functools.lru_cache(maxsize=CACHED_EMBEDS)(self._compute_embeds)
+
+    @property
+    def latent_channels(self) -> int:
+        return self._pipeline.unet.config.in_channels
+
+    @property
+    def vae_scale_factor(self) -> int:
+        return self._pipeline.vae_scale_factor
+
+    def num_timesteps(self, request: GenerationRequest) -> int:
+        """How many UNet calls one picture of `request` takes."""
+        return self._schedules.num_timesteps(request)
+
+    @torch.inference_mode()
+    def encode_prompt(self, request: GenerationRequest) -> EncodedPrompt:
+        """Embeds prompt and negative prompt, each in a call of its own as the stock pipeline does.
+
+        The embeddings of the last texts are cached: visitors repeat prompts, and most negative prompts are empty.
+        """
+        prompt_embeds, truncated = self._embed(request.prompt)
+        if not BatchKey.of(request).has_guidance:
+            return EncodedPrompt(prompt_embeds, None, truncated)
+        return EncodedPrompt(prompt_embeds, self._embed(request.negative_prompt)[0], truncated)
+
+    @torch.inference_mode()
+    def prepare_latents(self, request: GenerationRequest, seed: int, encoded: EncodedPrompt) -> DenoisingState:
+        """The state of one picture before its first step: noise of `seed`, drawn on the CPU."""
+        scheduler = self._schedules.scheduler_for(request)
+        factor = self.vae_scale_factor
+        shape = (1, self.latent_channels, request.height // factor, request.width // factor)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        noise = randn_tensor(shape, generator=generator, device=self.device, dtype=encoded.prompt_embeds.dtype)
+        return DenoisingState(
+            latents=noise * scheduler.init_noise_sigma,
+            prompt_embeds=encoded.prompt_embeds,
+            negative_prompt_embeds=encoded.negative_prompt_embeds,
+            guidance_scale=request.guidance_scale,
+            scheduler=scheduler,
+            generator=generator,
+            timesteps=scheduler.timesteps,
+        )
+
+    @torch.inference_mode()
+    def denoise_step(self, states: list[DenoisingState]) -> list[Exception | None]:
+        """One step for each of `states`, which agree in size and in whether they have guidance.
+
+        If the UNet call raises, no state has changed and the same step can be run again. An error in one
+        picture's own noise scheduler is returned in its place; the others have advanced.
+        """
+        has_guidance = states[0].negative_prompt_embeds is not None
+        timesteps = [state.timesteps[state.step_index] for state in states]
+        model_inputs = [
+            state.scheduler.scale_model_input(state.latents, t) for state, t in zip(states, timesteps, strict=True)
+        ]
+        noise_preds = self._predict_noise(states, model_inputs, timesteps)  # for each state (rows, C, H/f, W/f)
+
+        errors: list[Exception | None] = []
+        for state, t, model_input, noise_pred in zip(states, timesteps, model_inputs, noise_preds, strict=True):
+            if has_guidance:
+                noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)
+                noise_pred = noise_pred_uncond + state.guidance_scale * (noise_pred_text - noise_pred_uncond)
+            try:
+                extra = self._schedules.extra_step_kwargs(state.scheduler, state.generator)
+                state.latents = state.scheduler.step(noise_pred, t, state.latents, **extra, return_dict=False)[0]
+            except Exception as error:
+                errors.append(error)
+                continue
+            state.step_index += 1
+            state.model_input, state.noise_pred = model_input, noise_pred
+            errors.append(None)
+        return errors
+
+    @torch.inference_mode()
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, C, H/f, W/f) latents to (B, 3, H, W) pictures, about -1 to 1, not clamped, not screened.
+
+        When memory runs out, pictures are decoded one by one from then on, and if that is not enough, with the next
+        memory profiles. A picture with values that are not finite (float16 ends at 65504) is decoded again in float32.
+        """
+        if self._fixed_rows and len(latents) > 1:
+            return torch.cat([self.decode_latents(one) for one in latents.split(1)])
+        vae = self._pipeline.vae
+        latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
+        images = self._decode(latents)
+        broken = ~torch.isfinite(images).flatten(1).all(dim=1)  # (B,)
+        dtype = vae.dtype
+        if dtype == torch.float32 or not bool(broken.any()):
+            return images
+        logger.warning("%d pictures were not finite in %s and are decoded again in float32", int(broken.sum()), dtype)
+        images = images.float()
+        try:
+            vae.to(torch.float32)
+            images[broken] = self._decode(latents[broken].float())
+        finally:
+            vae.to(dtype)
+        return images
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self._pipeline.vae
+        return self._retry_on_oom(lambda: vae.decode(latents, return_dict=False)[0], vae.enable_slicing)
+
+    @torch.inference_mode()
+    def predicted_latents(self, state: DenoisingState) -> torch.Tensor:
+        """The latents that the last step predicts for the end, (1, C, H/f, W/f): those without the predicted noise.
+
+        Works for every scheduler, because what the UNet is fed is always the variance-preserving sample
+        sqrt(a) x0 + sqrt(1 - a) noise, with a = alphas_cumprod[t] (Ho et al. 2020).
+        """
+        if state.noise_pred is None:
+            return torch.zeros_like(state.latents)
+        t = int(state.timesteps[state.step_index - 1])
+        alpha_cumprod = float(state.scheduler.alphas_cumprod[t])
+        alpha, sigma = alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5
+        if state.scheduler.config.prediction_type == "sample":
+            return state.noise_pred
+        if state.scheduler.config.prediction_type == "v_prediction":
+            return alpha * state.model_input - sigma * state.noise_pred
+        return (state.model_input - sigma * state.noise_pred) / alpha
+
+    def synchronize(self) -> None:
+        """Waits for all work on the device, before a time is measured."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            self._last_step = None
+
+    def wait_for_previous_step(self, step: Step) -> Step | None:
+        """Waits for the previous step, so that the host is at most one step ahead of the device.
+
+        Returns that step's name once it has finished; it took the time since the last call of this method.
+        """
+        if self.device.type != "cuda":
+            return step
+        before, self._last_step = self._last_step, (torch.cuda.Event(), step)
+        self._last_step[0].record()
+        if before is None:
+            return None
+        before[0].synchronize()
+        return before[1]
+
+    def reduce_memory(self) -> bool:
+        """Moves to the memory profile that needs less, after an out-of-memory error; False if there is none."""
+        self.free_memory()
+        return self._reduce_memory()
+
+    def _retry_on_oom(self, call: Callable[[], torch.Tensor], first: Callable[[], None] | None = None) -> torch.Tensor:
+        """The result of `call`, run again while memory runs out: after `first`, then after each `reduce_memory`."""
+        while True:
+            try:
+                return call()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                failure = error.with_traceback(None)  # which holds the failed call's tensors
+            if first is not None:
+                first()
+                first = None
+                self.free_memory()
+            elif not self.reduce_memory():
+                raise failure
+
+    def free_memory(self) -> None:
+        """Gives cached device memory back after an out-of-memory error."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _predict_noise(
+        self, states: list[DenoisingState], samples: list[torch.Tensor], timesteps: list[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """The noise in each of `samples`: (2, C, H/f, W/f), without and with the prompt; one row without guidance."""
+        if not self._turbo:
+            noise_pred = self._unet_runner.predict(*self._batch_inputs(states, samples, timesteps))
+            return self._split_outputs(noise_pred, states)
+        noise_preds: dict[int, torch.Tensor] = {}
+        for is_whole in (True, False):
+            chosen = [k for k, state in enumerate(states) if (state.step_index % TURBO_EVERY == 0) is is_whole]
+            if not chosen:
+                continue
+            part = [states[k] for k in chosen]
+            inputs = self._batch_inputs(part, [samples[k] for k in chosen], [timesteps[k] for k in chosen])
+            if is_whole:
+                noise_pred, features = self._unet_runner.predict_with_features(*inputs)
+                for state, kept in zip(part, self._split_outputs(features, part), strict=True):
+                    state.features = kept
+            else:
+                features = torch.stack([state.features for state in part], dim=1).flatten(0, 1)
+                noise_pred = self._unet_runner.predict_from_features(*inputs, self._pad(features))
+            noise_preds |= zip(chosen, self._split_outputs(noise_pred, part), strict=True)
+        return [noise_preds[k] for k in range(len(states))]
+
+    def _batch_inputs(
+        self, states: list[DenoisingState], samples: list[torch.Tensor], timesteps: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The UNet's inputs: the rows without prompt, then those with it, as in the stock pipeline, then padding."""
+        embeds = [state.prompt_embeds for state in states]
+        if states[0].negative_prompt_embeds is not None:
+            embeds = [state.negative_prompt_embeds for state in states] + embeds
+            samples, timesteps = samples * 2, timesteps * 2
+        # `non_blocking`: the device may still be at the previous step.
+        row_timesteps = self._pad(torch.stack(timesteps).float()).to(self.device, non_blocking=True)  # (rows,)
+        return self._pad(torch.cat(samples)), row_timesteps, self._pad(torch.cat(embeds))
+
+    def _pad(self, rows: torch.Tensor) -> torch.Tensor:
+        missing = (self._fixed_rows or 0) - len(rows)
+        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
+
+    def _split_outputs(self, rows: torch.Tensor, states: list[DenoisingState]) -> list[torch.Tensor]:
+        """Each picture's rows of a UNet output: the inverse of `_batch_inputs`."""
+        number = len(states)
+        used = number * (1 if states[0].negative_prompt_embeds is None else 2)
+        return [rows[k:used:number] for k in range(number)]
+
+    def _compute_embeds(self, text: str) -> tuple[torch.Tensor, str]:
+        """(1, L, D) embeddings of `text`, and the part of it beyond the encoder's tokens."""
+        tokenizer, text_encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
+        max_length = tokenizer.model_max_length
+        ids = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
+        embeds = self._retry_on_oom(lambda: text_encoder(ids.input_ids.to(self.device), attention_mask=None)[0])
+        all_ids = tokenizer(text).input_ids
+        truncated = tokenizer.decode(all_ids[max_length - 1 : -1]).strip() if len(all_ids) > max_length else ""
+        return embeds.to(dtype=text_encoder.dtype, device=self.device), truncated

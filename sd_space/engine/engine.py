@@ -1,0 +1,300 @@
+"""Step-level continuous batching: one UNet call serves everyone who is waiting.
+
+`Engine` is one synchronous object without threads: `add_request`, then `step` until `is_idle`. Its owner
+(`backends/engine_thread.py`) calls it from one thread. A request that arrives joins at the next step, one that is
+cancelled leaves at the next step, and a picture is decoded, screened and delivered right after its own last step.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+import torch
+
+from sd_space.engine.active_request import ActiveRequest
+from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory, TrajectoryStatus
+from sd_space.engine.denoiser import Denoiser
+from sd_space.engine.denoising_state import DenoisingState
+from sd_space.engine.safety import SafetyScreen
+from sd_space.engine.step_times import StepTimes
+from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed, SpaceError
+from sd_space.runtime_errors import (
+    GENERATION_FAILED,
+    is_device_lost,
+    is_out_of_memory,
+    to_space_error,
+    traceback_without_message,
+)
+from sd_space.schema import (
+    AdmittedRequest,
+    GenerationResult,
+    PictureFinished,
+    Preview,
+    RequestFailed,
+    ScreenedImage,
+    Update,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Makes pictures of many requests at once. Not thread-safe: it belongs to one thread.
+
+    `width` is the most pictures that share a UNet call. A request's Progress comes at its first step and then at most
+    every `report_every_s`; with `previews` it has a mosaic of each picture, which takes about 0.1 ms to compute.
+    Raises SafetyCheckFailed without a SafetyScreen.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        screen: SafetyScreen,
+        width: int,
+        times: StepTimes | None = None,
+        previews: bool = True,
+        report_every_s: float = 0.2,
+        now_s: Callable[[], float] = time.perf_counter,
+    ):
+        if not isinstance(screen, SafetyScreen):
+            raise SafetyCheckFailed("Pictures are made only with a safety screen.")
+        self.times = times or StepTimes()
+        self.unet_calls: dict[int, tuple[int, float]] = {}  # by pictures: how many calls, and their seconds in all
+        self._denoiser = denoiser
+        self._screen = screen
+        self._batcher = StepBatcher(width)
+        self.previews = previews
+        self._report_every_s = report_every_s
+        self._now_s = now_s
+        self._requests: dict[str, ActiveRequest] = {}  # by request_id
+        self._states: dict[int, DenoisingState] = {}  # by trajectory_id
+        self._denoised: deque[Trajectory] = deque()  # finished, but not decoded yet
+        self._max_batch_by_key: dict[BatchKey, int] = {}  # the pictures that fit a call, where more ran out of memory
+        self._updates: list[Update] = []
+        self._next_id = 0
+
+    @property
+    def width(self) -> int:
+        return self._batcher.width
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._requests and not self._updates
+
+    @property
+    def is_healthy(self) -> bool:
+        return self._screen.is_healthy
+
+    def counts(self) -> tuple[int, int]:
+        """How many requests wait, and how many run."""
+        waiting = sum(place > 0 for place in self._batcher.queue_positions().values())
+        return waiting, len(self._requests) - waiting
+
+    def add_request(self, admitted: AdmittedRequest) -> None:
+        """Queues the request's pictures; they join at the next step if there is room."""
+        request = admitted.request
+        try:
+            num_timesteps = self._denoiser.num_timesteps(request)
+        except Exception as error:
+            self._report_failure(admitted.request_id, error)
+            return
+        active = ActiveRequest(admitted, num_timesteps, self._now_s())
+        for _ in request.seeds:
+            self._next_id += 1
+            self._batcher.add(active.new_trajectory(self._next_id))
+        self._requests[admitted.request_id] = active
+
+    def step(self) -> list[Update]:
+        """One UNet call for the pictures whose turn it is. Returns what is new of each request.
+
+        An error ends only the requests that it concerns.
+        """
+        batch = [trajectory for trajectory in self._batcher.next_batch() if self._prepare(trajectory)]
+        self._denoise(batch)
+        self._finish_pictures()
+        self._report_progress()
+        updates, self._updates = self._updates, []
+        return updates
+
+    def cancel(self, request_id: str) -> None:
+        """Frees the request's rows at once; the next `step` reports it. Ignores unknown and finished requests."""
+        self._fail(request_id, Cancelled("Cancelled; the device is free."))
+
+    def _prepare(self, trajectory: Trajectory) -> bool:
+        """Encodes the prompt and draws the noise before a picture's first step; False if that ended its request."""
+        active = self._requests.get(trajectory.request_id)
+        if active is None:
+            return False
+        if trajectory.status is TrajectoryStatus.RUNNING:
+            return True
+        began_s = self._now_s()
+        try:
+            if active.encoded is None:
+                active.add_elapsed("queue", began_s - active.added_s)
+                active.encoded = self._denoiser.encode_prompt(active.request)
+                active.add_elapsed("encode_prompt", self._now_s() - began_s)
+            state = self._denoiser.prepare_latents(active.request, trajectory.seed, active.encoded)
+        except Exception as error:
+            self._fail(trajectory.request_id, error)
+            return False
+        active.started_s = active.started_s or self._now_s()
+        self._states[trajectory.trajectory_id] = state
+        trajectory.status = TrajectoryStatus.RUNNING
+        return True
+
+    def _denoise(self, batch: list[Trajectory]) -> None:
+        """One step for `batch`, in as few UNet calls as fit. A call that fails is split in halves, which run again.
+
+        So an error ends no more requests than it must. Pictures stay exact: no scheduler steps before the UNet is done.
+        """
+        batch = [trajectory for trajectory in batch if trajectory.request_id in self._requests]
+        if not batch:
+            return
+        if len(batch) > self._max_batch_by_key.get(batch[0].key, len(batch)):
+            self._denoise_halves(batch)
+            return
+        began_s = self._now_s()
+        try:
+            errors = self._denoiser.denoise_step([self._states[t.trajectory_id] for t in batch])
+        except Exception as error:
+            is_retried = is_out_of_memory(error) or (len(batch) > 1 and not is_device_lost(error))
+            failure = error.with_traceback(None) if is_retried else error  # a traceback holds the call's tensors
+        else:
+            self._advance(batch, errors, began_s)
+            return
+        self._recover(batch, failure)
+
+    def _advance(self, batch: list[Trajectory], errors: list[Exception | None], began_s: float) -> None:
+        timed = self._denoiser.wait_for_previous_step((batch[0].key, len(batch)))
+        if timed is not None:
+            self._record(*timed, self._now_s() - began_s)
+        for trajectory, error in zip(batch, errors, strict=True):
+            if error is not None:
+                self._fail(trajectory.request_id, error)
+        self._denoised.extend(self._batcher.advance([t for t in batch if t.request_id in self._requests]))
+
+    def _recover(self, batch: list[Trajectory], failure: Exception) -> None:
+        """Runs the step that failed once more: in halves, or with less memory where it was a single picture's."""
+        is_full = is_out_of_memory(failure)
+        if len(batch) == 1 and is_full and self._denoiser.reduce_memory():
+            self._max_batch_by_key.clear()  # larger batches may fit now
+            self._denoise(batch)
+        elif len(batch) == 1 or is_device_lost(failure):
+            self._fail(batch[0].request_id, failure)
+        else:
+            if is_full:
+                self._max_batch_by_key[batch[0].key] = (len(batch) + 1) // 2
+            self._denoiser.free_memory()
+            self._denoise_halves(batch)
+
+    def _record(self, key: BatchKey, pictures: int, seconds: float) -> None:
+        self.times.record_step(key, pictures, seconds)
+        calls, total_s = self.unet_calls.get(pictures, (0, 0.0))
+        self.unet_calls[pictures] = calls + 1, total_s + seconds
+
+    def _denoise_halves(self, batch: list[Trajectory]) -> None:
+        middle = (len(batch) + 1) // 2
+        self._denoise(batch[:middle])
+        self._denoise(batch[middle:])
+
+    def _finish_pictures(self) -> None:
+        """Decodes and screens one picture, so that the steps of others wait no longer.
+
+        Those of a request that is alone are decoded as one batch, as diffusers does, which gives the same pixels.
+        """
+        if not self._denoised:
+            return
+        group = [self._denoised.popleft()]
+        while self._denoised and len(self._requests) == 1 and not len(self._batcher):
+            group.append(self._denoised.popleft())
+        active = self._requests[group[0].request_id]
+        began_s = self._now_s()
+        if active.started_s is not None:
+            active.elapsed_s["denoise"] = began_s - active.started_s
+        states = [self._states.pop(trajectory.trajectory_id) for trajectory in group]
+        try:
+            images = self._decode(group, states, active)
+        except Exception as error:
+            self._fail(active.request_id, error)
+            return
+        key = group[0].key
+        self.times.record_finish(key.height, key.width, (self._now_s() - began_s) / len(group))
+        for trajectory, image in zip(group, images, strict=True):
+            active.images[trajectory.index] = image
+            self._updates.append(PictureFinished(trajectory.request_id, trajectory.index, image))
+        if len(active.images) == len(active.trajectories):
+            active.elapsed_s["total"] = self._now_s() - active.added_s
+            self._updates.append(active.result())
+            del self._requests[active.request_id]
+
+    def _decode(
+        self, group: list[Trajectory], states: list[DenoisingState], active: ActiveRequest
+    ) -> list[ScreenedImage]:
+        """Latents to screened pictures. Latents that are not finite are not decoded: that picture alone is broken."""
+        key = group[0].key
+        images = {
+            t.index: self._screen.broken(t.seed, key.height, key.width)
+            for t, state in zip(group, states, strict=True)
+            if not bool(torch.isfinite(state.latents).all())
+        }
+        finite = [(t, state) for t, state in zip(group, states, strict=True) if t.index not in images]
+        if finite:
+            began_s = self._now_s()
+            decoded = self._denoiser.decode_latents(torch.cat([state.latents for _, state in finite]))
+            self._denoiser.synchronize()
+            decoded_s = self._now_s()
+            screened = self._screen.screen(decoded, [t.seed for t, _ in finite])
+            images |= {t.index: image for (t, _), image in zip(finite, screened, strict=True)}
+            active.add_elapsed("decode", decoded_s - began_s)
+            active.add_elapsed("safety", self._now_s() - decoded_s)
+        return [images[t.index] for t in group]
+
+    def _fail(self, request_id: str, error: Exception) -> None:
+        """Ends a request and drops all that it held; the others go on. Raises `error` if the device itself is lost."""
+        if is_device_lost(error):
+            raise error
+        active = self._requests.pop(request_id, None)
+        if active is None:
+            return
+        self._batcher.remove(request_id)
+        for trajectory in active.trajectories:
+            self._states.pop(trajectory.trajectory_id, None)
+        self._denoised = deque(t for t in self._denoised if t.request_id != request_id)
+        self._report_failure(request_id, error)
+
+    def _report_failure(self, request_id: str, error: Exception) -> None:
+        if not isinstance(error, SpaceError):
+            logger.error("request %s failed:\n%s", request_id, traceback_without_message(error))
+        self._updates.append(RequestFailed(request_id, to_space_error(error)))
+
+    def _report_progress(self) -> None:
+        now_s = self._now_s()
+        due = [active for active in self._requests.values() if now_s - active.reported_s >= self._report_every_s]
+        if not due:
+            return
+        positions = self._batcher.queue_positions()
+        seconds_left = self.times.forecast(self._denoised, self._batcher.in_order(), self.width)
+        for active in due:
+            active.reported_s = now_s
+            position = positions.get(active.request_id, 0)
+            previews = tuple(map(self._preview, active.trajectories)) if self.previews else ()
+            self._updates.append(active.progress(position, seconds_left.get(active.request_id), previews))
+
+    def _preview(self, trajectory: Trajectory) -> Preview | None:
+        state = self._states.get(trajectory.trajectory_id)
+        if state is None or state.noise_pred is None:
+            return None
+        return self._screen.preview(self._denoiser.predicted_latents(state))
+
+
+def run_to_completion(engine: Engine, admitted: AdmittedRequest) -> GenerationResult:
+    """Makes the pictures of one request. Raises the error that ended it, if one did."""
+    engine.add_request(admitted)
+    while not engine.is_idle:
+        for update in engine.step():
+            if isinstance(update, RequestFailed) and update.request_id == admitted.request_id:
+                raise update.error
+            if isinstance(update, GenerationResult) and update.request_id == admitted.request_id:
+                return update
+    raise EngineFailed(GENERATION_FAILED)

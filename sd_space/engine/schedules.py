@@ -1,0 +1,44 @@
+"""Noise schedules: a scheduler for each picture, and how many UNet calls a request's pictures take."""
+
+import copy
+import functools
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+
+from sd_space.model.noise_schedulers import SCHEDULER_TABLE, make_scheduler
+from sd_space.schema import GenerationRequest
+
+
+class NoiseSchedules:
+    """Makes noise schedulers from the scheduler config of one model."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self._config = dict(config)
+        self._prepared = functools.lru_cache(maxsize=32)(self._prepare)
+        self._step_parameters = {
+            scheduler_class: frozenset(inspect.signature(scheduler_class.step).parameters)
+            for scheduler_class, _ in SCHEDULER_TABLE.values()
+        }
+
+    def num_timesteps(self, request: GenerationRequest) -> int:
+        """How many UNet calls one picture of `request` takes: n + 1 with PNDM, 2n - 1 with Heun, n with most others."""
+        return len(self._prepared(request.scheduler, request.num_inference_steps).timesteps)
+
+    def scheduler_for(self, request: GenerationRequest) -> SchedulerMixin:
+        """A noise scheduler before its first step; a copy, because some take milliseconds to compute their schedule."""
+        return copy.deepcopy(self._prepared(request.scheduler, request.num_inference_steps))
+
+    def extra_step_kwargs(self, scheduler: SchedulerMixin, generator: torch.Generator) -> dict[str, Any]:
+        """Those arguments of `scheduler.step` that only some noise schedulers take."""
+        parameters = self._step_parameters[type(scheduler)]
+        return {name: value for name, value in (("eta", 0.0), ("generator", generator)) if name in parameters}
+
+    def _prepare(self, name: str, num_inference_steps: int) -> SchedulerMixin:
+        scheduler = make_scheduler(name, self._config, num_inference_steps)
+        # On the CPU, because schedulers index with timesteps: on the device each step would wait for it to catch up.
+        scheduler.set_timesteps(num_inference_steps, device="cpu")
+        return scheduler

@@ -1,0 +1,128 @@
+"""The kinds of fields that a request has: what each of them takes, and the sentence that refuses anything else.
+
+A bound is a number, or the name of one of the served model's limits (`schema.Limits`).
+"""
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sd_space.errors import InvalidRequest
+
+Bound = int | float | str
+
+
+class Kind(Protocol):
+    """What a field takes."""
+
+    def check(self, name: str, value: object, limits: object) -> Any:
+        """The value as a request holds it. Raises InvalidRequest, whose sentence names field, value and range."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestField:
+    """All that is said about a field: `label` on the page, `help` in the API's description.
+
+    `help` may name the limits, as in "{limits.max_steps}". `default` stands where a request leaves the field out and
+    the model has no default of its own.
+    """
+
+    kind: Kind
+    label: str
+    help: str
+    default: object = None
+
+    def describe(self, limits: object) -> str:
+        return self.help.format(limits=limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    max_chars: int
+    may_be_empty: bool = True
+
+    def check(self, name: str, value: object, limits: object) -> str:
+        """The text without outer blanks. Words beyond CLIP's 77 tokens are allowed: the result names what was cut."""
+        if not isinstance(value, str):
+            raise InvalidRequest(name, f"{name} must be text, not {shown(value)}.")
+        if len(value) > self.max_chars:
+            raise InvalidRequest(name, f"{name} must be at most {self.max_chars} characters long, not {len(value)}.")
+        # Cc: control characters, Cs: lone surrogates, which no tokenizer or PNG can hold.
+        if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t\r" for c in value):
+            raise InvalidRequest(name, f"{name} must not contain control characters; please type it anew.")
+        if not self.may_be_empty and not any(unicodedata.category(c)[0] not in "CZ" for c in value):
+            raise InvalidRequest(name, f"{name} must not be empty; describe the picture you want.")
+        return " ".join(value.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number. `unit` follows the range in a refusal."""
+
+    low: Bound
+    high: Bound
+    multiple_of: Bound = 1
+    unit: str = ""
+
+    def range(self, limits: object) -> tuple[Any, Any]:
+        return _number(self.low, limits), _number(self.high, limits)
+
+    def check(self, name: str, value: object, limits: object) -> int:
+        low, high = self.range(limits)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # a JSON client writes 4.0 for 4
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            range_text = f"a whole number from {low} to {high}{self.unit}"
+            raise InvalidRequest(name, f"{name} must be {range_text}, not {shown(value)}.")
+        if value % (step := _number(self.multiple_of, limits)):
+            raise InvalidRequest(name, f"{name} must be a multiple of {step}, not {value}.")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Real:
+    low: Bound
+    high: Bound
+
+    def range(self, limits: object) -> tuple[Any, Any]:
+        return _number(self.low, limits), _number(self.high, limits)
+
+    def check(self, name: str, value: object, limits: object) -> float:
+        low, high = self.range(limits)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:  # not a number is in no range
+            raise InvalidRequest(name, f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}.")
+        return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several words; `choices` is the name of the limit that lists them."""
+
+    choices: str
+
+    def check(self, name: str, value: object, limits: object) -> str:
+        choices = getattr(limits, self.choices)
+        if not isinstance(value, str) or value not in choices:
+            raise InvalidRequest(name, f"{name} must be one of {', '.join(choices)}, not {shown(value)}.")
+        return value
+
+
+def _number(bound: Bound, limits: object) -> Any:
+    return getattr(limits, bound) if isinstance(bound, str) else bound
+
+
+def shown(value: object) -> str:
+    """The refused value as an error may repeat it: numbers and short words whole, anything else by its type."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool | int | float):
+        text = json.dumps(value)
+    elif isinstance(value, str):
+        text = "'" + "".join(c for c in value if c.isalnum() or c in " +-_.") + "'"
+    else:
+        text = f"a {type(value).__name__}"
+    if len(text) <= 24:
+        return text
+    return f"a text of {len(value)} characters" if isinstance(value, str) else f"a number of {len(text)} digits"

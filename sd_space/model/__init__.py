@@ -1,0 +1,1 @@
+"""What is loaded, and how it fits into the device's memory."""

@@ -1,0 +1,62 @@
+"""How the UNet is called: as it is or recorded, and whole or from features of an earlier step.
+
+Shapes: R rows, C latent channels, h x w latents, L tokens, D features, F' deep features.
+"""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from sd_space.model.cuda_graphs import Capture, CudaGraphCache, Tensors
+from sd_space.model.deepcache import from_features, with_features
+
+
+class UNetRunner:
+    """Calls one UNet, or what stands for it (`openvino_unet.py`).
+
+    Every call takes `sample` (R, C, h, w), `timesteps` (R,) and `embeds` (R, L, D), and gives the predicted noise,
+    (R, C, h, w).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel):
+        self._unet = unet
+        self._graphs: dict[Callable[..., Tensors], CudaGraphCache] = {}
+
+    def record(self, capture: Capture | None) -> None:
+        """From now on records what is called often with equal shapes, and replays it; `None` stops that.
+
+        Frees all earlier recordings and their memory. Must be called when the UNet has moved.
+        """
+        calls = (self._plain, self._with_features, self._from_features) if capture else ()
+        self._graphs = {call: CudaGraphCache(call, capture, lambda: self.record(None)) for call in calls}
+
+    def predict(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
+        return self._run(self._plain, sample, timesteps, embeds)[0]
+
+    def predict_with_features(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The predicted noise, and the deep features (R, F', h, w) for `predict_from_features` at a later step."""
+        noise_pred, features = self._run(self._with_features, sample, timesteps, embeds)
+        return noise_pred, features
+
+    def predict_from_features(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor, features: torch.Tensor
+    ) -> torch.Tensor:
+        """Runs the outermost layers of the UNet only. Exact where `features` are of the same step."""
+        return self._run(self._from_features, sample, timesteps, embeds, features)[0]
+
+    def _run(self, call: Callable[..., Tensors], *tensors: torch.Tensor) -> Tensors:
+        return self._graphs.get(call, call)(*tensors)
+
+    def _plain(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> Tensors:
+        return self._unet(sample, timesteps, encoder_hidden_states=embeds, return_dict=False)
+
+    def _with_features(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> Tensors:
+        return with_features(self._unet, sample, timesteps, embeds)
+
+    def _from_features(
+        self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor, features: torch.Tensor
+    ) -> Tensors:
+        return from_features(self._unet, sample, timesteps, embeds, features)

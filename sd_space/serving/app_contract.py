@@ -1,0 +1,40 @@
+"""What Gradio's app offers, as far as the request filter in front of it must know."""
+
+import posixpath
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sd_space.serving.envelope import Endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class AppContract:
+    """The app's endpoints, events, files and sessions."""
+
+    endpoints: Endpoints  # the public ones
+    tools: Endpoints  # the same for MCP clients, by the tools' names; empty without MCP
+    inputs: Mapping[int, Sequence[str]]  # their names, of each event of the page by its number
+    files: Collection[Path]  # what may be fetched: files, and folders with all that is in them
+    assets: Collection[str]  # the addresses of the parts of Gradio's page
+    visitor_of: Callable[[object], str | None]  # whose acceptance a token is; `None` where it is none
+    running: Callable[[str], tuple[str, int] | None]  # the session of an event that waits or runs, and its number
+    session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is unread
+    has_session: Callable[[str], bool]  # whether there is anything to listen to
+    evict_idle: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
+    is_queue_alive: Callable[[], bool]
+    draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
+    has_login: bool
+    title: str
+    icon: Path
+
+    def may_be_fetched(self, name: str) -> bool:
+        """Only our results and the page's pictures, by their plain names, whatever else Gradio would serve."""
+        path = Path(name)
+        is_ours = any(path == root or root in path.parents for root in self.files)
+        if not is_ours or posixpath.normpath(name) != name:
+            return False
+        try:
+            return path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            return False

@@ -1,0 +1,56 @@
+"""Event streams: each session has one listener at a time. A second would take its messages, and end its run."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Collection
+
+from starlette.datastructures import QueryParams
+
+from sd_space.serving.app_contract import AppContract
+from sd_space.serving.envelope import Refusal, session_hash
+from sd_space.serving.incoming import IncomingRequest
+from sd_space.serving.routes import Kind
+
+HANDOVER_S = 1.0  # a page opens its next stream at the moment in which the server closes the last one
+
+
+class EventStreams:
+    """The streams that are open now. Belongs to the server's event loop."""
+
+    def __init__(self, contract: AppContract):
+        self._contract = contract
+        self._closed: dict[str, asyncio.Event] = {}  # by session; set when its stream is closed
+
+    @property
+    def sessions(self) -> Collection[str]:
+        """Those with a listener."""
+        return self._closed.keys()
+
+    @contextlib.asynccontextmanager
+    async def only_listener(self, request: IncomingRequest) -> AsyncIterator[None]:
+        """Makes the request its session's listener for as long as the block runs. Raises Refusal."""
+        session = self._session(request)
+        if (earlier := self._closed.get(session)) is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(earlier.wait(), HANDOVER_S)
+        if session in self._closed:
+            raise Refusal(409, "Somebody listens to this session already.")
+        closed = self._closed[session] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._closed[session]
+            closed.set()
+
+    def _session(self, request: IncomingRequest) -> str:
+        if request.route.kind is Kind.EVENT_STREAM:
+            session = self._contract.session_of(request.route.name)
+            # Gradio would take an id that is no event's for the name of a session.
+            if session is None or not self._contract.has_session(session):
+                raise Refusal(404, "There is no such run under way.")
+            return session
+        session = session_hash(QueryParams(request.scope["query_string"]).get("session_hash"))
+        if not self._contract.has_session(session):
+            raise Refusal(404, "There is nothing to listen to in this session.")
+        request.query = f"session_hash={session}".encode()
+        return session

@@ -1,0 +1,124 @@
+"""The licence gate: what is accepted, the signed token that proves it, and the admission of every request.
+
+Tokens are signed and not stored, so any replica with the same secret can check one. Withdrawals are kept in memory.
+"""
+
+import hashlib
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from itsdangerous import BadSignature, URLSafeSerializer
+
+from sd_space.card import ModelCard
+from sd_space.errors import LicenceNotAccepted
+from sd_space.schema import MAX_SEED, AdmittedRequest, GenerationRequest, ModelInfo
+
+# CreativeML OpenRAIL-M, Attachment A, clauses (a) to (k), in our own words.
+USE_RESTRICTIONS = (
+    "Break no law or regulation that applies where you are or where the pictures go.",
+    "Never exploit or harm minors, or try to.",
+    "Do not make or spread provably false information in order to harm others.",
+    "Do not make or spread personal data that could be used to harm somebody.",
+    "Do not defame, belittle or harass anyone.",
+    "Leave no decision about a person's legal rights or obligations to the model alone.",
+    "Do not discriminate against or harm people for how they behave, or are predicted to behave, or for who they seem "
+    "to be.",
+    "Do not exploit the weaknesses of a group, of age, social standing, body or mind, to steer its members into harm.",
+    "Do not discriminate against people for traits that the law protects.",
+    "Give no medical advice and interpret no medical results.",
+    "Do not serve justice, policing, immigration or asylum with it, such as by predicting who will commit a crime.",
+)
+
+HOW_TO_ACCEPT = (
+    "The licence has not been accepted: accept it on the page, or call /accept_license with agree=true and send the "
+    "token that it returns as acceptance_token (or in the header X-License-Token)."
+)
+MAX_WITHDRAWN = 10_000
+_CLOCK_SKEW_S = 60  # between replicas: itsdangerous' own `max_age` refuses a token of the next second
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """A verified token: who accepted (a random name, nothing personal) and when, in seconds since the epoch."""
+
+    visitor: str
+    accepted_at: float
+
+
+def licence_digest(card: ModelCard) -> str:
+    """Changes whenever a word of what people accept changes, which voids every earlier acceptance."""
+    text = "\n".join((card.licence, card.gate_heading, card.gate_prompt, *USE_RESTRICTIONS))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Gate:
+    """Issues acceptance tokens and admits requests that carry a valid one.
+
+    `secret` signs the tokens: a random one is drawn when it is `None`, and a restart then asks everybody again.
+    """
+
+    def __init__(self, card: ModelCard, secret: str | None, token_ttl_s: int, now_s: Callable[[], float] = time.time):
+        self.card = card
+        self._digest = licence_digest(card)
+        self._serializer = URLSafeSerializer(secret or secrets.token_hex(32), salt="licence")
+        self._token_ttl_s = token_ttl_s
+        self._now_s = now_s
+        self._withdrawn: OrderedDict[str, None] = OrderedDict()  # visitors, in this process only
+
+    def issue_token(self, agree: object) -> str:
+        """A token for somebody who agrees; only a real `True` is an agreement. Raises LicenceNotAccepted."""
+        if agree is not True:
+            raise LicenceNotAccepted("agree must be true: without accepting the licence no picture can be made.")
+        claims = {"licence": self._digest, "at": int(self._now_s()), "visitor": secrets.token_urlsafe(9)}
+        return self._serializer.dumps(claims)
+
+    def visitor_of(self, token: object) -> str | None:
+        """Whose acceptance this is, or `None` where it is none."""
+        try:
+            return self.verify_token(token).visitor
+        except LicenceNotAccepted:
+            return None
+
+    def verify_token(self, token: object) -> Acceptance:
+        """The acceptance that `token` proves. Raises LicenceNotAccepted, saying what is wrong and how to accept."""
+        if not isinstance(token, str) or not token:
+            raise LicenceNotAccepted(HOW_TO_ACCEPT)
+        try:
+            claims = self._serializer.loads(token)
+            licence, accepted_at, visitor = claims["licence"], claims["at"], claims["visitor"]
+        except (BadSignature, KeyError, TypeError, ValueError):
+            raise LicenceNotAccepted(f"The acceptance token is not valid. {HOW_TO_ACCEPT}") from None
+        if licence != self._digest:
+            raise LicenceNotAccepted(f"The licence text has changed since you accepted it. {HOW_TO_ACCEPT}")
+        if not -_CLOCK_SKEW_S <= self._now_s() - accepted_at <= self._token_ttl_s:
+            raise LicenceNotAccepted(f"The acceptance has expired. {HOW_TO_ACCEPT}")
+        if visitor in self._withdrawn:
+            raise LicenceNotAccepted(f"The acceptance has been withdrawn. {HOW_TO_ACCEPT}")
+        return Acceptance(visitor, accepted_at)
+
+    def withdraw(self, token: object) -> Acceptance:
+        """Voids the acceptance that `token` proves, of which the last 10,000 are remembered, and returns it.
+
+        Raises LicenceNotAccepted where there is none.
+        """
+        acceptance = self.verify_token(token)
+        self._withdrawn[acceptance.visitor] = None
+        while len(self._withdrawn) > MAX_WITHDRAWN:
+            self._withdrawn.popitem(last=False)
+        return acceptance
+
+    def admit(self, token: object, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
+        """The only maker of AdmittedRequests: checks the acceptance first, then every value.
+
+        Raises LicenceNotAccepted, or InvalidRequest for a value outside the model's limits.
+        """
+        acceptance = self.verify_token(token)
+        return AdmittedRequest(
+            request_id=secrets.token_urlsafe(16),
+            request=GenerationRequest.parse(values, info, random_seed=secrets.randbelow(MAX_SEED + 1)),
+            visitor=acceptance.visitor,
+            accepted_at=acceptance.accepted_at,
+        )

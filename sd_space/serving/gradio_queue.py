@@ -1,0 +1,236 @@
+"""Everything that touches Gradio's private parts: its queue, the sessions in it, and how it serves its app.
+
+Gradio promises nothing about them: where a new version has changed one, a test of this file says which, and where it
+is used.
+"""
+
+import asyncio
+import functools
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import jinja2
+from fastapi import FastAPI
+from gradio import http_server, routes
+from gradio.routes import templates
+from gradio.server_messages import ProcessCompletedMessage
+from gradio_client.utils import is_file_obj_with_meta
+from starlette.types import ASGIApp
+
+from sd_space.serving.limits import Capacity
+
+logger = logging.getLogger(__name__)
+
+QUEUE_CHECK_INTERVAL_S = 0.5
+UNREAD_RESULT_TTL_S = 300.0  # a result may be fetched for that long after it is there
+INTERRUPTED = "The server's queue failed and was started again; please try again."
+_EVICT_INTERVAL_S = 1.0
+_UNLIMITED = 10**7
+_OWN_LOADER = templates.env.loader
+# Where the browser has opened the page; the request filter puts it where Gradio would write an absolute address.
+_PAGE_ROOT_JS = "<script>const pageRoot = new URL('.', document.baseURI).href.replace(/[/]$/, '')</script>"
+
+
+def set_up_queue(demo: gr.Blocks, capacity: Capacity) -> None:
+    """Gives `demo` a queue that refuses nobody and runs each event at once.
+
+    The engine decides the order of service, and `capacity` who may wait.
+    """
+    demo.queue(api_open=False, max_size=None, default_concurrency_limit=None)
+    capacity.events = demo._queue.event_ids_to_events.keys
+    # Gradio keeps the messages of 2,000 sessions, and its queue stops when one of more sessions gets a message.
+    # `Sessions` forgets those that are over.
+    demo._queue.pending_messages_per_session.max_size = _UNLIMITED
+
+
+def sessions_of(demo: gr.Blocks) -> "Sessions":
+    """The sessions of the queue that `set_up_queue` has given to `demo`."""
+    return Sessions(demo._queue)
+
+
+def is_queue_alive(demo: gr.Blocks) -> bool:
+    return not demo._queue.stopped
+
+
+def keep_queue_running(demo: gr.Blocks) -> None:
+    """If the loop of Gradio's queue fails, it never restarts by itself; from the launch on, a task restarts it."""
+    demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
+
+
+async def _start_queue_watch(demo: gr.Blocks) -> None:
+    async def watch() -> None:
+        while demo.is_running:
+            await asyncio.sleep(QUEUE_CHECK_INTERVAL_S)
+            if demo._queue.stopped and demo.is_running:
+                logger.error("Gradio's queue had stopped and is started again")
+                restart_gradio_queue(demo._queue)
+
+    demo._queue_watch = asyncio.get_running_loop().create_task(watch())  # the loop itself holds tasks weakly
+
+
+def restart_gradio_queue(queue: Any) -> None:
+    """Starts the queue. Events that wait in it are served; those that were being served end with a sentence."""
+    waiting = {event._id for line in queue.event_queue_per_concurrency_id.values() for event in line.queue}
+    queue.stopped = False
+    queue.start()
+    for line in queue.event_queue_per_concurrency_id.values():
+        line.current_concurrency = 0
+    for session, event_ids in queue.pending_event_ids_session.items():
+        messages = queue.pending_messages_per_session.get(session)
+        for event_id in event_ids - waiting if messages else ():
+            output = {"error": INTERRUPTED}
+            messages.put_nowait(ProcessCompletedMessage(event_id=event_id, output=output, success=False))
+
+
+def drain_event_streams(demo: gr.Blocks, deadline_s: float) -> None:
+    """Returns when no event runs any more and all listeners have read the end of theirs, or at the deadline."""
+    queue = demo._queue
+    while any(queue.active_jobs) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    deadline_s = min(deadline_s, time.monotonic() + 1.0)  # some events have no listener, and never will
+    while any(queue.pending_event_ids_session.values()) and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+
+
+class Sessions:
+    """The sessions of a `gradio.queueing.Queue`, which forgets none of them by itself.
+
+    Belongs to the queue's event loop. `now_s` is a monotonic clock.
+    """
+
+    def __init__(self, queue: Any, now_s: Callable[[], float] = time.monotonic):
+        self._queue = queue
+        self._now_s = now_s
+        self._unread_since_s: dict[str, float] = {}
+        self._next_s = 0.0
+
+    def running(self, event_id: str) -> tuple[str, int] | None:
+        """The session of an event that waits or runs, and the number by which the page knows the event."""
+        event = self._queue.event_ids_to_events.get(event_id)
+        return None if event is None else (event.session_hash, event.fn._id)
+
+    def of(self, event_id: str) -> str | None:
+        """The session of an event that runs or whose end is unread."""
+        ids_of = self._queue.pending_event_ids_session
+        return next((session for session, ids in ids_of.items() if event_id in ids), None)
+
+    def has(self, session: str) -> bool:
+        """Whether the session has, or will have, anything to read."""
+        messages = self._queue.pending_messages_per_session.get(session)
+        return messages is not None and (
+            bool(self._queue.pending_event_ids_session.get(session)) or not messages.empty()
+        )
+
+    def evict_idle(self, connected: Collection[str]) -> None:
+        """Drops the sessions whose results were read, and those whose results are unread for `UNREAD_RESULT_TTL_S`.
+
+        `connected` are the sessions with a listener; they stay. Does nothing within a second of the last call.
+        """
+        now_s = self._now_s()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + _EVICT_INTERVAL_S
+        messages, ids_of = self._queue.pending_messages_per_session, self._queue.pending_event_ids_session
+        unread_since_s = {}
+        for session in (messages.keys() | ids_of.keys()) - set(connected):
+            ids = ids_of.get(session, ())
+            if any(event_id in self._queue.event_ids_to_events for event_id in ids):
+                continue  # waits or runs
+            since_s = self._unread_since_s.get(session, now_s)
+            if ids and _may_be_fetched(since_s, now_s):
+                unread_since_s[session] = since_s
+            else:
+                messages.pop(session, None)
+                ids_of.pop(session, None)
+        self._unread_since_s = unread_since_s
+
+
+def _may_be_fetched(since_s: float, now_s: float) -> bool:
+    return now_s < since_s + UNREAD_RESULT_TTL_S
+
+
+def serve_with(start_server: Callable) -> None:
+    """`start_server` takes the place of Gradio's own from the next launch on; there is no setting for it."""
+    http_server.start_server = start_server
+
+
+def wrap_apps(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Puts something around all of Gradio's apps from now on.
+
+    Middleware that `launch` is given stands within Gradio's own, which answers other sites' pages by itself.
+    """
+
+    def build_middleware_stack(app: routes.App) -> ASGIApp:
+        return wrapped(FastAPI.build_middleware_stack(app))
+
+    routes.App.build_middleware_stack = build_middleware_stack
+
+
+def asset_addresses() -> frozenset[str]:
+    """The addresses of the parts of Gradio's page: those of files that are there."""
+    folders = {"/static/": routes.STATIC_PATH_LIB, "/assets/": routes.BUILD_PATH_LIB}
+    return frozenset(
+        prefix + path.relative_to(folder).as_posix()
+        for prefix, folder in folders.items()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    )
+
+
+def add_link_preview_tags(title: str, description: str, image_url: str) -> None:
+    """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
+
+    Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its host.
+    """
+    tags = {
+        "og:type": "website",
+        "og:title": title,
+        "og:description": description,
+        "og:image": image_url,
+        "twitter:card": "summary_large_image",
+    }
+    metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
+    icon = '<link rel="icon" href="favicon.ico">'
+    end = f"{icon}<title>{title}</title>{{% if not config.auth_required %}}{metas}{{% endif %}}</head>"
+
+    def load(name: str) -> str:
+        template, *_ = _OWN_LOADER.get_source(templates.env, name)
+        template = template.replace('href="/manifest.json"', 'href="manifest.json"')
+        template = template.replace("<script>window.gradio_config", f"{_PAGE_ROOT_JS}<script>window.gradio_config")
+        return re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", template).replace("</head>", end)
+
+    templates.env.loader = jinja2.FunctionLoader(load)
+
+
+def mcp_tools(demo: gr.Blocks) -> Mapping[str, str]:
+    """The tools that MCP clients are offered, each with its endpoint's name; none before the launch, or without MCP."""
+    server = demo.mcp_server_obj
+    return {tool: name.removeprefix("/") for tool, name in server.tool_to_endpoint.items()} if server else {}
+
+
+def give_pictures_to_mcp(demo: gr.Blocks) -> None:
+    """Makes MCP clients see pictures and read JSON.
+
+    Gradio's server turns a list of files into the text of their server paths, and an object into Python's text for it.
+    """
+    server = demo.mcp_server_obj
+    if not server:
+        return
+    as_content = server.postprocess_output_data
+
+    def flattened(value: object) -> Iterator[object]:
+        if isinstance(value, list | tuple):
+            for part in value:
+                yield from flattened(part)
+        elif isinstance(value, dict) and not is_file_obj_with_meta(value):
+            yield json.dumps(value, ensure_ascii=False)
+        else:
+            yield value
+
+    server.postprocess_output_data = lambda data, root_url: as_content(list(flattened(data)), root_url)

@@ -1,0 +1,132 @@
+"""A request on its way to the app: its body is read within bounds, parsed, and written anew."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope
+
+from sd_space.serving.app_contract import AppContract
+from sd_space.serving.envelope import (
+    Cancellation,
+    Refusal,
+    cancellation,
+    encoded,
+    endpoint_call,
+    link_query,
+    page_event,
+)
+from sd_space.serving.limits import Place
+from sd_space.serving.login import login_body
+from sd_space.serving.mcp_message import mcp_message
+from sd_space.serving.recipe import LINK_KEYS
+from sd_space.serving.routes import Kind, Route
+
+MAX_BODY_BYTES = 64 * 1024  # the longest prompts, escaped, take a fifth of it
+BODY_TIMEOUT_S = 15.0
+
+
+@dataclass(slots=True)
+class IncomingRequest:
+    """What the filter knows of a request so far. `query`, `body` and `content_type` are those that the app receives.
+
+    `asks` is the endpoint, the tool, or the number of the page's event, that its body calls, with these `values`;
+    `cancels` is the event that it ends.
+    """
+
+    scope: Scope
+    headers: Headers
+    route: Route
+    address: str | None
+    public_address: str
+    is_tool_call: bool  # made by Gradio's MCP server for one of its clients, and counted when that client called
+    query: bytes = b""
+    body: bytes | None = None
+    content_type: str = "application/json"
+    asks: str | int | None = None
+    values: Mapping[str, object] = field(default_factory=dict)
+    cancels: str | None = None
+    rpc_id: str | int | None = None  # of an MCP client's message
+    place: Place | None = None
+    extra_headers: dict[str, str] = field(default_factory=dict)
+
+
+async def read_body(request: IncomingRequest, receive: Receive, contract: AppContract) -> None:
+    """Reads the body and writes it anew from what it asks for. Raises Refusal, McpRefusal and ClientDisconnect."""
+    _check_content(request)
+    try:
+        body = await asyncio.wait_for(_received(receive), BODY_TIMEOUT_S)
+    except TimeoutError:
+        raise Refusal(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.") from None
+    route = request.route
+    match route.kind:
+        case Kind.LOGIN:
+            request.body = await login_body(request.headers, body)
+            request.content_type = "application/x-www-form-urlencoded"
+        case Kind.MCP:
+            message = mcp_message(body, contract.tools)
+            request.body, request.asks, request.rpc_id = encoded(message.body()), message.tool, message.id
+            request.values = message.params.get("arguments", {})
+        case Kind.CANCEL:
+            asked, fn_index = _owned_cancellation(body, contract)
+            request.body, request.cancels = encoded(asked.body(fn_index)), asked.event_id
+        case Kind.JOIN | Kind.PREDICT:
+            event = page_event(body, contract.inputs)
+            request.body, request.asks = encoded(event.body()), event.fn_index
+            request.values = dict(zip(contract.inputs[event.fn_index], event.data, strict=True))
+            request.query = link_query(request.scope["query_string"], LINK_KEYS)
+        case Kind.CALL | Kind.NAMED_CALL:
+            call = endpoint_call(route.name, route.kind is Kind.NAMED_CALL, body, contract.endpoints)
+            request.body, request.asks = encoded(call.body()), call.name
+            request.values = dict(zip((p.name for p in contract.endpoints[call.name]), call.data, strict=True))
+            request.route = Route(Kind.CALL, call.path, route.media_types, call.name)
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Hands the body on as one message, and then the connection's own messages, its end among them."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replayed
+
+
+def _check_content(request: IncomingRequest) -> None:
+    """Refuses by the headers alone what need not be read."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "A compressed body is not accepted; send plain JSON.")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if request.route.kind is not Kind.LOGIN and media_type != "application/json":
+        raise Refusal(415, "The body must be JSON; send the header Content-Type: application/json with it.")
+    if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > MAX_BODY_BYTES:
+        raise _too_large()
+
+
+def _owned_cancellation(body: bytes, contract: AppContract) -> tuple[Cancellation, int]:
+    """Only a caller who knows an event's unguessable id may cancel it; for Gradio the session's name is enough."""
+    asked = cancellation(body)
+    session, fn_index = contract.running(asked.event_id) or (None, 0)
+    if session != asked.session_hash:
+        raise Refusal(404, "There is no such run under way in this session.")
+    return asked, fn_index
+
+
+async def _received(receive: Receive) -> bytes:
+    """The whole body. Raises Refusal when it is too large, ClientDisconnect when the caller has left."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY_BYTES:
+            raise _too_large()
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")

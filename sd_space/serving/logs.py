@@ -1,0 +1,20 @@
+"""The log: the app's own lines, and none in which a library would repeat what visitors send."""
+
+import logging
+
+from sd_space.serving.connections import quieten_logs
+
+_LEAST_LEVELS = {
+    "httpx": logging.WARNING,  # logs whole addresses
+    "httpx2": logging.WARNING,
+    "mcp": logging.WARNING,  # logs calls
+    "sse_starlette": logging.WARNING,  # logs what is sent
+    "python_multipart": logging.ERROR,  # warns with the callers' bytes
+}
+
+
+def set_up_logs() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name, level in _LEAST_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    quieten_logs()

@@ -1,0 +1,141 @@
+"""A recipe: the values that make the same pictures again, as a PNG, a link and the API's result carry them.
+
+All of them are written and read by one table, so that a new field of `GenerationRequest` is one line here.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, ModelInfo, Outcome
+from sd_space.serving import infotext
+
+MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
+# The samplers' names in other tools' "parameters" chunks, where they differ from ours.
+_SAMPLERS = {"PNDM": "PLMS"}
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeField:
+    """Where a field of a request stands; an empty key means that it is left out there."""
+
+    name: str
+    png_key: str  # in the last line of a PNG's "parameters" chunk; fields of one key are joined with an x
+    link_key: str  # in a link's query
+    is_in_result: bool = True
+    png_value: Callable[[Any], str] = str
+
+
+# The order is that of the PNG's text. Both prompts stand before its last line, which holds the keys.
+RECIPE_FIELDS = (
+    RecipeField("prompt", "", "prompt"),
+    RecipeField("negative_prompt", "", "negative_prompt"),
+    RecipeField("num_images_per_prompt", "", "num_images_per_prompt"),
+    RecipeField("num_inference_steps", "Steps", "num_inference_steps"),
+    RecipeField("scheduler", "Sampler", "scheduler", png_value=lambda name: _SAMPLERS.get(name, name)),
+    RecipeField("guidance_scale", "CFG scale", "guidance_scale", png_value="{:.15g}".format),
+    RecipeField("seed", "Seed", "seed"),
+    RecipeField("width", "Size", "width"),
+    RecipeField("height", "Size", "height"),
+)
+LINK_KEYS = frozenset(field.link_key for field in RECIPE_FIELDS if field.link_key)
+
+
+class FinishedPicture(Protocol):
+    """What the result says of a picture, wherever its pixels are."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+
+def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> str:
+    """The recipe of the picture with this seed, in the form that other tools read back."""
+    request = replace(request, seed=seed)
+    values: dict[str, str] = {}
+    for field in RECIPE_FIELDS:
+        if field.png_key:
+            written = field.png_value(getattr(request, field.name))
+            values[field.png_key] = f"{values[field.png_key]}x{written}" if field.png_key in values else written
+    values["Model"] = info.model
+    if info.revision:
+        values["Model hash"] = info.revision[:10]
+    if info.turbo:  # without it the same values draw another picture
+        values["Turbo"] = "on"
+    return infotext.write(request.prompt, request.negative_prompt, values)
+
+
+def result_json(
+    request: GenerationRequest, info: ModelInfo, pictures: Sequence[FinishedPicture], result: GenerationResult
+) -> dict[str, Any]:
+    """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
+    return {
+        "images": [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in pictures],
+        "recipe": {field.name: getattr(request, field.name) for field in RECIPE_FIELDS if field.is_in_result},
+        "model": info.model,
+        "revision": info.revision,
+        "device": info.device,
+        "dtype": info.dtype,
+        "memory_profile": info.memory_profile,
+        "turbo": info.turbo,
+        "elapsed_s": {stage: round(seconds, 4) for stage, seconds in public_seconds(result).items()},
+        "truncated_prompt": result.truncated_prompt,
+    }
+
+
+def public_seconds(result: GenerationResult) -> dict[str, float]:
+    """The seconds by stage without those of encoding the prompt, which are left out of the total too.
+
+    Encoded prompts are kept for all visitors: that time tells whether somebody else has used this prompt lately.
+    """
+    seconds = dict(result.elapsed_s)
+    encoding_s = seconds.pop("encode_prompt", 0.0)
+    if "total" in seconds:
+        seconds["total"] -= encoding_s
+    return seconds
+
+
+def recipe_query(request: GenerationRequest) -> str:
+    """The recipe as a query string, for a link that brings it back."""
+    values = {field.link_key: getattr(request, field.name) for field in RECIPE_FIELDS if field.link_key}
+    return urlencode({key: value for key, value in values.items() if value != ""})
+
+
+def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a link that the form can show, numbers as numbers; the rest is left out.
+
+    They are not checked against the model's limits: that happens when the form is sent.
+    """
+    read = {
+        field.name: _READERS[GenerationRequest.__annotations__[field.name]](query[field.link_key])
+        for field in RECIPE_FIELDS
+        if field.link_key in query
+    }
+    if read.get("scheduler") not in SCHEDULERS:
+        read["scheduler"] = None
+    return {name: value for name, value in read.items() if value is not None}
+
+
+def _read_text(text: str) -> str | None:
+    """Lone surrogates are no text: nothing can send them to the page."""
+    return text if text.encode("utf-8", "replace").decode() == text else None
+
+
+def _number_reader(of: type, shape: str) -> Callable[[str], Any]:
+    """A reader of plain numbers, as `recipe_query` writes them, that a browser holds exactly."""
+
+    def read(text: str) -> Any:
+        return of(text) if re.fullmatch(shape, text) and abs(of(text)) <= MAX_EXACT else None
+
+    return read
+
+
+_READERS: dict[type, Callable[[str], Any]] = {
+    str: _read_text,
+    int: _number_reader(int, "-?[0-9]{1,16}"),
+    float: _number_reader(float, r"-?[0-9]{1,16}(\.[0-9]{1,30})?"),
+}

@@ -1,0 +1,200 @@
+"""Results as files: the folder of each run, the archive of its pictures, and the janitor that deletes them in time.
+
+A result is in a folder with an unguessable name: anyone who knows the name may see it until it expires. The names of
+the files inside are for people.
+"""
+
+import contextlib
+import io
+import logging
+import secrets
+import shutil
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sd_space.errors import CannotStart, EngineFailed
+from sd_space.runtime_errors import traceback_without_message
+from sd_space.schema import GenerationRequest, ModelInfo, Outcome, ScreenedImage
+from sd_space.serving.images import render_image
+from sd_space.serving.png_text import png_chunks
+from sd_space.serving.result_folder import ResultFolder
+
+logger = logging.getLogger(__name__)
+
+_SWEEPS_PER_TTL = 4
+GONE = "Some of these pictures were deleted on the server; please make them again."
+_CAPTIONS = {
+    Outcome.OK: "",
+    Outcome.WITHHELD: ": withheld by the safety checker",
+    Outcome.BROKEN: ": failed numerically",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPicture:
+    """A finished picture on disk; `caption` is also its alternative text."""
+
+    path: Path
+    seed: int
+    outcome: Outcome
+    caption: str
+
+
+@dataclass(slots=True, eq=False)
+class _Results:
+    """The folder of one run's results. `ended_s` is set once the run is over: then its age begins to count."""
+
+    folder: Path
+    ended_s: float | None = None
+    archive: tuple[list[Path], Path] | None = None  # what is in it, and where it is
+    archiving: threading.Lock = field(default_factory=threading.Lock)
+
+
+class ResultStore:
+    """Owns this process's folder of results: writes them, and deletes them `ttl_s` seconds after the end of their run.
+
+    `root` is what is served. Ages are taken on a monotonic clock, so that a clock that is set forward deletes nothing
+    early; what a dead process left goes at once.
+    """
+
+    def __init__(self, folder: str | None, ttl_s: float, now_s: Callable[[], float] = time.monotonic):
+        self._result_folder = ResultFolder(folder)
+        self.root = self._result_folder.served
+        self._ttl_s = ttl_s
+        self._now_s = now_s
+        self._results: dict[str, _Results] = {}  # by request
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._janitor = threading.Thread(target=self._keep_clean, name="janitor", daemon=True)
+
+    def check(self) -> None:
+        """Takes the folder and gives it back. Raises CannotStart where `start` would."""
+        self._result_folder.claim()
+        self._result_folder.release()
+
+    def start(self) -> None:
+        """Makes the folder, readable by this user only, and starts the janitor. Raises CannotStart."""
+        self._result_folder.claim()
+        self._janitor.start()
+
+    def close(self) -> None:
+        """Stops the janitor and deletes the results of this process."""
+        self._closing.set()
+        if self._janitor.is_alive():
+            self._janitor.join()
+        with self._lock:
+            self._result_folder.release()
+
+    def finish(self, request_id: str) -> None:
+        """The run is over: its results expire from now on. One without results, or over already, is left as it is."""
+        with self._lock:
+            results = self._results.get(request_id)
+            if results is not None and results.ended_s is None:
+                results.ended_s = self._now_s()
+
+    def save(
+        self,
+        request_id: str,
+        index: int,
+        image: ScreenedImage,
+        request: GenerationRequest,
+        info: ModelInfo,
+        embed_recipe: bool,
+    ) -> SavedPicture:
+        """Writes picture `index` of a request, or the placeholder of one that was withheld or broken.
+
+        Raises EngineFailed when the disk does not take it.
+        """
+        is_ok = image.outcome is Outcome.OK
+        name = f"seed-{image.seed}.png" if is_ok else f"seed-{image.seed}-{image.outcome}.png"
+        chunks = png_chunks(request, image.seed, info, embed_recipe and is_ok)
+        path = self._write(request_id, name, lambda file: render_image(image).save(file, "PNG", pnginfo=chunks))
+        return SavedPicture(path, image.seed, image.outcome, caption(image.outcome, image.seed))
+
+    def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
+        """One archive of the pictures that may be seen and are still there, or `None` where none may be seen.
+
+        It is written once, however many ask. Raises EngineFailed where it cannot be, or where all pictures are gone.
+        """
+        shown = [picture for picture in pictures if picture.outcome is Outcome.OK]
+        if not shown:
+            return None
+        with self._lock:
+            results = self._results.get(request_id)
+        paths = [picture.path for picture in shown if picture.path.is_file()]
+        if results is None or not paths:
+            raise EngineFailed(GONE)
+
+        def write(file: io.BufferedIOBase) -> None:
+            with zipfile.ZipFile(file, "w") as archive:  # stored, not deflated: a PNG is compressed already
+                for path in paths:
+                    archive.write(path, path.name)
+
+        with results.archiving:
+            if results.archive is None or results.archive[0] != paths or not results.archive[1].is_file():
+                results.archive = paths, self._write(request_id, f"pictures-seed-{shown[0].seed}.zip", write)
+            return results.archive[1]
+
+    def sweep(self) -> None:
+        """Deletes what has expired, whole folders at a time, and what dead processes left."""
+        with self._lock:
+            oldest_s = self._now_s() - self._ttl_s
+            ended = {key: results for key, results in self._results.items() if results.ended_s is not None}
+            expired = {key: results.folder for key, results in ended.items() if results.ended_s <= oldest_s}
+            for key in expired:
+                del self._results[key]
+        for folder in expired.values():
+            shutil.rmtree(folder, ignore_errors=True)
+        self._result_folder.keep()
+        self._result_folder.sweep_leftovers()
+
+    def _keep_clean(self) -> None:
+        while True:
+            try:
+                self.sweep()
+            except Exception as error:  # the next sweep tries again: without this thread no file is ever deleted
+                logger.error("results could not be swept:\n%s", traceback_without_message(error))
+            if self._closing.wait(self._ttl_s / _SWEEPS_PER_TTL):
+                return
+
+    def _write(self, request_id: str, name: str, write: Callable[[io.BufferedIOBase], Any]) -> Path:
+        try:
+            folder = self._folder(request_id)
+            path, part = folder / name, folder / f".{name}.{secrets.token_hex(4)}"  # several may write at once
+            try:
+                with part.open("xb") as file:
+                    write(file)
+                return part.replace(path)  # no reader sees half a file
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    part.unlink()  # and no half file stays
+                raise
+        except (OSError, CannotStart) as error:
+            why = error.strerror if isinstance(error, OSError) else type(error).__name__
+            logger.error("request %s: a result could not be saved: %s", request_id, why)
+            raise EngineFailed("A picture could not be saved on the server; please try again later.") from None
+
+    def _folder(self, request_id: str) -> Path:
+        with self._lock:
+            results = self._results.get(request_id)
+            if results is None or not results.folder.is_dir():
+                self._result_folder.claim()  # it may have gone, with all that was in the temporary folder
+                folder = self.root / secrets.token_urlsafe(16)
+                self._make(folder)
+                ended_s = results.ended_s if results else None
+                results = self._results[request_id] = _Results(folder, ended_s)
+            return results.folder
+
+    @staticmethod
+    def _make(folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+
+
+def caption(outcome: Outcome, seed: int) -> str:
+    """What stands below a picture, and is its alternative text."""
+    return f"Seed {seed}{_CAPTIONS[outcome]}"

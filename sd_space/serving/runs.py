@@ -1,0 +1,209 @@
+"""Runs: the requests of visitors, in progress or finished, so that a reload or a lost connection loses nothing.
+
+A run outlives the connection that asked for it: it goes on for a grace period without a watcher, its finished pictures
+stay on disk until they expire, and its visitor can watch it again by its unguessable id. Everything here lives on
+the server's event loop; the only thread used is the one that writes files.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from sd_space.backends import Backend
+from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
+from sd_space.runtime_errors import traceback_without_message
+from sd_space.schema import (
+    AdmittedRequest,
+    GenerationResult,
+    ModelInfo,
+    PictureFinished,
+    Progress,
+    RequestFailed,
+    Update,
+)
+from sd_space.serving.limits import Capacity, Place
+from sd_space.serving.results import ResultStore, SavedPicture
+
+logger = logging.getLogger(__name__)
+
+MAX_WATCHERS = 8  # of one run: each costs an update for every step, and a page is one
+BROKEN = "Something broke while your pictures were made; please try again."
+RunOutcome = GenerationResult | SpaceError
+
+
+@dataclass(slots=True)
+class Run:
+    """One admitted request in progress, or finished. Owned by `Runs`; everything else only reads it.
+
+    `pictures` are in order, `None` where one is not finished yet. `outcome` is `None` until the run is over.
+    """
+
+    admitted: AdmittedRequest
+    info: ModelInfo
+    embed_recipe: bool
+    pictures: list[SavedPicture | None]
+    progress: Progress | None = None
+    outcome: RunOutcome | None = None
+    done_at_s: float = 0.0
+    _watchers: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def _notify(self) -> None:
+        """Wakes every watcher; each waits on the event that was current when it last looked."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    @property
+    def request_id(self) -> str:
+        return self.admitted.request_id
+
+    @property
+    def is_done(self) -> bool:
+        return self.outcome is not None
+
+    @property
+    def finished(self) -> list[SavedPicture]:
+        return [picture for picture in self.pictures if picture is not None]
+
+
+class Runs:
+    """Starts runs on the backend, hands them to watchers and forgets them when their files expire.
+
+    `on_done` is called with each finished run, for the metrics.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: ResultStore,
+        result_ttl_s: float,
+        capacity: Capacity,
+        on_done: Callable[[Run], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ):
+        self._backend = backend
+        self._store = store
+        self._result_ttl_s = result_ttl_s
+        self._capacity = capacity
+        self._on_done = on_done
+        self._now_s = now_s
+        self._runs: dict[str, Run] = {}
+        self._consumers: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
+
+    def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool, place: Place) -> Run:
+        """Begins `admitted`, which gives `place` back when it is over, and returns at once; `watch` yields the rest.
+
+        Raises Cancelled where its caller has left already.
+        """
+        if place.is_abandoned:
+            raise Cancelled("Cancelled; nobody waits for these pictures any more.")
+        self._forget_expired()
+        run = Run(admitted, info, embed_recipe, pictures=[None] * admitted.request.num_images_per_prompt)
+        self._runs[admitted.request_id] = run
+        place.cancel = functools.partial(self.cancel, admitted.request_id)
+        consumer = asyncio.get_running_loop().create_task(self._consume_updates(run, place))
+        self._consumers.add(consumer)
+        consumer.add_done_callback(self._consumers.discard)
+        return run
+
+    def get(self, request_id: object, visitor: str) -> Run | None:
+        """This visitor's run with this id, or `None` when there is none, or not any more."""
+        self._forget_expired()
+        run = self._runs.get(request_id) if isinstance(request_id, str) else None
+        return run if run is not None and run.admitted.visitor == visitor else None
+
+    def cancel(self, request_id: str) -> None:
+        """Frees the run's share of the device at the next step; unknown and finished runs are left alone."""
+        run = self._runs.get(request_id)
+        if run is not None and not run.is_done:
+            self._backend.cancel(run.request_id)
+
+    def cancel_all(self, visitor: str) -> None:
+        """Cancels all of this visitor's runs that are in progress."""
+        for run in list(self._runs.values()):
+            if run.admitted.visitor == visitor:
+                self.cancel(run.request_id)
+
+    async def watch(self, run: Run, grace_s: float, every_s: float = 0.1) -> AsyncIterator[Run]:
+        """Yields `run` whenever it changed, at most every `every_s` seconds, and a last time when it is done.
+
+        When the last watcher leaves before that, the run is cancelled unless somebody watches it again in `grace_s`.
+        Raises TooManyWatchers where it is watched by as many already as it may be.
+        """
+        if run._watchers >= MAX_WATCHERS:
+            raise TooManyWatchers(f"This run is open in {MAX_WATCHERS} windows already; please close one of them.")
+        run._watchers += 1
+        try:
+            while True:
+                changed, is_last = run._changed, run.is_done
+                yield run
+                if is_last:
+                    return
+                await asyncio.sleep(every_s)
+                await changed.wait()
+        finally:
+            run._watchers -= 1
+            if grace_s:
+                asyncio.get_running_loop().call_later(grace_s, self._cancel_unwatched, run)
+            else:
+                self._cancel_unwatched(run)
+
+    def _cancel_unwatched(self, run: Run) -> None:
+        if not run._watchers:
+            self.cancel(run.request_id)
+
+    async def _consume_updates(self, run: Run, place: Place) -> None:
+        outcome: RunOutcome = EngineFailed(BROKEN)
+        try:
+            async with aclosing(self._backend.generate(run.admitted)) as updates:  # also where saving fails
+                async for update in updates:
+                    outcome = await self._apply(update, run) or outcome
+                    run._notify()
+        except SpaceError as error:
+            outcome = error
+        except Exception as error:
+            logger.error(
+                "request %s: an update could not be handled:\n%s", run.request_id, traceback_without_message(error)
+            )
+            outcome = EngineFailed(BROKEN)
+            self._backend.cancel(run.request_id)
+        finally:
+            self._capacity.release(place)
+            self._store.finish(run.request_id)
+            run.outcome = outcome
+            run.done_at_s = self._now_s()
+            run._notify()
+            self._on_done(run)
+
+    async def _apply(self, update: Update, run: Run) -> RunOutcome | None:
+        """Writes down what the backend says of the run, and returns how it ended once it has."""
+        match update:
+            case Progress():
+                run.progress = update
+            case PictureFinished():
+                run.pictures[update.index] = await asyncio.to_thread(
+                    self._store.save,
+                    run.request_id,
+                    update.index,
+                    update.image,
+                    run.admitted.request,
+                    run.info,
+                    run.embed_recipe,
+                )
+            case GenerationResult():
+                if now := self._backend.status().info:  # another memory profile may be in use meanwhile
+                    run.info = replace(run.info, memory_profile=now.memory_profile)
+                return replace(update, images=())  # their pixels are in files by now
+            case RequestFailed():
+                return update.error
+        return None
+
+    def _forget_expired(self) -> None:
+        oldest_s = self._now_s() - self._result_ttl_s
+        expired = [key for key, run in self._runs.items() if run.is_done and run.done_at_s < oldest_s]
+        for key in expired:
+            del self._runs[key]

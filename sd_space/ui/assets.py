@@ -1,0 +1,22 @@
+"""The page's style sheet and its script, joined from the files of `page/`."""
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).with_name("page")
+# In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
+_STYLES = ("column", "banner", "gate", "workspace", "progress", "results", "adaptations")
+_SCRIPTS = ("focus", "gallery", "acceptance")
+
+
+def style_sheet() -> str:
+    return "\n".join(_read(f"{name}.css") for name in _STYLES)
+
+
+def script() -> str:
+    """A function that Gradio calls when the page has loaded; all files are parts of its body."""
+    body = "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
+    return f"() => {{\n{body}}}\n"
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")

@@ -1,0 +1,24 @@
+// A button that disappears takes the keyboard's focus with it: the focus then goes to the element named here.
+const nextFocus = { accept: '#prompt textarea', withdraw: '#agree input', generate: '#cancel', cancel: '#generate' }
+let lastFocused = '' // the id of such a button that has the focus, or had it when it disappeared
+
+const focusIfLost = (element) => {
+  if (element && document.activeElement === document.body) element.focus({ preventScroll: true })
+}
+
+document.addEventListener('focusin', ({ target }) => {
+  lastFocused = target.id in nextFocus ? target.id : ''
+})
+document.addEventListener('focusout', ({ target }) => setTimeout(() => {
+  const isUsable = target.isConnected && target.checkVisibility() && !target.disabled
+  if (lastFocused === target.id && isUsable) lastFocused = ''
+}))
+
+new MutationObserver(() => {
+  const isGone = lastFocused && !document.getElementById(lastFocused)?.checkVisibility()
+  const next = isGone && document.querySelector(nextFocus[lastFocused])
+  if (!next || !next.checkVisibility()) return
+  if (lastFocused === 'accept' || lastFocused === 'withdraw') window.scrollTo(0, 0)
+  lastFocused = ''
+  focusIfLost(next)
+}).observe(document.body, { childList: true, subtree: true, attributes: true })

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from sd_space.ui import assets
+
+FILES = sorted((Path(assets.__file__).parent / "page").iterdir())
+
+
+def test_every_file_of_the_page_is_joined_once():
+    joined = {".css": assets.style_sheet(), ".js": assets.script()}
+    assert {path.suffix for path in FILES} == joined.keys()
+    for path in FILES:
+        assert joined[path.suffix].count(path.read_text(encoding="utf-8")) == 1, path.name
+
+
+def test_the_script_is_one_function():
+    assert assets.script().startswith("() => {\n") and assets.script().endswith("\n}\n")

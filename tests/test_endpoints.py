@@ -1,0 +1,194 @@
+"""What the public endpoints answer, called without a server."""
+
+import asyncio
+import inspect
+
+import gradio as gr
+import pytest
+from gradio.utils import get_function_description
+
+from sd_space.errors import EngineFailed
+from sd_space.schema import REQUEST_FIELDS, Outcome, Stage
+from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
+
+from .fakes import FakeBackend
+from .test_schema import INFO
+from .window import Host, play
+
+PUBLIC = ["accept_license", "generate", "model"]
+
+
+def data(token: str = "", **changes) -> list:
+    """The inputs of /generate, in their order."""
+    values = {
+        "prompt": "a cat", "negative_prompt": "", "num_images_per_prompt": 4, "num_inference_steps": 20,
+        "guidance_scale": 3.0, "seed": 7, "width": None, "height": None, "scheduler": "PNDM", "acceptance_token": token,
+    } | changes  # fmt: skip
+    return list(values.values())
+
+
+def signature(host: Host, name: str) -> inspect.Signature:
+    (event,) = [event for event in host.demo.fns.values() if event.api_name == name]
+    return inspect.signature(event.fn)
+
+
+def test_three_endpoints_are_public_and_all_events_of_the_page_private(tmp_path):
+    async def scene(host: Host):
+        public = [event.api_name for event in host.demo.fns.values() if event.api_visibility == "public"]
+        assert public == PUBLIC
+        assert {event.api_visibility for event in host.demo.fns.values()} == {"public", "private"}
+
+    play(tmp_path, scene)
+
+
+def test_every_field_of_a_request_is_a_parameter_with_the_tables_default_and_help(tmp_path):
+    async def scene(host: Host):
+        parameters = signature(host, "generate").parameters
+        assert list(parameters)[:-2] == [
+            "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "guidance_scale", "seed",
+            "width", "height", "scheduler",
+        ]  # fmt: skip
+        assert set(list(parameters)[:-2]) == REQUEST_FIELDS.keys()
+        assert list(parameters)[-2:] == ["acceptance_token", "request"]
+        (event,) = [event for event in host.demo.fns.values() if event.api_name == "generate"]
+        _, helps, _ = get_function_description(event.fn)
+        for name, field in REQUEST_FIELDS.items():
+            assert helps[name] == field.describe(CARD_LIMITS)
+            if field.default is not None:
+                assert parameters[name].default == field.default
+            elif name not in ("prompt", "width", "height"):  # a size is the model's own
+                assert parameters[name].default == getattr(CARD_DEFAULTS, name)
+
+    play(tmp_path, scene)
+
+
+def test_accepting_gives_a_token_that_opens_generate(tmp_path):
+    async def scene(host: Host):
+        host.backend.proceed.set()
+        ((token,),) = await host.call("accept_license", True)
+        *_, (files, result) = await host.call("generate", *data(token))
+        assert [image["seed"] for image in result["images"]] == [7, 8, 9, 10] and len(files) == 4
+        assert result["recipe"]["prompt"] == "a cat" and result["elapsed_s"] == {"total": 2.0}
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("agree", [False, "true", 1, None])
+def test_only_true_accepts_the_licence(tmp_path, agree):
+    async def scene(host: Host):
+        with pytest.raises(gr.Error, match="agree must be true"):
+            await host.call("accept_license", agree)
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize("forged", ["", "x", "e30.x", None])
+def test_without_a_valid_token_nothing_is_drawn(tmp_path, forged):
+    async def scene(host: Host):
+        with pytest.raises(gr.Error, match="/accept_license"):
+            await host.call("generate", *data(forged))
+        assert host.backend.started == [] and len(host.capacity) == 0
+
+    play(tmp_path, scene)
+
+
+def test_the_token_may_travel_in_a_header(tmp_path):
+    async def scene(host: Host):
+        host.backend.proceed.set()
+        *_, (files, _) = await host.call("generate", *data(), x_license_token=host.gate.issue_token(True))
+        assert len(files) == 4
+
+    play(tmp_path, scene)
+
+
+def test_progress_has_the_names_of_the_engine_and_those_of_earlier_versions(tmp_path):
+    async def scene(host: Host):
+        token = host.gate.issue_token(True)
+        seen = []
+        async for files, result in host.stream("generate", *data(token)):
+            seen.append((files, result))
+            if result.get("progress", {}).get("num_timesteps"):
+                host.backend.proceed.set()
+        assert seen[0] == ([], {"progress": {"stage": "queued"}})
+        assert {
+            "queue_position": 0, "step_index": 1, "num_timesteps": 51, "step": 1, "steps": 51, "pictures_done": 0,
+            "seconds_left": 2.0,
+        } in [result.get("progress") for _, result in seen]  # fmt: skip
+
+    play(tmp_path, scene)
+
+
+def test_while_the_model_loads_a_call_waits_and_says_how_far_it_is(tmp_path):
+    async def scene(host: Host):
+        host.backend.stage = Stage.LOADING
+        host.backend.proceed.set()
+        seen = []
+        async for _, result in host.stream("generate", *data(host.gate.issue_token(True))):
+            seen.append(result)
+            host.backend.stage = Stage.READY
+        assert seen[0] == {"progress": {"stage": str(Stage.LOADING)}} and "images" in seen[-1]
+
+    play(tmp_path, scene)
+
+
+def test_who_leaves_frees_the_device_and_his_place(tmp_path):
+    async def scene(host: Host):
+        async for _, result in (answers := host.stream("generate", *data(host.gate.issue_token(True)))):
+            if result.get("progress", {}).get("num_timesteps"):
+                break
+        await answers.aclose()
+        (cancelled,) = host.backend.cancelled.values()
+        await cancelled.wait()
+        while len(host.capacity):
+            await asyncio.sleep(0)
+
+    play(tmp_path, scene)
+
+
+def test_withheld_pictures_are_named_and_have_a_placeholder(tmp_path):
+    async def scene(host: Host):
+        host.backend.proceed.set()
+        *_, (files, result) = await host.call("generate", *data(host.gate.issue_token(True)))
+        outcomes = [image["outcome"] for image in result["images"]]
+        assert outcomes == ["ok", "withheld", "broken", "ok"] and len(files) == 4
+
+    play(tmp_path, scene, FakeBackend((Outcome.OK, Outcome.WITHHELD, Outcome.BROKEN, Outcome.OK)))
+
+
+def test_a_failure_is_a_sentence(tmp_path):
+    async def scene(host: Host):
+        host.backend.proceed.set()
+        with pytest.raises(gr.Error, match="The device was lost"):
+            await host.call("generate", *data(host.gate.issue_token(True)))
+
+    play(tmp_path, scene, FakeBackend(error=EngineFailed("The device was lost.")))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("prompt", "  ", "prompt must not be empty"),
+        ("num_images_per_prompt", 5, "num_images_per_prompt must be a whole number from 1 to 4, not 5."),
+        ("seed", 1.5, "seed must be a whole number from -1"),
+        ("width", 7, "width must be a whole number from 64"),
+        ("scheduler", "Unknown", "scheduler must be one of PNDM"),
+    ],
+)
+def test_a_bad_value_is_refused_in_a_sentence_and_takes_no_place(tmp_path, field, value, says):
+    async def scene(host: Host):
+        with pytest.raises(gr.Error) as refusal:
+            await host.call("generate", *data(host.gate.issue_token(True), **{field: value}))
+        assert says in str(refusal.value) and len(host.capacity) == 0
+
+    play(tmp_path, scene)
+
+
+def test_the_model_describes_itself_once_it_is_there(tmp_path):
+    async def scene(host: Host):
+        ((model,),) = await host.call("model")
+        assert model["ready"] is True and model["model"] == INFO.model and model["default_size"] == [128, 128]
+        host.backend.stage = Stage.LOADING
+        ((model,),) = await host.call("model")
+        assert model == {"ready": False, "stage": str(Stage.LOADING), "waiting": 0}
+
+    play(tmp_path, scene)

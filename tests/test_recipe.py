@@ -1,0 +1,125 @@
+"""What makes the same pictures again: as a link carries it and brings it back, and as the API's result says it."""
+
+import json
+import math
+from dataclasses import asdict
+from urllib.parse import parse_qsl
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, Outcome
+from sd_space.serving.recipe import RECIPE_FIELDS, recipe_from_query, recipe_query, result_json
+
+from .fakes import picture
+from .test_schema import INFO
+
+REQUEST = GenerationRequest.parse(
+    {"prompt": "a cabin, snow", "negative_prompt": "people", "seed": 7, "guidance_scale": 2.5}, INFO, 0
+)
+PROPERTY = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def test_the_table_says_of_each_field_of_a_request_where_it_stands():
+    assert sorted(field.name for field in RECIPE_FIELDS) == sorted(GenerationRequest.__annotations__)
+
+
+def test_a_link_brings_the_whole_recipe_back():
+    assert recipe_from_query(dict(parse_qsl(recipe_query(REQUEST)))) == asdict(REQUEST)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"seed": "x"},
+        {"unknown": "1"},
+        {"num_inference_steps": "1e9"},
+        {"seed": "99999999999999999999"},
+        {"seed": "9" * 5000},
+        {"seed": str(2**53)},
+        {"seed": "1_000"},
+        {"seed": " 7"},
+        {"seed": "7\n"},
+        {"seed": "+7"},
+        {"seed": "٧"},
+        {"seed": "²"},
+        {"seed": ""},
+        {"guidance_scale": "nan"},
+        {"guidance_scale": "inf"},
+        {"guidance_scale": "-Infinity"},
+        {"guidance_scale": "1e400"},
+        {"guidance_scale": "9" * 400},
+        {"guidance_scale": "1_0.0"},
+        {"guidance_scale": "٧.٥"},
+        {"prompt": "\udce4"},
+        {"negative_prompt": "a\ud800b"},
+        {"scheduler": "no such"},
+    ],
+)
+def test_what_a_link_holds_that_no_form_can_show_fills_nothing(query):
+    assert recipe_from_query(query) == {}
+
+
+_ODD_NUMBERS = st.one_of(
+    st.integers().map(str),
+    st.integers(0, 10**40).map(lambda n: str(n) * 3),
+    st.floats().map(str),
+    st.text(alphabet="0123456789+-._eE nafi٧²", max_size=60),
+    st.text(),
+)
+
+
+@PROPERTY
+@given(st.dictionaries(st.sampled_from([*GenerationRequest.__annotations__, "other"]), _ODD_NUMBERS))
+def test_whatever_a_link_holds_the_form_can_show_what_is_read_from_it(query):
+    """Gradio sends it with orjson, which takes 64 bits and no lone surrogate, and JavaScript reads it."""
+    values = recipe_from_query(query)
+    assert orjson.loads(orjson.dumps(values)) == values
+    for name, value in values.items():
+        assert type(value) is GenerationRequest.__annotations__[name]
+        assert isinstance(value, str) or (math.isfinite(value) and abs(value) < 2**53)
+
+
+@PROPERTY
+@given(
+    st.builds(
+        GenerationRequest,
+        prompt=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+        negative_prompt=st.text(st.characters(exclude_categories=["Cs"])),
+        num_images_per_prompt=st.integers(1, 4),
+        num_inference_steps=st.integers(1, 150),
+        guidance_scale=st.floats(1, 20),
+        seed=st.integers(0, 2**32 - 1),
+        width=st.integers(8, 96).map(lambda side: side * 8),
+        height=st.integers(8, 96).map(lambda side: side * 8),
+        scheduler=st.sampled_from(SCHEDULERS),
+    )
+)
+def test_every_valid_recipe_comes_back_from_its_link(request_):
+    assert recipe_from_query(dict(parse_qsl(recipe_query(request_)))) | {
+        "negative_prompt": request_.negative_prompt
+    } == asdict(request_)
+
+
+def test_the_result_is_plain_json():
+    result = GenerationResult("r", (picture(7), picture(8, Outcome.WITHHELD)), {"total": 1.23456}, "tail")
+    described = json.loads(json.dumps(result_json(REQUEST, INFO, result.images, result)))
+    assert described["images"] == [{"seed": 7, "outcome": "ok"}, {"seed": 8, "outcome": "withheld"}]
+    assert described["elapsed_s"] == {"total": 1.2346} and described["truncated_prompt"] == "tail"
+
+
+def test_the_result_holds_the_whole_recipe():
+    result = GenerationResult("r", (), {"total": 1.0})
+    assert result_json(REQUEST, INFO, [], result)["recipe"] == asdict(REQUEST)
+
+
+def test_no_time_in_the_result_depends_on_who_has_used_the_prompt_before():
+    """An encoded prompt is kept for all visitors: the second one to use it waits a hundredth of the time for it."""
+
+    def seconds(encode_s: float) -> dict:
+        elapsed_s = {"queue": 0.5, "encode_prompt": encode_s, "denoise": 2.0, "total": 2.5 + encode_s}
+        return result_json(REQUEST, INFO, [], GenerationResult("r", (), elapsed_s))["elapsed_s"]
+
+    assert seconds(0.003) == seconds(0.00002) == {"queue": 0.5, "denoise": 2.0, "total": 2.5}
