@@ -351,7 +351,9 @@ MUTANTS = (
     Mutant(
         "sd_space.engine.batcher:StepBatcher.in_order", ROUND_BY_ROUND, VISITOR_BY_VISITOR, "L202", "behind one picture"
     ),
-    Mutant(f"{LIMITS}Capacity._check_share", ">= self._settings.max_per_visitor", ">= 99", "L203", "4 of your requests"),
+    Mutant(
+        f"{LIMITS}Capacity._check_share", ">= self._settings.max_per_visitor", ">= 99", "L203", "4 of your requests"
+    ),
     Mutant(f"{LIMITS}Capacity.enter", "address is not None and", "False and", "L204", "of your requests are under way"),
     Mutant(CLIENT_ADDRESS, "hops[-trusted_proxies]", "hops[0]", "L204", "of your requests are under way"),
     Mutant(f"{LIMITS}RateLimiter._rates", "[(address, self._per_minute)]", "[]", "L205", "429 in statuses"),
