@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
 
 ACCEPT = "Accept and continue"
@@ -138,6 +139,7 @@ def test_withdrawing_leaves_nothing_for_whoever_sits_here_next(workspace):
         page.reload()
 
 
+@pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
 def test_withdrawing_during_a_run_ends_it(workspace, ready_server):
     page = workspace()
     generate(page, steps=150)
@@ -149,12 +151,14 @@ def test_withdrawing_during_a_run_ends_it(workspace, ready_server):
     ready_server.wait_for_metric(cancelled, before + 1)
 
 
+@pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
 def test_an_empty_prompt_is_refused_in_a_sentence(workspace):
     page = workspace()
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_role("alert")).to_contain_text("prompt must not be empty")
 
 
+@pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
 def test_a_link_brings_a_recipe_back(workspace):
     expect_recipe(workspace(LINK))
 
@@ -168,6 +172,7 @@ def test_a_link_wins_over_the_visitors_own_last_run(workspace):
     expect_recipe(page)
 
 
+@pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
 def test_words_that_are_being_written_and_the_last_settings_survive_a_reload(workspace):
     page = workspace()
     generate(page, steps=11)
@@ -231,6 +236,7 @@ def test_the_dark_theme_follows_the_system(workspace):
     assert brightness < 150, background
 
 
+@pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
 def test_the_whole_model_card_is_on_the_page(workspace):
     page = workspace()
     for title in ("Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
