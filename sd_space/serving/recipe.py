@@ -19,28 +19,26 @@ _SAMPLERS = {"PNDM": "PLMS"}
 
 @dataclass(frozen=True, slots=True)
 class RecipeField:
-    """Where a field of a request stands; an empty key means that it is left out there."""
+    """A field of a request, by whose name links and the API's result have it, and where a PNG has it."""
 
     name: str
-    png_key: str  # in the last line of a PNG's "parameters" chunk; fields of one key are joined with an x
-    link_key: str  # in a link's query
-    is_in_result: bool = True
+    png_key: str = ""  # in the last line of a PNG's "parameters" chunk; fields of one key are joined with an x
     png_value: Callable[[Any], str] = str
 
 
 # The order is that of the PNG's text. Both prompts stand before its last line, which holds the keys.
 RECIPE_FIELDS = (
-    RecipeField("prompt", "", "prompt"),
-    RecipeField("negative_prompt", "", "negative_prompt"),
-    RecipeField("num_images_per_prompt", "", "num_images_per_prompt"),
-    RecipeField("num_inference_steps", "Steps", "num_inference_steps"),
-    RecipeField("scheduler", "Sampler", "scheduler", png_value=lambda name: _SAMPLERS.get(name, name)),
-    RecipeField("guidance_scale", "CFG scale", "guidance_scale", png_value="{:.15g}".format),
-    RecipeField("seed", "Seed", "seed"),
-    RecipeField("width", "Size", "width"),
-    RecipeField("height", "Size", "height"),
+    RecipeField("prompt"),
+    RecipeField("negative_prompt"),
+    RecipeField("num_images_per_prompt"),
+    RecipeField("num_inference_steps", "Steps"),
+    RecipeField("scheduler", "Sampler", png_value=lambda name: _SAMPLERS.get(name, name)),
+    RecipeField("guidance_scale", "CFG scale", png_value="{:.15g}".format),
+    RecipeField("seed", "Seed"),
+    RecipeField("width", "Size"),
+    RecipeField("height", "Size"),
 )
-LINK_KEYS = frozenset(field.link_key for field in RECIPE_FIELDS if field.link_key)
+FIELD_NAMES = tuple(field.name for field in RECIPE_FIELDS)
 
 
 class FinishedPicture(Protocol):
@@ -75,7 +73,7 @@ def result_json(
     """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
     return {
         "images": [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in pictures],
-        "recipe": {field.name: getattr(request, field.name) for field in RECIPE_FIELDS if field.is_in_result},
+        "recipe": {name: getattr(request, name) for name in FIELD_NAMES},
         "model": info.model,
         "revision": info.revision,
         "device": info.device,
@@ -101,8 +99,8 @@ def public_seconds(result: GenerationResult) -> dict[str, float]:
 
 def recipe_query(request: GenerationRequest) -> str:
     """The recipe as a query string, for a link that brings it back."""
-    values = {field.link_key: getattr(request, field.name) for field in RECIPE_FIELDS if field.link_key}
-    return urlencode({key: value for key, value in values.items() if value != ""})
+    values = {name: getattr(request, name) for name in FIELD_NAMES}
+    return urlencode({name: value for name, value in values.items() if value != ""})
 
 
 def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
@@ -111,9 +109,7 @@ def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
     They are not checked against the model's limits: that happens when the form is sent.
     """
     read = {
-        field.name: _READERS[GenerationRequest.__annotations__[field.name]](query[field.link_key])
-        for field in RECIPE_FIELDS
-        if field.link_key in query
+        name: _READERS[GenerationRequest.__annotations__[name]](query[name]) for name in FIELD_NAMES if name in query
     }
     if read.get("scheduler") not in SCHEDULERS:
         read["scheduler"] = None
