@@ -218,6 +218,15 @@ def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(
     assert "Traceback" not in ready_server.log
 
 
+def test_cancelling_one_of_a_clients_jobs_leaves_the_other(client, token):
+    values = QUICK | {"num_inference_steps": 150, "acceptance_token": token}
+    cancelled, other = (client.submit(**values | {"seed": seed}, api_name="/generate") for seed in (1, 2))
+    next(iter(cancelled)), next(iter(other))
+    cancelled.cancel()
+    _, result = other.result(timeout=60)
+    assert result["images"] == [{"seed": 2, "outcome": "ok"}]
+
+
 def test_an_mcp_client_that_leaves_takes_its_pictures_request_along(ready_server, token):
     arguments = QUICK | {"num_inference_steps": 150, "num_images_per_prompt": 4, "acceptance_token": token}
     message = {

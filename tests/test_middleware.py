@@ -69,7 +69,7 @@ class Filtered:
     """That app behind the filter. `results` is the folder of files that may be fetched."""
 
     def __init__(self, results: Path, **settings):
-        self.waits_for_its_end = False
+        self.waits_for_its_end, self.is_alone = False, True
         settings = {"max_per_visitor": 1000, **settings}
         self.status = BackendStatus(Stage.READY)
         self.is_queue_alive, self.listening, self.heard = True, [], False
@@ -82,6 +82,7 @@ class Filtered:
             assets={"/assets/x.js"},
             visitor_of={"a token": "a visitor"}.get,
             running={"event": ("mine", 3)}.get,
+            is_alone=lambda event_id: self.is_alone,
             session_of={"event": "mine"}.get,
             has_session=lambda session: session == "mine" and not self.heard,
             evict_idle=self.listening.append,
@@ -370,6 +371,14 @@ def test_a_cancellation_names_the_events_own_number_and_ends_its_run_at_once(doo
     assert json.loads(door.behind.body) == body | {"fn_index": 3}
     assert ended and place.is_abandoned
     assert door.client.post("/gradio_api/cancel", json=body | {"session_hash": "other"}).status_code == 404
+
+
+def test_a_cancellation_that_would_end_another_run_too_is_not_passed_on(door):
+    place, door.is_alone = door.capacity.enter(None), False
+    place.event_id = "event"
+    answer = door.client.post("/gradio_api/cancel", json={"event_id": "event", "session_hash": "mine"})
+    assert answer.json() == {"success": True} and place.is_abandoned
+    assert door.behind.reached == []
 
 
 def test_a_refused_method_names_those_that_are_taken(door):

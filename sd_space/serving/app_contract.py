@@ -19,6 +19,7 @@ class AppContract:
     assets: Collection[str]  # the addresses of the parts of Gradio's page
     visitor_of: Callable[[object], str | None]  # whose acceptance a token is; `None` where it is none
     running: Callable[[str], tuple[str, int] | None]  # the session of an event that waits or runs, and its number
+    is_alone: Callable[[str], bool]  # whether cancelling that event in Gradio's way ends no other one
     session_of: Callable[[str], str | None]  # the session of an event that runs or whose end is unread
     has_session: Callable[[str], bool]  # whether there is anything to listen to
     evict_idle: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given

@@ -115,6 +115,11 @@ class Sessions:
         event = self._queue.event_ids_to_events.get(event_id)
         return None if event is None else (event.session_hash, event.fn._id)
 
+    def is_alone(self, event_id: str) -> bool:
+        """Whether its session has no other event of the same number: Gradio's own cancellation would end them all."""
+        events = self._queue.event_ids_to_events
+        return [self.running(other) for other in list(events)].count(self.running(event_id)) <= 1
+
     def of(self, event_id: str) -> str | None:
         """The session of an event that runs or whose end is unread."""
         ids_of = self._queue.pending_event_ids_session

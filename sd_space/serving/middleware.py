@@ -129,6 +129,8 @@ class RequestFilter:
             return JSONResponse({"success": True})
         if request.cancels is not None:  # at once: a page's run would wait for its page to come back
             self._capacity.abandon(request.cancels)
+            if not self._contract.is_alone(request.cancels):
+                return JSONResponse({"success": True})
         if request.asks in self._contract.draws:
             self._enter(request, tool_call)
         receive = replay(request.body or b"", receive)

@@ -94,6 +94,7 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         assets=gradio_queue.asset_addresses(),
         visitor_of=gate.visitor_of,
         running=sessions.running,
+        is_alone=sessions.is_alone,
         session_of=sessions.of,
         has_session=sessions.has,
         evict_idle=sessions.evict_idle,
