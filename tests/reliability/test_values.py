@@ -329,7 +329,7 @@ MUTANTS = [
     Mutant(f"{FIELDS}Real.check", "and not isinstance(value, bool)", "", _by_name("guidance_scale True"), TAKEN),
     Mutant(f"{FIELDS}Real.check", "or not low <= value <= high", "", _by_name("guidance_scale 20.5"), TAKEN),
     Mutant(f"{FIELDS}Whole.check", "isinstance(value, bool) or", "", _by_name("num_images_per_prompt True"), TAKEN),
-    Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("seed 1.7"), NAMED),
+    Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("num_inference_steps '20'"), NAMED),
     Mutant(f"{FIELDS}Whole.check", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
     Mutant(
         f"{INCOMING}_received",
