@@ -80,10 +80,19 @@ def test_the_digest_covers_the_use_restrictions(monkeypatch):
 def test_an_acceptance_that_is_withdrawn_is_none_any_more_and_others_are(token):
     gate = gate_at()
     other = gate.issue_token(True)
-    assert gate.withdraw(token).visitor != gate.withdraw(gate.issue_token(True)).visitor
+    assert gate.withdraw(token) != gate.withdraw(gate.issue_token(True))
     with pytest.raises(LicenceNotAccepted, match="withdrawn"):
         gate.admit(token, {"prompt": "a cabin"}, INFO)
     assert gate.admit(other, {"prompt": "a cabin"}, INFO)
+
+
+def test_an_expired_acceptance_still_says_whose_it_is_and_begins_nothing(token):
+    late = gate_at(NOW_S + 31 * DAY_S)
+    assert late.visitor_of(token) is None
+    assert late.owner_of(token) == late.withdraw(token) == gate_at().visitor_of(token)
+    for foreign in ("", None, gate_at(secret="another").issue_token(True)):
+        with pytest.raises(LicenceNotAccepted):
+            late.owner_of(foreign)
 
 
 def test_no_more_than_ten_thousand_withdrawals_are_remembered(monkeypatch):

@@ -104,6 +104,23 @@ def test_withdrawing_clears_the_page_ends_the_run_and_the_token(tmp_path):
     play(tmp_path, scene)
 
 
+@pytest.mark.parametrize("button", ["cancel", "withdraw"])
+def test_who_ends_a_run_may_have_an_acceptance_that_has_expired_meanwhile(tmp_path, button):
+    async def scene(host: Host):
+        window = await host.visitor()
+        window["prompt"] = "a cat"
+        async for _ in window.follow("click", "generate"):
+            if "waiting" in window["waiting"]:
+                host.gate._token_ttl_s = -1
+                assert host.gate.visitor_of(window["token"]) is None
+                await window.do("click", button)
+                break
+        (request,) = host.backend.started
+        assert host.backend.cancelled[request.request_id].is_set()
+
+    play(tmp_path, scene)
+
+
 # --- the model loads
 
 

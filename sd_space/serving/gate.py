@@ -84,31 +84,42 @@ class Gate:
 
     def verify_token(self, token: object) -> Acceptance:
         """The acceptance that `token` proves. Raises LicenceNotAccepted, saying what is wrong and how to accept."""
+        licence, acceptance = self._signed(token)
+        if licence != self._digest:
+            raise LicenceNotAccepted(f"The licence text has changed since you accepted it. {HOW_TO_ACCEPT}")
+        if not -_CLOCK_SKEW_S <= self._now_s() - acceptance.accepted_at <= self._token_ttl_s:
+            raise LicenceNotAccepted(f"The acceptance has expired. {HOW_TO_ACCEPT}")
+        if acceptance.visitor in self._withdrawn:
+            raise LicenceNotAccepted(f"The acceptance has been withdrawn. {HOW_TO_ACCEPT}")
+        return acceptance
+
+    def owner_of(self, token: object) -> str:
+        """Whose token this is, expired or not: enough to end what is one's own, not to see it or to begin anything.
+
+        Raises LicenceNotAccepted where the signature is not ours.
+        """
+        return self._signed(token)[1].visitor
+
+    def withdraw(self, token: object) -> str:
+        """Voids the acceptance, of which the last 10,000 are remembered, and returns its visitor.
+
+        Raises LicenceNotAccepted where the signature is not ours.
+        """
+        visitor = self.owner_of(token)
+        self._withdrawn[visitor] = None
+        while len(self._withdrawn) > MAX_WITHDRAWN:
+            self._withdrawn.popitem(last=False)
+        return visitor
+
+    def _signed(self, token: object) -> tuple[str, Acceptance]:
+        """What we have signed: the digest of the licence that was accepted, and by whom and when."""
         if not isinstance(token, str) or not token:
             raise LicenceNotAccepted(HOW_TO_ACCEPT)
         try:
             claims = self._serializer.loads(token)
-            licence, accepted_at, visitor = claims["licence"], claims["at"], claims["visitor"]
+            return claims["licence"], Acceptance(claims["visitor"], claims["at"])
         except (BadSignature, KeyError, TypeError, ValueError):
             raise LicenceNotAccepted(f"The acceptance token is not valid. {HOW_TO_ACCEPT}") from None
-        if licence != self._digest:
-            raise LicenceNotAccepted(f"The licence text has changed since you accepted it. {HOW_TO_ACCEPT}")
-        if not -_CLOCK_SKEW_S <= self._now_s() - accepted_at <= self._token_ttl_s:
-            raise LicenceNotAccepted(f"The acceptance has expired. {HOW_TO_ACCEPT}")
-        if visitor in self._withdrawn:
-            raise LicenceNotAccepted(f"The acceptance has been withdrawn. {HOW_TO_ACCEPT}")
-        return Acceptance(visitor, accepted_at)
-
-    def withdraw(self, token: object) -> Acceptance:
-        """Voids the acceptance that `token` proves, of which the last 10,000 are remembered, and returns it.
-
-        Raises LicenceNotAccepted where there is none.
-        """
-        acceptance = self.verify_token(token)
-        self._withdrawn[acceptance.visitor] = None
-        while len(self._withdrawn) > MAX_WITHDRAWN:
-            self._withdrawn.popitem(last=False)
-        return acceptance
 
     def admit(self, token: object, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
         """The only maker of AdmittedRequests: checks the acceptance first, then every value.

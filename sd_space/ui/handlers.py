@@ -46,9 +46,6 @@ class Handlers:
         self.capacity = capacity
         self.runs = runs
 
-    def _visitor(self, token: str) -> str | None:
-        return self.gate.visitor_of(token)
-
     def _visibility(self, is_open: bool) -> dict:
         page = self.page
         return {
@@ -61,7 +58,7 @@ class Handlers:
         """On loading: shows the workspace to a valid token and fills the form with a link's values."""
         page = self.page
         linked = recipe_from_query(request.query_params)
-        updates = self._visibility(self._visitor(token) is not None) | self._model_updates(
+        updates = self._visibility(self.gate.visitor_of(token) is not None) | self._model_updates(
             asdict(CARD_DEFAULTS), linked
         )
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
@@ -113,8 +110,8 @@ class Handlers:
     async def withdraw(self, token: str) -> dict:
         """Shows the gate, ends this visitor's runs, and clears the page for the next person at this computer."""
         page = self.page
-        with contextlib.suppress(LicenceNotAccepted):  # it has expired
-            self.runs.cancel_all(self.gate.withdraw(token).visitor)
+        with contextlib.suppress(LicenceNotAccepted):  # the secret has changed since
+            self.runs.cancel_all(self.gate.withdraw(token))
         return self._visibility(False) | {
             page.token: "",
             page.run_id: "",
@@ -160,7 +157,7 @@ class Handlers:
 
         Values from a link, and a prompt that was being written, stay.
         """
-        visitor = self._visitor(token)
+        visitor = self.gate.visitor_of(token)
         run = self.runs.get(run_id, visitor) if visitor is not None else None
         if run is None or (run.is_done and not _still_there(run)):
             yield {self.page.status: ""}
@@ -211,9 +208,9 @@ class Handlers:
         }
 
     async def cancel(self, token: str, run_id: str) -> dict:
-        visitor = self._visitor(token)
-        if visitor is not None and (run := self.runs.get(run_id, visitor)):
-            self.runs.cancel(run.request_id)
+        with contextlib.suppress(LicenceNotAccepted):  # the secret has changed since
+            if run := self.runs.get(run_id, self.gate.owner_of(token)):
+                self.runs.cancel(run.request_id)
         return {self.page.cancel: gr.update(interactive=False, value="Cancelling…")}
 
 

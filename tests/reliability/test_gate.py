@@ -570,19 +570,20 @@ def test_nothing_is_drawn(rig, visitor, token, attempt):
 
 
 PICTURE = "not holds_picture(answer.body)"
-VERIFY, FILTER = "sd_space.serving.gate:Gate.verify_token", "sd_space.serving.middleware:RequestFilter"
+VERIFY, SIGNED = "sd_space.serving.gate:Gate.verify_token", "sd_space.serving.gate:Gate._signed"
+FILTER = "sd_space.serving.middleware:RequestFilter"
 ROUTES = "sd_space.serving.routes:Routes"
 STREAMS = "sd_space.serving.event_streams:EventStreams"
 MUTANTS = (
     Mutant(
-        VERIFY,
+        SIGNED,
         "raise LicenceNotAccepted(HOW_TO_ACCEPT)",
-        "return Acceptance('', 0.0)",
+        "return self._digest, Acceptance('', self._now_s())",
         "G01",
         PICTURE,
     ),
     Mutant(
-        VERIFY,
+        SIGNED,
         "self._serializer.loads(token)",
         "self._serializer.loads_unsafe(token)[1]",
         "G06",
@@ -592,7 +593,7 @@ MUTANTS = (
     Mutant(VERIFY, "-_CLOCK_SKEW_S <=", "float('-inf') <", "G11", PICTURE),
     Mutant(VERIFY, "licence != self._digest", "False", "G12", PICTURE),
     Mutant(
-        VERIFY,
+        SIGNED,
         "except (BadSignature, KeyError, TypeError, ValueError)",
         "except BadSignature",
         "G14",
@@ -601,9 +602,9 @@ MUTANTS = (
     Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47", PICTURE),
     Mutant("sd_space.serving.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
     Mutant(
-        "sd_space.ui.handlers:Handlers._visitor",
-        "return self.gate.visitor_of(token)",
-        "return list(self.runs._runs.values())[-1].admitted.visitor",
+        "sd_space.ui.handlers:Handlers.resume",
+        "self.gate.visitor_of(token)",
+        "list(self.runs._runs.values())[-1].admitted.visitor",
         "G31",
         PICTURE,
     ),
