@@ -69,15 +69,30 @@ def _one_of(*choices: str) -> Callable[[str], str]:
 
 
 def _address(text: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", text):
+    parts = re.fullmatch(r"(https?://[a-z0-9.-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", _with_small_host(text))
+    if not parts or not 0 < int((parts[2] or ":1")[1:]) < 65_536:
         raise ValueError("an address such as https://example.org or https://example.org/demo")
-    return text.rstrip("/")
+    return parts[0].rstrip("/")
+
+
+def _with_small_host(address: str) -> str:
+    """Browsers write schemes and hosts in small letters."""
+    return re.sub(r"^[^/]*//[^/]*", lambda start: start[0].lower(), address)
+
+
+# What may stand in `frame-ancestors`: https://www.w3.org/TR/CSP3/#directive-frame-ancestors
+_FRAME_SOURCE = re.compile(
+    r"\*|https?:|(https?://)?(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:([0-9]{1,5}|\*))?(/[a-z0-9._/~-]*)?", re.IGNORECASE
+)
 
 
 def _frame_sources(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.:/*' -]+", text):
-        raise ValueError("addresses with blanks between them, such as https://example.org, or 'self' or 'none'")
-    return text
+    sources = text.split()
+    are_known = all(source == "'self'" or _FRAME_SOURCE.fullmatch(source) for source in sources)
+    lacks_quotes = {"self", "none"} & {source.lower() for source in sources}  # it would be a host of that name
+    if sources != ["'none'"] and (lacks_quotes or not are_known):
+        raise ValueError("addresses with blanks between them, such as https://example.org, or 'self', or 'none' alone")
+    return " ".join(sources)
 
 
 def _setting(default: Any, read: Callable[[str], Any], help: str, repr: bool = True) -> Any:

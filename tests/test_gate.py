@@ -5,7 +5,7 @@ import pytest
 from sd_space.card import load_card
 from sd_space.errors import InvalidRequest, LicenceNotAccepted
 from sd_space.schema import AdmittedRequest
-from sd_space.serving.gate import USE_RESTRICTIONS, Gate, licence_digest
+from sd_space.serving.gate import USE_RESTRICTIONS, Gate, licence_digest, sent_token
 
 from .test_schema import INFO
 
@@ -50,6 +50,14 @@ def test_only_true_is_an_agreement(agree):
 def test_a_forged_token_is_refused_and_told_how_to_accept(token, forge):
     with pytest.raises(LicenceNotAccepted, match="/accept_license"):
         gate_at().verify_token(forge(token))
+
+
+@pytest.mark.parametrize(
+    ("argument", "sent"), [("", "header"), (" \t", "header"), (None, "header"), (" x", " x"), (5, 5)]
+)
+def test_a_blank_argument_does_not_hide_the_token_of_the_header(argument, sent):
+    assert sent_token(argument, {"x-license-token": "header"}) == sent
+    assert not sent_token("", {})
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ def test_every_default_of_the_table_can_be_read_back():
         ("REPRODUCIBLE", "off", False),
         ("LOW_VRAM_GB", "3.5", 3.5),
         ("ATTENTION_SLICING", "ON", "on"),
+        ("PUBLIC_URL", "HTTPS://Demo.Example.org:8443/Art/", "https://demo.example.org:8443/Art"),
+        ("FRAME_ANCESTORS", "'self'  https://*.example.org https:", "'self' https://*.example.org https:"),
+        ("FRAME_ANCESTORS", "'none'", "'none'"),
+        ("FRAME_ANCESTORS", "* localhost:7860 http://example.org:*/a/", "* localhost:7860 http://example.org:*/a/"),
     ],
 )
 def test_a_value_is_read_in_its_own_type(name, text, value):
@@ -38,6 +42,14 @@ def test_a_value_is_read_in_its_own_type(name, text, value):
         ("LOW_VRAM_GB", "nan", "a number above 0"),
         ("DEVICE", "gpu", "one of auto, cpu, cuda, mps"),
         ("REPRODUCIBLE", "perhaps", "0 or 1"),
+        ("PUBLIC_URL", "https://example.org:99999", "an address such as"),
+        ("PUBLIC_URL", "https://example.org:0", "an address such as"),
+        ("PUBLIC_URL", "ftp://example.org", "an address such as"),
+        ("PUBLIC_URL", "https://me@example.org", "an address such as"),
+        ("FRAME_ANCESTORS", "'none' https://example.org", "'none' alone"),
+        ("FRAME_ANCESTORS", "self", "'self'"),
+        ("FRAME_ANCESTORS", "https://example.org; script-src *", "'self'"),
+        ("FRAME_ANCESTORS", "javascript:alert(1)", "'self'"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_variable_and_range(name, text, says):

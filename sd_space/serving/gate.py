@@ -54,6 +54,12 @@ def licence_digest(card: ModelCard) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def sent_token(argument: object, headers: Mapping[str, str]) -> object:
+    """What a call sends as its acceptance: `acceptance_token`, or where that is empty the header X-License-Token."""
+    is_empty = not argument or (isinstance(argument, str) and argument.isspace())
+    return headers.get("x-license-token", "") if is_empty else argument
+
+
 class Gate:
     """Issues acceptance tokens and admits requests that carry a valid one.
 

@@ -22,6 +22,7 @@ from sd_space.serving.answers import BROKEN, KnownAnswer, refusal
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
+from sd_space.serving.gate import sent_token
 from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, request_headers
 from sd_space.serving.incoming import IncomingRequest, read_body, replay
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, Place, RateLimiter, client_address
@@ -204,7 +205,7 @@ class RequestFilter:
         request.extra_headers |= {PLACE_HEADER: request.place.id, ADDRESS_HEADER: request.public_address}
 
     def _new_place(self, request: IncomingRequest) -> Place:
-        token = request.values.get("acceptance_token") or request.headers.get("x-license-token")
+        token = sent_token(request.values.get("acceptance_token"), request.headers)
         try:
             return self._capacity.enter(request.address, self._contract.visitor_of(token))
         except QueueFull as full:

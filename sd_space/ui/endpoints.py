@@ -5,7 +5,7 @@ import gradio as gr
 from sd_space.backends import Backend, until_ready
 from sd_space.errors import SpaceError
 from sd_space.schema import REQUEST_FIELDS
-from sd_space.serving.gate import Gate
+from sd_space.serving.gate import Gate, sent_token
 from sd_space.serving.limits import Capacity
 from sd_space.serving.recipe import result_json
 from sd_space.serving.results import SavedPicture
@@ -78,7 +78,7 @@ class PublicEndpoints:
             "height": height,
             "scheduler": scheduler,
         }
-        token = acceptance_token or (request.headers.get("x-license-token", "") if request else "")
+        token = sent_token(acceptance_token, request.headers if request else {})
         visitor = self._gate.verify_token(token).visitor
         with self._capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
             async for stage in until_ready(self._backend):
