@@ -6,6 +6,7 @@ It serves a folder as one repository with one commit, and remembers what it was 
 import contextlib
 import hashlib
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -94,6 +95,14 @@ def _renamed(name: str, names: dict[str, str]) -> str:
     return name
 
 
+class _HubServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client may leave in the middle of a file
+            super().handle_error(request, client_address)
+
+
 class StandInHub:
     """Serves `folder` as `repository` at `commit`. `fault` is what goes wrong from now on, one of `FAULTS`."""
 
@@ -113,8 +122,7 @@ class StandInHub:
         self.slow: set[str] = set()  # files that come in eight pieces, each after a pause
         self.asked: list[tuple[str, str]] = []  # (method, path)
         self._end = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _HubServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
