@@ -17,7 +17,7 @@ All are picklable: they travel to and from other processes.
 
 
 class SpaceError(Exception):
-    """A failure told in one sentence that may be shown to a visitor: it holds no prompt, token or path."""
+    """A failure in one sentence that may be shown to a visitor: it holds no prompt, token or path."""
 
 
 class InvalidRequest(SpaceError):

@@ -3,7 +3,7 @@
     python -m sd_space.tools.doctor            loads the model (fetching it first) and draws a picture
     python -m sd_space.tools.doctor --quick    neither fetches nor loads anything
 
-Exit status 0 when all is well, else 1. A check that another one's failure makes impossible is told as not done.
+Exit status 0 when all is well, else 1. A check that another one's failure makes impossible is reported as not done.
 """
 
 import argparse
@@ -98,10 +98,10 @@ class Doctor:
             for field in dataclasses.fields(settings)
             if getattr(settings, field.name) != field.default
         ]
-        told = f"changed from the defaults: {', '.join(changed)}" if changed else "all of them the defaults"
+        said = f"changed from the defaults: {', '.join(changed)}" if changed else "all of them the defaults"
         if settings.secret is None:
-            told += "; SECRET is not set, so visitors accept the licence anew after each restart"
-        return told
+            said += "; SECRET is not set, so visitors accept the licence anew after each restart"
+        return said
 
     def check_port(self) -> str:
         return check_port(self._environ)
@@ -121,11 +121,11 @@ class Doctor:
         hardware = detect_hardware()
         # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
         self.spec = dataclasses.replace(PipelineSpec.from_settings(self.settings, hardware), may_fall_back=False)
-        told = [self.spec.device, self.spec.dtype]
+        said = [self.spec.device, self.spec.dtype]
         if self.spec.device == "cuda":
             free, total = format_size(hardware.free_vram_bytes), format_size(hardware.total_vram_bytes)
-            told[:1] = [torch.cuda.get_device_name(0), f"{free} of {total} free"]
-        return ", ".join([*told, f"torch {torch.__version__}", f"diffusers {diffusers.__version__}"])
+            said[:1] = [torch.cuda.get_device_name(0), f"{free} of {total} free"]
+        return ", ".join([*said, f"torch {torch.__version__}", f"diffusers {diffusers.__version__}"])
 
     def check_files(self) -> str:
         spec = self.spec

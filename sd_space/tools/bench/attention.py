@@ -1,6 +1,6 @@
 """Attention by its kernel, on CUDA: what PyTorch chooses for v1-4's shapes, and what each of its ways takes.
 
-The first call of a shape is told too: some ways plan it anew, for each shape and in each thread.
+The first call of a shape is reported too: some ways plan it anew, for each shape and in each thread.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if not torch.cuda.is_available():
         raise SystemExit("attention: there is no CUDA device, whose kernels this is about.")
     circumstances = harness.machine("cuda") | {"dtype": "float16", "repeats": options.repeats}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     rows: list[dict[str, Any]] = []
     for number in options.rows:
         for tokens, features in LEVELS:

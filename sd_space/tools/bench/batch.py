@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "scheduler": request.scheduler,
         "repeats": options.repeats,
     }
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     is_recorded = loaded.placement.profile.recorded_steps
     warm_ups = RECORD_AT + 1 if is_recorded else 1
     measured = measure(denoiser, request, options.pictures, options.repeats, warm_ups)

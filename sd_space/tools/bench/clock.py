@@ -15,7 +15,7 @@ from sd_space.schema import AdmittedRequest, GenerationResult, Progress, Request
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
 
-COLUMNS = ("previews", "picture s", "true step ms", "counted step ms", "counted / true", "told / true time left")
+COLUMNS = ("previews", "picture s", "true step ms", "counted step ms", "counted / true", "estimated / true time left")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "size": request.width, "steps": request.num_inference_steps, "scheduler": request.scheduler,
         "repeats": options.repeats,
     }  # fmt: skip
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     drawn(engine, admitted)  # warms up
     runs: dict[bool, list[dict[str, float | None]]] = {True: [], False: []}
     for _ in range(options.repeats):
@@ -53,7 +53,7 @@ def drawn(engine: Engine, admitted: AdmittedRequest) -> dict[str, float | None]:
     engine.times = StepTimes()
     engine.unet_calls.clear()
     engine.add_request(admitted)
-    began_s, told, result = time.perf_counter(), [], None
+    began_s, estimates, result = time.perf_counter(), [], None
     while not engine.is_idle:
         for update in engine.step():
             if isinstance(update, RequestFailed):
@@ -61,14 +61,14 @@ def drawn(engine: Engine, admitted: AdmittedRequest) -> dict[str, float | None]:
             if isinstance(update, GenerationResult):
                 result = update
             elif isinstance(update, Progress) and update.seconds_left is not None:
-                told.append((time.perf_counter() - began_s, update.seconds_left))
+                estimates.append((time.perf_counter() - began_s, update.seconds_left))
     picture_s = time.perf_counter() - began_s
     calls = sum(number for number, _ in engine.unet_calls.values())
     counted_s = sum(seconds for _, seconds in engine.unet_calls.values())
     counted_ms = 1e3 * counted_s / calls if calls else None
     num_timesteps = engine._denoiser.num_timesteps(admitted.request)
     true_ms = 1e3 * result.elapsed_s["denoise"] / num_timesteps
-    ratios = [left_s / (picture_s - at_s) for at_s, left_s in told[:-1] if picture_s > at_s]
+    ratios = [left_s / (picture_s - at_s) for at_s, left_s in estimates[:-1] if picture_s > at_s]
     return {
         "picture_s": picture_s,
         "true_step_ms": true_ms,

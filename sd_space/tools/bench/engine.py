@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclass(slots=True)
 class Visit:
-    """One visitor: seconds from the start of the run. `forecasts` are (told at, seconds left)."""
+    """One visitor: seconds from the start of the run. `forecasts` are (made at, seconds left)."""
 
     arrived_s: float
     preview_s: float = float("nan")
@@ -80,7 +80,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     (alone,) = by_queue(plain, admitted[:1], [0.0])
     stagger_s = options.stagger * alone.done_s
     print(
-        f"{harness.told(circumstances)}; {engine.width} pictures a call, a visitor every {stagger_s:.3f} s", flush=True
+        f"{harness.describe(circumstances)}; {engine.width} pictures a call, a visitor every {stagger_s:.3f} s",
+        flush=True,
     )
     rows = []
     for visitors in options.visitors:
@@ -200,9 +201,9 @@ def figures(visits: Sequence[Visit], cpu_s: float) -> dict[str, float | None]:
 def lines(row: dict[str, Any]) -> list[list[object]]:
     """The table's lines for one number of visitors: each way, and the engine's ratios to the queue."""
     ways = [way for way in row if isinstance(row[way], dict) and way != "to_queue"]
-    told = [[row["visitors"], way, *row[way].values()] for way in ways]
+    rows = [[row["visitors"], way, *row[way].values()] for way in ways]
     ratios = row["to_queue"]["engine"]
-    return [*told, [row["visitors"], "engine / queue", *(f"x{value:.3f}" for value in ratios.values()), ""]]
+    return [*rows, [row["visitors"], "engine / queue", *(f"x{value:.3f}" for value in ratios.values()), ""]]
 
 
 def _median(values: Any) -> float | None:

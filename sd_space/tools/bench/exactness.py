@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     some = admitted[names[0]].request
     circumstances = harness.circumstances(loaded, options) | {"size": some.width, "steps": some.num_inference_steps}
     circumstances |= {"width": engine.width}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     rows: list[dict[str, Any]] = []
     expected: dict[str, np.ndarray] = {}
     for number, name in enumerate(names):

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("faults: there is no CUDA device, whose faults these are.")
     options.steps = options.steps or 6
     circumstances = harness.machine("cuda") | {"model": options.model, "steps": options.steps, "seed": options.seed}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     rows: list[dict[str, Any]] = []
     for name, fault in FAULTS.items():
         gc.collect()

@@ -240,7 +240,7 @@ def _cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def told(circumstances: dict[str, Any]) -> str:
+def describe(circumstances: dict[str, Any]) -> str:
     """The circumstances in one line above a table."""
     versions = circumstances["versions"]
     return (

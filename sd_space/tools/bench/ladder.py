@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit("ladder: there is no CUDA device, whose memory this is about.")
     options.steps = options.steps or 4
     circumstances = harness.machine("cuda") | {"model": options.model, "steps": options.steps, "seed": options.seed}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     rows: list[dict[str, Any]] = []
     for limit_gb in options.limits:
         row = dict.fromkeys(ROW) | {"limit_gb": limit_gb, "failed": ""}

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     denoiser, screen, calls = engine._denoiser, engine._screen, loaded.placement.unet_runner
     request = harness.request_of(loaded, options).request
     circumstances = harness.circumstances(loaded, options) | {"size": request.width, "repeats": options.repeats}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     state = denoiser.prepare_latents(request, request.seed, denoiser.encode_prompt(request))
     decoded = denoiser.decode_latents(state.latents)
     extract, picture = loaded.pipeline.feature_extractor, [Image.new("RGB", (request.width, request.height))]

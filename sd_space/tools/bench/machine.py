@@ -15,14 +15,14 @@ COPIED_BYTES = {"cpu": 2**28}  # elsewhere 2 GiB
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the best is told (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the best is reported (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     found = detect_hardware()
     kind = found.device if options.device == "auto" else options.device
     circumstances = {"kind": kind, "free_memory_bytes": found.free_vram_bytes, **harness.machine(kind)}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     harness.keep(options, circumstances)  # also when the device turns out to be of no use
     rows: list[dict[str, Any]] = []
     for dtype in (torch.float32,) if kind == "cpu" else (torch.float32, torch.float16, torch.bfloat16):

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     engine = build_engine(loaded, Settings())
     admitted = [harness.request_of(loaded, options, number) for number in range(max(options.visitors))]
     circumstances = harness.circumstances(loaded, options) | {"width": engine.width, "repeats": options.repeats}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     measure(engine, loaded, admitted[:1])  # warms up
     rows = []
     for visitors in options.visitors:

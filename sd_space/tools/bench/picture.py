@@ -37,6 +37,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     ends_s["picture"] = time.time()
     stages_s = dict(zip(ends_s, np.diff([command_s, *ends_s.values()]).tolist(), strict=True))
     circumstances = harness.circumstances(loaded, options) | {"outcome": str(image.outcome)}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     harness.print_table(COLUMNS, [*stages_s.items(), ("in all", sum(stages_s.values()))])
     return {**circumstances, "first_picture_s": sum(stages_s.values()), "stages_s": stages_s}

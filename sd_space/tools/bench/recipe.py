@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "size": request.width, "scheduler": request.scheduler, "unet_calls": calls, "repeats": options.repeats,
         "unet_gflop_a_row": flops / 1e9, "matmul_tflop_a_second": rate / 1e12, "limit_s": limit_s,
     }  # fmt: skip
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     drawn = {way: draw() for way, draw in ways.items()}  # and warms up
     for _ in range(options.repeats):

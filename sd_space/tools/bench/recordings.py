@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     sides = [side - 8 * k for k in range(MOST_RECORDED)]
     shapes = [(rows, one) for one in sides if one >= 8 for rows in ROWS][: MOST_RECORDED + BEYOND]
     circumstances = harness.circumstances(loaded, options) | {"kept": MOST_RECORDED, "shapes": len(shapes)}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     generator = torch.Generator().manual_seed(options.seed)
     rows: list[dict[str, Any]] = []
     # Recorded one after the other, then those that stayed, then all again: some of those are recorded once more.

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=4, help="pictures that share a UNet call (default: %(default)s)")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2], help="of each cluster that is compared")
     parser.add_argument("--pictures", type=int, default=24, help="a replica, one a request (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is reported (default: %(default)s)")
     parser.add_argument("--load", type=float, default=0.7, help="of what is made at once, for arrivals at random")
     parser.add_argument("--kills", type=int, default=0, help="replicas to kill while --pictures are drawn on two")
     parser.add_argument("--http", type=int, default=0, help="pictures to ask the page itself for, and count its CPU")
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # as the local backend that they are compared with
     loaded = harness.load(options)
     circumstances = harness.circumstances(loaded, options) | {"width": options.width, "pictures": options.pictures}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     if options.kills:
         columns, rows = None, [asyncio.run(faults(loaded, options))]
     elif options.http:

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     names = [options.scheduler] if options.scheduler else list(SCHEDULER_TABLE)
     size = harness.request_of(loaded, options).request.width
     circumstances = harness.circumstances(loaded, options) | {"size": size, "repeats": options.repeats}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     rows: list[dict[str, Any]] = []
     for name in names:
         request = harness.request_of(loaded, options, scheduler=name, num_inference_steps=RECORD_AT + 3).request

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         loaded.missing_checker_tensors,
     )
     circumstances = harness.circumstances(loaded, options) | {"repeats": options.repeats}
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     sizes = options.sizes or [int(share * loaded.info.defaults.width) // 8 * 8 for share in SHARES]
     rows = []
     for size in sizes:

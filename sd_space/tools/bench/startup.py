@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     circumstances = {"model": options.model, "steps": options.steps, "seed": options.seed, "repeats": options.repeats}
     circumstances |= harness.machine(options.device)
-    print(harness.told(circumstances), flush=True)
+    print(harness.describe(circumstances), flush=True)
     ways: dict[str, Callable[..., dict[str, float]]] = {"this Space": space, "bare Gradio page": bare_page}
     ways = ({} if options.no_page else ways) | {"this Space, no page": no_page, "plain recipe": recipe}
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in ways}

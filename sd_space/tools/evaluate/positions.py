@@ -53,8 +53,8 @@ def measure(pipeline: StableDiffusionPipeline) -> Iterator[dict]:
 def line(row: dict) -> str:
     """A row for people."""
     shares = (row[name] for name in ("misses", "misses_at_the_worst", "misses_about_the_middle"))
-    told = (f"{row['width']} x {row['height']}", f"{row['emblem']} px", row["positions"], row["pictures"])
-    return f"| {' | '.join([*map(str, told), *(f'{100 * share:.1f} %' for share in shares)])} |"
+    cells = (f"{row['width']} x {row['height']}", f"{row['emblem']} px", row["positions"], row["pictures"])
+    return f"| {' | '.join([*map(str, cells), *(f'{100 * share:.1f} %' for share in shares)])} |"
 
 
 def positions(width: int, height: int, size: int) -> list[tuple[int, int]]:

@@ -73,7 +73,7 @@ CUDA = (
         "from the command to the first picture, beside the recipe",
         takes=("model", "device", "seed", "steps"),
     ),
-    Part("clock", (), 25, 60, "whether step times and the time left are told truly, with previews and without"),
+    Part("clock", (), 25, 60, "whether step times and the time left are right, with previews and without"),
     Part(
         "size",
         ("--repeats", "5"),
@@ -131,7 +131,7 @@ CPU = (
         "from the command to the first picture, beside the recipe",
         takes=("model", "device", "seed", "steps"),
     ),
-    Part("clock", (), 15, 90, "whether step times and the time left are told truly, with previews and without"),
+    Part("clock", (), 15, 90, "whether step times and the time left are right, with previews and without"),
     Part(
         "size",
         ("--repeats", "3"),
