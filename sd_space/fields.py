@@ -25,13 +25,15 @@ class RequestField:
     """All that is said about a field: `label` on the page, `help` in the API's description.
 
     `help` may name the limits, as in "{limits.max_steps}". `default` stands where a request leaves the field out and
-    the model has no default of its own.
+    the model has no default of its own. `parameter` is the field's name in the last line of a PNG's "parameters"
+    chunk, which other tools read; fields of one name are joined with an x.
     """
 
     kind: Kind
     label: str
     help: str
     default: object = None
+    parameter: str = ""
 
     def describe(self, limits: object) -> str:
         return self.help.format(limits=limits)

@@ -71,8 +71,8 @@ class ModelInfo:
         return values
 
 
-def _field(kind: Kind, label: str, help: str, default: object = None) -> Any:
-    return field(metadata={"field": RequestField(kind, label, help, default)})
+def _field(kind: Kind, label: str, help: str, default: object = None, parameter: str = "") -> Any:
+    return field(metadata={"field": RequestField(kind, label, help, default, parameter)})
 
 
 _SEED = Whole(-1, MAX_SEED, unit=" (-1 picks one at random)")
@@ -84,7 +84,7 @@ _SIDE_HELP = "in pixels, a multiple of {limits.size_step}; the model's own when 
 class GenerationRequest:
     """What a visitor asks for, valid by construction through `parse`. Picture k has seed + k (modulo 2**32).
 
-    This is the table of fields that the form, the API's description, the links and the checks are made from.
+    Form, API description, checks and all forms of a recipe (`serving/recipe.py`) are made from this table.
     """
 
     prompt: str = _field(Text(MAX_PROMPT_CHARS, may_be_empty=False), "Prompt", "what the pictures show, in English")
@@ -92,23 +92,30 @@ class GenerationRequest:
     num_images_per_prompt: int = _field(
         Whole(1, "max_images"), "Number of pictures", "how many pictures, 1 to {limits.max_images}"
     )
-    num_inference_steps: int = _field(Whole(1, "max_steps"), "Steps", "denoising steps, 1 to {limits.max_steps}")
+    num_inference_steps: int = _field(
+        Whole(1, "max_steps"), "Steps", "denoising steps, 1 to {limits.max_steps}", parameter="Steps"
+    )
+    scheduler: str = _field(
+        Choice("schedulers"),
+        "Noise scheduler",
+        "the noise scheduler, one of those that the model endpoint lists",
+        parameter="Sampler",
+    )
     guidance_scale: float = _field(
         Real("min_guidance", "max_guidance"),
         "Guidance scale",
         "how closely to follow the prompt, {limits.min_guidance:g} to {limits.max_guidance:g}",
+        parameter="CFG scale",
     )
     seed: int = _field(
         _SEED,
         "Seed",
         f"the first picture's seed, 0 to {MAX_SEED}, or -1 for a random one; picture k has seed + k",
         -1,
+        parameter="Seed",
     )
-    width: int = _field(_SIDE, "Width", _SIDE_HELP)
-    height: int = _field(_SIDE, "Height", _SIDE_HELP)
-    scheduler: str = _field(
-        Choice("schedulers"), "Noise scheduler", "the noise scheduler, one of those that the model endpoint lists"
-    )
+    width: int = _field(_SIDE, "Width", _SIDE_HELP, parameter="Size")
+    height: int = _field(_SIDE, "Height", _SIDE_HELP, parameter="Size")
 
     @property
     def seeds(self) -> tuple[int, ...]:

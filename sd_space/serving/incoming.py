@@ -8,6 +8,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
+from sd_space.schema import REQUEST_FIELDS
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import (
     Cancellation,
@@ -21,7 +22,6 @@ from sd_space.serving.envelope import (
 from sd_space.serving.limits import Place
 from sd_space.serving.login import login_body
 from sd_space.serving.mcp_message import mcp_message
-from sd_space.serving.recipe import FIELD_NAMES
 from sd_space.serving.routes import Kind, Route
 
 MAX_BODY_BYTES = 64 * 1024  # the longest prompts, escaped, take a fifth of it
@@ -76,7 +76,7 @@ async def read_body(request: IncomingRequest, receive: Receive, contract: AppCon
             event = page_event(body, contract.inputs)
             request.body, request.asks = encoded(event.body()), event.fn_index
             request.values = dict(zip(contract.inputs[event.fn_index], event.data, strict=True))
-            request.query = link_query(request.scope["query_string"], FIELD_NAMES)
+            request.query = link_query(request.scope["query_string"], tuple(REQUEST_FIELDS))
         case Kind.CALL | Kind.NAMED_CALL:
             call = endpoint_call(route.name, route.kind is Kind.NAMED_CALL, body, contract.endpoints)
             request.body, request.asks = encoded(call.body()), call.name

@@ -1,44 +1,27 @@
 """A recipe: the values that make the same pictures again, as a PNG, a link and the API's result carry them.
 
-All of them are written and read by one table, so that a new field of `GenerationRequest` is one line here.
+All of them are made from the table of a request's fields (`schema.GenerationRequest`).
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from sd_space.schema import SCHEDULERS, GenerationRequest, GenerationResult, ModelInfo, Outcome
+from sd_space.schema import (
+    REQUEST_FIELDS,
+    SCHEDULERS,
+    GenerationRequest,
+    GenerationResult,
+    ModelInfo,
+    Outcome,
+)
 from sd_space.serving import infotext
 
 MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
 # The samplers' names in other tools' "parameters" chunks, where they differ from ours.
 _SAMPLERS = {"PNDM": "PLMS"}
-
-
-@dataclass(frozen=True, slots=True)
-class RecipeField:
-    """A field of a request, by whose name links and the API's result have it, and where a PNG has it."""
-
-    name: str
-    png_key: str = ""  # in the last line of a PNG's "parameters" chunk; fields of one key are joined with an x
-    png_value: Callable[[Any], str] = str
-
-
-# The order is that of the PNG's text. Both prompts stand before its last line, which holds the keys.
-RECIPE_FIELDS = (
-    RecipeField("prompt"),
-    RecipeField("negative_prompt"),
-    RecipeField("num_images_per_prompt"),
-    RecipeField("num_inference_steps", "Steps"),
-    RecipeField("scheduler", "Sampler", png_value=lambda name: _SAMPLERS.get(name, name)),
-    RecipeField("guidance_scale", "CFG scale", png_value="{:.15g}".format),
-    RecipeField("seed", "Seed"),
-    RecipeField("width", "Size"),
-    RecipeField("height", "Size"),
-)
-FIELD_NAMES = tuple(field.name for field in RECIPE_FIELDS)
 
 
 class FinishedPicture(Protocol):
@@ -55,10 +38,10 @@ def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> s
     """The recipe of the picture with this seed, in the form that other tools read back."""
     request = replace(request, seed=seed)
     values: dict[str, str] = {}
-    for field in RECIPE_FIELDS:
-        if field.png_key:
-            written = field.png_value(getattr(request, field.name))
-            values[field.png_key] = f"{values[field.png_key]}x{written}" if field.png_key in values else written
+    for name, field in REQUEST_FIELDS.items():
+        if field.parameter:
+            written = _parameter(getattr(request, name))
+            values[field.parameter] = f"{values[field.parameter]}x{written}" if field.parameter in values else written
     values["Model"] = info.model
     if info.revision:
         values["Model hash"] = info.revision[:10]
@@ -67,13 +50,17 @@ def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> s
     return infotext.write(request.prompt, request.negative_prompt, values)
 
 
+def _parameter(value: object) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else _SAMPLERS.get(str(value), str(value))
+
+
 def result_json(
     request: GenerationRequest, info: ModelInfo, pictures: Sequence[FinishedPicture], result: GenerationResult
 ) -> dict[str, Any]:
     """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
     return {
         "images": [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in pictures],
-        "recipe": {name: getattr(request, name) for name in FIELD_NAMES},
+        "recipe": asdict(request),
         "model": info.model,
         "revision": info.revision,
         "device": info.device,
@@ -99,7 +86,7 @@ def public_seconds(result: GenerationResult) -> dict[str, float]:
 
 def recipe_query(request: GenerationRequest) -> str:
     """The recipe as a query string, for a link that brings it back."""
-    values = {name: getattr(request, name) for name in FIELD_NAMES}
+    values = asdict(request)
     return urlencode({name: value for name, value in values.items() if value != ""})
 
 
@@ -109,7 +96,7 @@ def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
     They are not checked against the model's limits: that happens when the form is sent.
     """
     read = {
-        name: _READERS[GenerationRequest.__annotations__[name]](query[name]) for name in FIELD_NAMES if name in query
+        name: _READERS[GenerationRequest.__annotations__[name]](query[name]) for name in REQUEST_FIELDS if name in query
     }
     if read.get("scheduler") not in SCHEDULERS:
         read["scheduler"] = None
