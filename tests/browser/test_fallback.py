@@ -1,5 +1,6 @@
 """What a visitor reads, and gets, where v1-4 was to be served and the Hub does not give it."""
 
+import pytest
 from playwright.sync_api import expect
 
 from sd_space.settings import V1_4
@@ -7,6 +8,7 @@ from tests.hub import serving
 from tests.server import serve
 
 
+@pytest.mark.nightly
 def test_the_picture_book_stands_in_with_a_banner_that_says_why(browser, repository, tmp_path):
     with serving(repository) as hub:
         hub.fault = "gated"

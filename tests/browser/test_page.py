@@ -69,6 +69,7 @@ def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
     assert page.errors == []
 
 
+@pytest.mark.nightly
 def test_cancel_frees_the_device_and_says_so(workspace):
     page = workspace()
     generate(page, steps=150)
@@ -78,6 +79,7 @@ def test_cancel_frees_the_device_and_says_so(workspace):
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.nightly
 def test_the_acceptance_and_the_last_pictures_survive_a_reload(workspace):
     page = workspace()
     generate(page, steps=3)
@@ -101,6 +103,7 @@ def test_an_opened_picture_is_seen_whole(workspace):
     expect(opened).to_have_count(0)
 
 
+@pytest.mark.nightly
 def test_a_run_goes_on_through_a_reload(workspace):
     page = workspace()
     generate(page, steps=60)
@@ -109,6 +112,7 @@ def test_a_run_goes_on_through_a_reload(workspace):
     expect(finished_pictures(page)).to_have_count(4)
 
 
+@pytest.mark.nightly
 def test_withdrawing_closes_the_gate_for_good(workspace):
     page = workspace()
     page.get_by_role("button", name="Withdraw my acceptance").click()
@@ -163,6 +167,7 @@ def test_a_link_brings_a_recipe_back(workspace):
     expect_recipe(workspace(LINK))
 
 
+@pytest.mark.nightly
 def test_a_link_wins_over_the_visitors_own_last_run(workspace):
     page = workspace()
     generate(page, steps=3)
