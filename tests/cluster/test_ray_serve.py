@@ -87,7 +87,7 @@ def test_a_crowd_is_split_evenly(whole):
 
 def test_cancel_reaches_the_replica(whole):
     async def main():
-        running = asyncio.create_task(updates_of(whole, admitted("a", **LONG)))
+        running = asyncio.create_task(updates_of(whole, admitted("a", **ENDLESS)))
         await until(lambda: whole.status().running == 1)
         whole.cancel("a")
         whole.cancel("nobody")
@@ -103,7 +103,7 @@ def test_cancel_reaches_the_replica(whole):
 def test_closing_the_iterator_reaches_the_replica(whole):
     async def main():
         async with asyncio.timeout(TIMEOUT_S):
-            updates = whole.generate(admitted("a", **LONG))
+            updates = whole.generate(admitted("a", **ENDLESS))
             await anext(updates)
             await updates.aclose()
         await until(lambda: counts(whole) == [(0, 0), (0, 0)])
@@ -111,6 +111,7 @@ def test_closing_the_iterator_reaches_the_replica(whole):
     asyncio.run(main())
 
 
+@pytest.mark.nightly
 def test_more_than_may_wait_are_refused(whole, cluster_settings):
     """Those who are let in are drawn, and no replica's own bound is met by them."""
     capacity, let_in = Capacity(cluster_settings, whole.status), []
@@ -241,6 +242,7 @@ async def drawn_elsewhere(whole, page, token) -> list[tuple[int, int]]:
     return spread
 
 
+@pytest.mark.nightly
 def test_the_page_joins_the_cluster_and_draws_where_others_do_not_and_tells_of_a_lost_replica(whole):
     address = ray.get_runtime_context().gcs_address
     with serve("--backend", "ray", RAY_ADDRESS=address) as server:

@@ -39,13 +39,14 @@ class EngineReplica:
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
         """See `Backend.generate`. An error that this raises is the replica's own, so another replica may succeed."""
-        sent_s = float("-inf")
+        sent_s, was_waiting = float("-inf"), True
         async for update in self._backend.generate(admitted):
             if isinstance(update, Progress):
-                interval_s = WAITING_PROGRESS_INTERVAL_S if update.queue_position else PROGRESS_INTERVAL_S
-                if time.monotonic() - sent_s < interval_s:
+                is_waiting = update.queue_position > 0
+                interval_s = WAITING_PROGRESS_INTERVAL_S if is_waiting else PROGRESS_INTERVAL_S
+                if is_waiting == was_waiting and time.monotonic() - sent_s < interval_s:
                     continue
-                sent_s = time.monotonic()
+                sent_s, was_waiting = time.monotonic(), is_waiting
             yield update
 
     def check_health(self) -> None:
