@@ -225,6 +225,7 @@ def test_a_disk_that_fills_up_half_way_is_told(repository, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_app_tells_how_much_is_fetched_and_then_serves(repository, tmp_path):
     with serving(repository) as hub:
         hub.go_on.clear()
@@ -241,6 +242,7 @@ def test_the_app_tells_how_much_is_fetched_and_then_serves(repository, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_app_tells_a_fault_of_the_hub_to_its_operator_and_stays_up(repository, tmp_path):
     with serving(repository) as hub:
         hub.fault = "silent"

@@ -364,6 +364,7 @@ print(info.device, info.dtype, pipeline.unet.device, pipeline.safety_checker.dev
 """
 
 
+@pytest.mark.nightly
 def test_weights_are_placed_on_cuda_and_packed_before_the_launch(tmp_path):
     """Under the emulation that `spaces` lays over torch; the child's side of it needs a GPU and did not run here."""
     zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": "http://127.0.0.1:9"}

@@ -9,7 +9,9 @@ from PIL import Image
 from ..server import serve
 from ..test_api import QUICK, call
 
-OTHERS = ("zerogpu", pytest.param("ray", marks=pytest.mark.nightly))  # than `local`, whose server all tests share
+OTHERS = ("zerogpu", "ray")  # than `local`, whose server all tests share
+
+pytestmark = pytest.mark.nightly
 
 
 @pytest.fixture(scope="module", params=OTHERS)
