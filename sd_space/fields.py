@@ -92,8 +92,8 @@ class Real:
 
     def check(self, name: str, value: object, limits: object) -> float:
         low, high = self.range(limits)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not low <= value <= high:  # not a number is in no range
+        # Not a number, which is a float, is in no range.
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise InvalidRequest(name, f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}.")
         return float(value)
 

@@ -7,7 +7,7 @@ from sd_space.errors import Cancelled, EngineFailed, QueueFull, TooManyWatchers
 from sd_space.schema import GenerationResult, Outcome
 from sd_space.serving.limits import Capacity
 from sd_space.serving.results import ResultStore
-from sd_space.serving.runs import MAX_WATCHERS, Run, Runs
+from sd_space.serving.runs import MAX_WATCHERS, Run, RunOutcome, Runs
 from sd_space.settings import Settings
 
 from .fakes import FakeBackend
@@ -25,7 +25,10 @@ class Scene:
         store = ResultStore(str(folder), 100.0)
         settings = Settings(max_per_visitor=2, max_queue=6)
         self.capacity = Capacity(settings, backend.status, now_s=lambda: self.now_s)
-        self.runs = Runs(backend, store, 100.0, self.capacity, self.done.append, now_s=lambda: self.now_s)
+        self.runs = Runs(backend, store, 100.0, self.capacity, self._ended, now_s=lambda: self.now_s)
+
+    def _ended(self, run: Run, outcome: RunOutcome) -> None:
+        self.done.append(run)
 
     def start(self, request_id: str = "r", visitor: str = "", address: str | None = None) -> Run:
         request = admitted(request_id, visitor, num_images_per_prompt=4)

@@ -35,7 +35,7 @@ VISITOR = {"X-IP-Token": "header.e30.signature"}  # the Hub's proxy adds it; the
 @pytest.fixture
 def prepare(model_folder, monkeypatch):
     """Backends on the noise painter, with the module as it is when a process starts."""
-    monkeypatch.setattr(zerogpu, "_served", None)
+    monkeypatch.setattr(zerogpu, "_served", None, raising=False)
     monkeypatch.setattr(zerogpu, "_engine", None)
     backends = []
 

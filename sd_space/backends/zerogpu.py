@@ -48,7 +48,7 @@ MARGIN = 1.5  # on the expected time: a call that takes longer may be ended, and
 WIDTH = 4  # a call draws one request, so its pictures share every UNet call
 
 # A child inherits these by the fork. Where calls fork, the parent never holds `_device`.
-_served: "tuple[LoadedPipeline, Settings] | None" = None
+_served: "tuple[LoadedPipeline, Settings]"  # from `prepare` on
 _engine: "Engine | None" = None
 _device = threading.Lock()
 
@@ -190,6 +190,8 @@ class ZeroGpuBackend:
         try:
             while True:
                 update = await call.stream.queue.get()
+                if isinstance(update, SpaceError):
+                    raise update
                 yield update
                 if isinstance(update, GenerationResult | RequestFailed):
                     return

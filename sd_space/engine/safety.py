@@ -257,7 +257,8 @@ class _Worker:
         if self._thread is None or not self._thread.is_alive():  # also after a fork, which takes no threads along
             self._thread = threading.Thread(target=self._work, name="safety-checker", daemon=True)
             self._thread.start()
-        done, outcome = threading.Event(), []
+        done = threading.Event()
+        outcome: list[Any] = []
         self._calls.put((call, done, outcome))
         if not wait_lived(done, timeout_s):
             self._hanging = done

@@ -69,8 +69,9 @@ class StepTimes:
             while line and len(seated) < seats:
                 seated.append((rounds + line[0].steps_left, line.popleft()))
             # Different keys take turns: in a round every seated picture steps once, with one call for each key.
-            calls_s = [self.step_s(key, n) for key, n in Counter(t.key for _, t in seated).items()]
-            if None in calls_s:
+            counts = Counter(t.key for _, t in seated)
+            calls_s = [call_s for key, n in counts.items() if (call_s := self.step_s(key, n)) is not None]
+            if not calls_s:
                 return {}
             next_end = min(end for end, _ in seated)
             now_s += (next_end - rounds) * sum(calls_s)

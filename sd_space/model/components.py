@@ -49,7 +49,7 @@ def load_checker(folder: Path, variant: str | None) -> tuple[StableDiffusionSafe
 def load_scheduler(folder: Path) -> SchedulerMixin:
     """The noise scheduler that the model's index names. Raises Unfit."""
     name = json.loads((folder / INDEX).read_text(encoding="utf-8"))["scheduler"][1]
-    scheduler_class = getattr(diffusers, name, None)
+    scheduler_class: Any = getattr(diffusers, name, None)
     try:
         if not issubclass(scheduler_class, SchedulerMixin):
             raise TypeError(name)
@@ -148,7 +148,7 @@ def _left_out(name: str, spare: list[str]) -> Unfit:
 
 
 def _load(
-    folder: Path, name: str, model_class: type, variant: str | None, dtype: torch.dtype
+    folder: Path, name: str, model_class: type[Any], variant: str | None, dtype: torch.dtype
 ) -> tuple[Any, list[str], list[str]]:
     """The network, the names of the tensors that its files lack, and of those that it has no use for.
 

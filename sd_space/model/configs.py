@@ -77,7 +77,7 @@ def _check_index(index: Mapping[str, Any]) -> None:
             raise Unfit(f"{INDEX} names {_shown(found)} as {part}, and only {classes[0]} is served; {AGAIN}.")
     if index.get("image_encoder") not in (None, [None, None]):
         raise Unfit(f"{INDEX} names an image_encoder, and only text-to-image is served; set that to [null, null].")
-    scheduler = index.get("scheduler")
+    scheduler: Any = index.get("scheduler")
     is_named = isinstance(scheduler, list) and len(scheduler) == 2 and scheduler[0] == "diffusers"
     if not is_named or not str(scheduler[1]).endswith("Scheduler"):
         raise Unfit(f"{INDEX} names no noise scheduler of diffusers as scheduler; {AGAIN}.")

@@ -101,7 +101,7 @@ def ask(model: str, revision: str | None, timeout_s: float = 60.0) -> Listing:
         try:
             info = HfApi().model_info(model, revision=revision, files_metadata=True, timeout=each_s)
             get_hf_file_metadata(hf_hub_url(model, INDEX, revision=info.sha), timeout=each_s)
-            return Listing(info.sha, {file.rfilename: file.size or 0 for file in info.siblings or ()})
+            return Listing(str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()})
         except (httpx2.TransportError, HfHubHTTPError) as error:
             is_passing = (http_status(error) or 503) >= 500
             if not is_passing or attempt == ATTEMPTS or time.monotonic() + delay_s > give_up_s:

@@ -16,7 +16,8 @@ class OpenVinoUNet:
     """
 
     def __init__(self, unet: UNet2DConditionModel):
-        sys.modules.setdefault("openvino_telemetry", None)  # else openvino reports each conversion
+        # Without its module (`None` is Python's own sign for that) openvino does not report each conversion.
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
         self._unet = unet

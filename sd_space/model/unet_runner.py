@@ -28,8 +28,10 @@ class UNetRunner:
 
         Frees all earlier recordings and their memory. Must be called when the UNet has moved.
         """
-        calls = (self._plain, self._with_features, self._from_features) if capture else ()
-        self._graphs = {call: CudaGraphCache(call, capture, lambda: self.record(None)) for call in calls}
+        self._graphs = {}
+        if capture is not None:
+            for call in (self._plain, self._with_features, self._from_features):
+                self._graphs[call] = CudaGraphCache(call, capture, lambda: self.record(None))
 
     def predict(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         return self._run(self._plain, sample, timesteps, embeds)[0]

@@ -88,7 +88,8 @@ class Connections:
             self._idle[connection] = None
 
 
-class BoundedProtocol(AutoHTTPProtocol):
+# uvicorn picks the class when it is imported.
+class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
     """uvicorn's protocol of one connection (h11 or httptools), bounded in time and number."""
 
     def __init__(self, *args: Any, bounds: Connections, **kwargs: Any):

@@ -6,6 +6,7 @@ import os
 import re
 import ssl
 from collections.abc import MutableMapping
+from typing import Any
 
 from sd_space.errors import CannotStart
 from sd_space.serving.result_folder import temporary_folder
@@ -55,8 +56,9 @@ def _check_certificates(environ: MutableMapping[str, str]) -> None:
     for name, kind in (("SSL_CERT_FILE", "cafile"), ("SSL_CERT_DIR", "capath")):
         if not environ.get(name):
             continue
+        place: dict[str, Any] = {kind: environ[name]}
         try:
-            ssl.create_default_context(**{kind: environ[name]})
+            ssl.create_default_context(**place)
         except OSError as error:
             why = error.strerror or type(error).__name__
             raise CannotStart(f"{name} cannot be read ({why}); correct it, or leave it out for the system's.") from None

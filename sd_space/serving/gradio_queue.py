@@ -32,7 +32,7 @@ UNREAD_RESULT_TTL_S = 300.0  # a result may be fetched for that long after it is
 INTERRUPTED = "The server's queue failed and was started again; please try again."
 _EVICT_INTERVAL_S = 1.0
 _UNLIMITED = 10**7
-_OWN_LOADER = templates.env.loader
+_OWN_LOADER: Any = templates.env.loader
 # Where the browser has opened the page; the request filter puts it where Gradio would write an absolute address.
 _PAGE_ROOT_JS = "<script>const pageRoot = new URL('.', document.baseURI).href.replace(/[/]$/, '')</script>"
 
@@ -63,7 +63,7 @@ def keep_queue_running(demo: gr.Blocks) -> None:
     demo.extra_startup_events.append(functools.partial(_start_queue_watch, demo))
 
 
-async def _start_queue_watch(demo: gr.Blocks) -> None:
+async def _start_queue_watch(demo: Any) -> None:
     async def watch() -> None:
         while demo.is_running:
             await asyncio.sleep(QUEUE_CHECK_INTERVAL_S)
@@ -160,7 +160,7 @@ def _may_be_fetched(since_s: float, now_s: float) -> bool:
     return now_s < since_s + UNREAD_RESULT_TTL_S
 
 
-def serve_with(start_server: Callable) -> None:
+def serve_with(start_server: Callable[..., Any]) -> None:
     """`start_server` takes the place of Gradio's own from the next launch on; there is no setting for it."""
     http_server.start_server = start_server
 
@@ -171,10 +171,10 @@ def wrap_apps(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:
     Middleware that `launch` is given stands within Gradio's own, which answers other sites' pages by itself.
     """
 
-    def build_middleware_stack(app: routes.App) -> ASGIApp:
-        return wrapped(FastAPI.build_middleware_stack(app))
+    def build_middleware_stack(self: FastAPI) -> ASGIApp:
+        return wrapped(FastAPI.build_middleware_stack(self))
 
-    routes.App.build_middleware_stack = build_middleware_stack
+    routes.App.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]  # it is meant
 
 
 def asset_addresses() -> frozenset[str]:
@@ -224,7 +224,7 @@ def give_pictures_to_mcp(demo: gr.Blocks) -> None:
 
     Gradio's server turns a list of files into the text of their server paths, and an object into Python's text for it.
     """
-    server = demo.mcp_server_obj
+    server: Any = demo.mcp_server_obj
     if not server:
         return
     as_content = server.postprocess_output_data

@@ -11,7 +11,7 @@ from sd_space.serving.placeholder import placeholder
 
 def render_image(image: ScreenedImage) -> Image.Image:
     """The picture, or its placeholder where it was withheld or broken."""
-    if image.outcome is Outcome.OK:
+    if image.outcome is Outcome.OK and image.pixels is not None:
         return Image.frombytes("RGB", (image.width, image.height), image.pixels)
     return placeholder(image.outcome, image.width, image.height)
 

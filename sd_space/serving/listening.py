@@ -175,7 +175,8 @@ def start_server(address: Address, handles: int, app: Any, *_: Any, **__: Any) -
         app=app,
         host=address.host,
         port=port,
-        http=functools.partial(BoundedProtocol, bounds=Connections(max_connections(handles))),
+        # uvicorn does nothing with it but call it.
+        http=functools.partial(BoundedProtocol, bounds=Connections(max_connections(handles))),  # type: ignore[arg-type]
         ws="none",
         proxy_headers=False,  # the request filter decides which X-Forwarded-For is believed
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,

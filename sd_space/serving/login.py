@@ -1,6 +1,6 @@
 """The name and password of a login, from either form in which browsers and clients send them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import FormData, Headers
@@ -34,5 +34,5 @@ async def login_body(headers: Headers, body: bytes) -> bytes:
     return urlencode(values).encode()
 
 
-async def _stream(body: bytes) -> AsyncIterator[bytes]:
+async def _stream(body: bytes) -> AsyncGenerator[bytes]:
     yield body

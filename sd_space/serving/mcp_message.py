@@ -45,8 +45,9 @@ def mcp_message(body: bytes, tools: Mapping[str, tuple[Parameter, ...]]) -> McpM
         values = parse_object(body)
     except Refusal as refusal:
         raise McpRefusal(400, _error(None, _INVALID_REQUEST, refusal.sentence)) from None
-    method, id = values.get("method"), values.get("id")
-    params = values.get("params") if isinstance(values.get("params"), dict) else {}
+    method, id, params = values.get("method"), values.get("id"), values.get("params")
+    if not isinstance(params, dict):
+        params = {}
     if not isinstance(method, str) or not (id is None or _is_name(id)):
         raise McpRefusal(400, _error(None, _INVALID_REQUEST, "The message must have a method, and an id of its own."))
     if method.startswith(_NOTIFICATIONS):  # nothing here depends on one

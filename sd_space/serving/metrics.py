@@ -1,6 +1,7 @@
 """Metrics for Prometheus: pictures, failed runs, refused calls, seconds by stage, and the queue."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,7 +21,7 @@ class Metrics:
     def __init__(self, status: Callable[[], BackendStatus]):
         self._registry = CollectorRegistry()
         self._registry.register(_Queue(status))
-        names = {"namespace": "sd_space", "registry": self._registry}
+        names: dict[str, Any] = {"namespace": "sd_space", "registry": self._registry}
         self._pictures = Counter("pictures", "Finished pictures by outcome", ["outcome"], **names)
         self._failures = Counter("failures", "Requests that ended without a result, by kind", ["kind"], **names)
         self._refusals = Counter("refusals", "Calls that were refused, by HTTP status", ["status"], **names)

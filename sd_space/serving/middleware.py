@@ -220,7 +220,8 @@ class RequestFilter:
         place = request.place
         if place is not None:
             answer.on_json = lambda values: setattr(place, "event_id", values["event_id"])
-        scope = request.scope | {
+        scope = {
+            **request.scope,
             "path": request.route.path,
             "raw_path": request.route.path.encode("utf-8", "surrogateescape"),
             "query_string": request.query,

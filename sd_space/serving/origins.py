@@ -38,10 +38,10 @@ class Origins:
     def is_foreign(self, headers: Headers) -> bool:
         """Whether another site's page sends this, by what the browser says of itself."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-        if origin is None and site is None:
-            return False  # no browser, or none that a page has made call
         if site is not None:
             return site not in _SAME_ORIGIN
+        if origin is None:
+            return False  # no browser, or none that a page has made call
         own = {
             _without_default_port(host) for host in (*self._hosts(headers), urlsplit(self._public_url).netloc) if host
         }

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from PIL import Image
@@ -34,7 +34,7 @@ class OwnAnswers:
             "/readyz": self._readiness,
             "/metrics": lambda: Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST),
             "/manifest.json": lambda: _manifest(title),
-            **{path: lambda side=side: _icon(icon, side) for path, side in icons.items()},
+            **{path: partial(_icon, icon, side) for path, side in icons.items()},
         }
 
     def find(self, method: str, path: str) -> Response | None:

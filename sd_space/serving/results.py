@@ -5,7 +5,6 @@ the files inside are for people.
 """
 
 import contextlib
-import io
 import logging
 import secrets
 import shutil
@@ -15,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sd_space.errors import CannotStart, EngineFailed
 from sd_space.runtime_errors import traceback_without_message
@@ -130,7 +129,7 @@ class ResultStore:
         if results is None or not paths:
             raise EngineFailed(GONE)
 
-        def write(file: io.BufferedIOBase) -> None:
+        def write(file: IO[bytes]) -> None:
             with zipfile.ZipFile(file, "w") as archive:  # stored, not deflated: a PNG is compressed already
                 for path in paths:
                     archive.write(path, path.name)
@@ -144,8 +143,11 @@ class ResultStore:
         """Deletes what has expired, whole folders at a time, and what dead processes left."""
         with self._lock:
             oldest_s = self._now_s() - self._ttl_s
-            ended = {key: results for key, results in self._results.items() if results.ended_s is not None}
-            expired = {key: results.folder for key, results in ended.items() if results.ended_s <= oldest_s}
+            expired = {
+                key: results.folder
+                for key, results in self._results.items()
+                if results.ended_s is not None and results.ended_s <= oldest_s
+            }
             for key in expired:
                 del self._results[key]
         for folder in expired.values():
@@ -162,7 +164,7 @@ class ResultStore:
             if self._closing.wait(self._ttl_s / _SWEEPS_PER_TTL):
                 return
 
-    def _write(self, request_id: str, name: str, write: Callable[[io.BufferedIOBase], Any]) -> Path:
+    def _write(self, request_id: str, name: str, write: Callable[[IO[bytes]], Any]) -> Path:
         try:
             folder = self._folder(request_id)
             path, part = folder / name, folder / f".{name}.{secrets.token_hex(4)}"  # several may write at once

@@ -65,6 +65,12 @@ class Run:
     def is_done(self) -> bool:
         return self.outcome is not None
 
+    def result(self) -> GenerationResult:
+        """What a finished run has come to. Raises the error that it ended with."""
+        if isinstance(self.outcome, GenerationResult):
+            return self.outcome
+        raise self.outcome or EngineFailed(BROKEN)
+
     @property
     def finished(self) -> list[SavedPicture]:
         return [picture for picture in self.pictures if picture is not None]
@@ -73,7 +79,7 @@ class Run:
 class Runs:
     """Starts runs on the backend, hands them to watchers and forgets them when their files expire.
 
-    `on_done` is called with each finished run, for the metrics.
+    `on_done` is called with each finished run and its outcome, for the metrics.
     """
 
     def __init__(
@@ -82,7 +88,7 @@ class Runs:
         store: ResultStore,
         result_ttl_s: float,
         capacity: Capacity,
-        on_done: Callable[[Run], None],
+        on_done: Callable[[Run, RunOutcome], None],
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._backend = backend
@@ -177,7 +183,7 @@ class Runs:
             run.outcome = outcome
             run.done_at_s = self._now_s()
             run._notify()
-            self._on_done(run)
+            self._on_done(run, outcome)
 
     async def _apply(self, update: Update, run: Run) -> RunOutcome | None:
         """Writes down what the backend says of the run, and returns how it ended once it has."""

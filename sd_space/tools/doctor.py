@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sd_space.backends.loading import build_engine
 from sd_space.card import load_card
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from sd_space.model.spec import PipelineSpec
 
 STEPS = 2  # of the picture: enough to run every part once, and bearable with v1-4 on a CPU
+
+
+T = TypeVar("T")
 
 
 class Failed(Exception):
@@ -107,7 +110,7 @@ class Doctor:
         return check_port(self._environ)
 
     def check_results(self) -> str:
-        return check_results(self.settings)
+        return check_results(_found(self.settings))
 
     def check_device(self) -> str:
         import transformers
@@ -120,15 +123,16 @@ class Doctor:
 
         hardware = detect_hardware()
         # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
-        self.spec = dataclasses.replace(PipelineSpec.from_settings(self.settings, hardware), may_fall_back=False)
+        spec = PipelineSpec.from_settings(_found(self.settings), hardware)
+        self.spec = dataclasses.replace(spec, may_fall_back=False)
         said = [self.spec.device, self.spec.dtype]
         if self.spec.device == "cuda":
-            free, total = format_size(hardware.free_vram_bytes), format_size(hardware.total_vram_bytes)
+            free, total = (format_size(size or 0) for size in (hardware.free_vram_bytes, hardware.total_vram_bytes))
             said[:1] = [torch.cuda.get_device_name(0), f"{free} of {total} free"]
         return ", ".join([*said, f"torch {torch.__version__}", f"diffusers {diffusers.__version__}"])
 
     def check_files(self) -> str:
-        spec = self.spec
+        spec = _found(self.spec)
         path = Path(spec.model).expanduser()
         if path.is_dir():
             self._examine(path, spec)
@@ -171,24 +175,25 @@ class Doctor:
         from sd_space.model.pipeline import load_pipeline
 
         began_s = time.monotonic()
-        self.loaded = load_pipeline(self.spec)
+        self.loaded = load_pipeline(_found(self.spec))
         info = self.loaded.info
         return f"{info.title}, {info.dtype}, {info.memory_profile}, loaded in {time.monotonic() - began_s:.1f} s"
 
     def check_safety(self) -> str:
-        self.engine = build_engine(self.loaded, self.settings)
+        self.engine = build_engine(_found(self.loaded), _found(self.settings))
         return f"each concept flags itself, a grey picture passes; {self.engine.width} pictures share a step"
 
     def check_picture(self) -> str:
         from sd_space.engine.engine import run_to_completion
 
-        info, gate = self.loaded.info, Gate(load_card(), None, self.settings.token_ttl_s)
+        info, settings = _found(self.loaded).info, _found(self.settings)
+        gate = Gate(load_card(), None, settings.token_ttl_s)
         values = {"prompt": "a small cabin", "num_images_per_prompt": 1, "num_inference_steps": STEPS, "seed": 1}
         admitted = gate.admit(gate.issue_token(True), values, info)
-        (image,) = (result := run_to_completion(self.engine, admitted)).images
+        (image,) = (result := run_to_completion(_found(self.engine), admitted)).images
         if image.outcome is Outcome.BROKEN:
             raise Failed("The picture was no number; set SD_SPACE_DTYPE to float32, or fetch the model's files again.")
-        store = ResultStore(self.settings.result_dir, self.settings.result_ttl_s)
+        store = ResultStore(settings.result_dir, settings.result_ttl_s)
         store.start()
         try:
             store.save(admitted.request_id, 0, image, admitted.request, info, embed_recipe=True)
@@ -196,6 +201,12 @@ class Doctor:
             store.close()
         seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in result.elapsed_s.items() if stage != "queue")
         return f"{image.width} x {image.height}, {STEPS} steps, {image.outcome}: {seconds}"
+
+
+def _found(value: T | None) -> T:
+    """What an earlier check has found out: `Doctor.run` makes none without that."""
+    assert value is not None
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ is served. Pictures are asked for through `Gate.admit` and `Runs` alone: there t
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import gradio as gr
 
@@ -45,21 +46,21 @@ def build_demo(
         store,
         settings.result_ttl_s,
         capacity,
-        on_done=lambda run: metrics.count([picture.outcome for picture in run.finished], run.outcome),
+        on_done=lambda run, outcome: metrics.count([picture.outcome for picture in run.finished], outcome),
     )
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded)
         # Before the page's events: of two events of one name Gradio renames the later one.
         add_endpoints(gate, backend, capacity, runs)
-        _wire(page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
+        _wire(demo, page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
     set_up_queue(demo, capacity)
     return demo
 
 
-def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
+def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
     """Connects events with handlers. `quiet` events skip the queue; none shows Gradio's own spinner."""
     # Inputs are checked by the gate, not by the components, which let some bad values through and log others.
-    private = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
     quiet, queued = private | {"queue": False}, private | {"concurrency_limit": None}
     visibility = [page.gate, page.workspace, page.withdraw]
     model_view = [page.banner, page.clock, *page.model_controls.values(), page.size]
@@ -68,9 +69,8 @@ def _wire(page: Page, on: Handlers, card: ModelCard) -> None:
         page.run_id, page.controls["seed"], page.generate, page.cancel, page.status, page.progress, page.results,
         page.gallery, page.recipe, page.download_all,
     ]  # fmt: skip
-    blocks = gr.context.Context.root_block
 
-    blocks.load(None, None, [page.token, page.run_id, page.prompt], js=recall_js(TOKEN, RUN, DRAFT), **quiet).then(
+    demo.load(None, None, [page.token, page.run_id, page.prompt], js=recall_js(TOKEN, RUN, DRAFT), **quiet).then(
         translate_errors(on.open_page), page.token, {*visibility, *model_view, *filled}, **quiet
     ).then(translate_errors(on.resume), [page.token, page.run_id, page.prompt], {*run_view, *filled}, **queued)
     page.prompt.change(None, page.prompt, None, js=remember_js(DRAFT), **quiet)

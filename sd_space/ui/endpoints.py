@@ -3,7 +3,6 @@
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
-from sd_space.errors import SpaceError
 from sd_space.schema import REQUEST_FIELDS
 from sd_space.serving.gate import Gate, sent_token
 from sd_space.serving.limits import Capacity
@@ -43,7 +42,8 @@ class PublicEndpoints:
         """
         return self._gate.issue_token(agree)
 
-    async def generate(
+    # Gradio makes the endpoint's documentation from the signature, and knows no type of a generator.
+    async def generate(  # type: ignore[misc]
         self,
         prompt: str,
         negative_prompt: str = "",
@@ -55,7 +55,7 @@ class PublicEndpoints:
         height: int | None = None,
         scheduler: str = CARD_DEFAULTS.scheduler,
         acceptance_token: str = "",
-        request: gr.Request = None,
+        request: gr.Request | None = None,
     ) -> tuple[list[gr.FileData], dict]:
         """Draws pictures of a prompt with Stable Diffusion and returns those that the safety checker has passed.
 
@@ -83,15 +83,14 @@ class PublicEndpoints:
         with self._capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
             async for stage in until_ready(self._backend):
                 yield [], {"progress": {"stage": stage}}
-            info = self._backend.status().info
+            info = self._backend.status().ready_info
             run = self._runs.start(self._gate.admit(token, values, info), info, embed_recipe=True, place=place)
         async for _ in self._runs.watch(run, grace_s=0):
             if not run.is_done:
                 yield [], {"progress": _progress_json(run)}
-        if isinstance(run.outcome, SpaceError):
-            raise run.outcome
+        result = run.result()
         files = [_file_data(picture, request) for picture in run.finished]
-        yield files, result_json(run.admitted.request, run.info, run.finished, run.outcome)
+        yield files, result_json(run.admitted.request, run.info, run.finished, result)
 
     def model(self) -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""

@@ -92,11 +92,12 @@ class Handlers:
             updates[page.clock] = gr.update(active=False)
         if not status.is_ready:
             return updates
-        defaults, limits = status.info.defaults, status.info.limits
+        info = status.ready_info
+        defaults, limits = info.defaults, info.limits
         own = apply_model_defaults(values, defaults, linked)
         for name, control in page.model_controls.items():
             updates[control] = gr.update(**bounds(name, limits), **({"value": own[name]} if name in own else {}))
-        size = {"value": size_value(own["width"], own["height"])} if "width" in own else {}
+        size: dict[str, Any] = {"value": size_value(own["width"], own["height"])} if "width" in own else {}
         updates[page.size] = gr.update(choices=size_choices(defaults), **size)
         return updates | {page.clock: gr.update(active=False)}
 
@@ -139,7 +140,7 @@ class Handlers:
                 is_early = not self.backend.status().is_ready
                 async for stage in until_ready(self.backend):
                     yield {page.status: views.note(f"Getting ready: {stage}… Your pictures come next.")}
-                info = self.backend.status().info
+                info = self.backend.status().ready_info
                 if is_early:  # the form still showed the card's defaults
                     values |= apply_model_defaults(values, info.defaults, recipe_from_query(request.query_params))
                 admitted = self.gate.admit(acceptance_token, values, info)

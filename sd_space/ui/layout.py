@@ -64,6 +64,7 @@ class Page:
     recipe: gr.HTML
     download_all: gr.DownloadButton
     examples: tuple[gr.Button, ...]
+    prompt: gr.Textbox
     controls: Mapping[str, gr.components.Component]  # by the field of a request that each of them sets
     random_seed: gr.Checkbox
     size: gr.Radio
@@ -74,16 +75,12 @@ class Page:
     run_id: gr.Textbox
 
     @property
-    def prompt(self) -> gr.components.Component:
-        return self.controls["prompt"]
-
-    @property
-    def model_controls(self) -> dict[str, gr.components.Component]:
+    def model_controls(self) -> dict[str, gr.blocks.Block]:
         """The controls of the fields for which the model has defaults of its own."""
         return {name: control for name, control in self.controls.items() if name in MODEL_DEFAULTS}
 
     @property
-    def form(self) -> dict[str, gr.components.Component]:
+    def form(self) -> dict[str, gr.blocks.Block]:
         """What Generate reads, by the names under which its handler is given the values."""
         others = {"random_seed": self.random_seed, "size": self.size, "embed_recipe": self.embed_recipe}
         return {**self.controls, **others}
@@ -121,7 +118,7 @@ def _workspace(card: ModelCard, recorded: Sequence[RecordedExample]) -> dict[str
         parts = _prompt_row()
         parts["status"] = gr.HTML(elem_id="status", padding=False)
         parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
-        parts |= _results() | _options(parts.pop("prompt"))
+        parts |= _results() | _options(parts["prompt"])
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)

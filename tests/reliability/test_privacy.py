@@ -303,9 +303,7 @@ MUTANTS = (  # the last one ends the server
     Mutant("sd_space.engine.engine:traceback_without_message", *MESSAGE_TOLD),
     Mutant("sd_space.serving.runs:traceback_without_message", *MESSAGE_TOLD),
     Mutant("sd_space.ui.events:traceback_without_message", *MESSAGE_TOLD),
-    Mutant(
-        "sd_space.serving.gate:Gate.verify_token", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED
-    ),
+    Mutant("sd_space.serving.gate:Gate._signed", "try:", "__import__('logging').info(token)\n    try:", "P02", LOGGED),
     Mutant("sd_space.serving.runs:Runs.start", "self._forget_expired()", "logger.info(place.address)", "P03", LOGGED),
     Mutant(f"{RESULTS}ResultStore._write", "path, part =", "logger.info(folder); path, part =", "P05", LOGGED),
     Mutant(

@@ -326,7 +326,7 @@ MUTANTS = [
         f"{FIELDS}Text.check", "len(value) > self.max_chars", "False", _by_name(f"prompt {shown('x' * 1001)}"), TAKEN
     ),
     Mutant(f"{FIELDS}Text.check", 'in ("Cc", "Cs")', "in ()", _by_name(f"prompt {shown('a' + chr(7) + 'cat')}"), TAKEN),
-    Mutant(f"{FIELDS}Real.check", "and not isinstance(value, bool)", "", _by_name("guidance_scale True"), TAKEN),
+    Mutant(f"{FIELDS}Real.check", "isinstance(value, bool) or ", "", _by_name("guidance_scale True"), TAKEN),
     Mutant(f"{FIELDS}Real.check", "or not low <= value <= high", "", _by_name("guidance_scale 20.5"), TAKEN),
     Mutant(f"{FIELDS}Whole.check", "isinstance(value, bool) or", "", _by_name("num_images_per_prompt True"), TAKEN),
     Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("num_inference_steps '20'"), NAMED),

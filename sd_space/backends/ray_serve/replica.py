@@ -26,7 +26,7 @@ class ReplicaStatus:
 class EngineReplica:
     """What Ray Serve deploys. It gets requests once its constructor has returned, with the model loaded."""
 
-    async def __init__(self, settings: Settings):
+    async def __init__(self, settings: Settings):  # type: ignore[misc]  # Ray Serve awaits it
         self._replica_id = uuid.uuid4().hex
         self._backend = LocalBackend(settings)
         self._backend.start()

@@ -35,7 +35,9 @@ class LeastLoadedRouter(RequestRouter):
         least = min(candidates, key=lambda each: self._load(each.replica_id))
         self._sent_to[request_id] = least.replica_id
         self._sent[least.replica_id] += 1
-        pending_request.future.add_done_callback(lambda future: future.cancelled() and self._forget(request_id))
+        pending_request.future.add_done_callback(
+            lambda future: self._forget(request_id) if future.cancelled() else None
+        )
         return [[least]]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:

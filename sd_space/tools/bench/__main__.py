@@ -58,8 +58,10 @@ def load(name: str):
 
 def summary_of(name: str) -> str:
     """The first line of the module's docstring, without importing it."""
-    source = Path(find_spec(f"sd_space.tools.bench.{name}").origin).read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).splitlines()[0].replace("%", "%%")
+    spec = find_spec(f"sd_space.tools.bench.{name}")
+    assert spec is not None and spec.origin is not None, "each benchmark is a file"
+    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or name
+    return docstring.splitlines()[0].replace("%", "%%")
 
 
 if __name__ == "__main__":

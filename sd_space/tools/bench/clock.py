@@ -6,6 +6,7 @@ With previews and without. `/metrics` and the forecasts of all visitors stand on
 import argparse
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sd_space.backends.loading import build_engine
@@ -53,13 +54,13 @@ def drawn(engine: Engine, admitted: AdmittedRequest) -> dict[str, float | None]:
     engine.times = StepTimes()
     engine.unet_calls.clear()
     engine.add_request(admitted)
-    began_s, estimates, result = time.perf_counter(), [], None
+    began_s, estimates, denoise_s = time.perf_counter(), [], 0.0
     while not engine.is_idle:
         for update in engine.step():
             if isinstance(update, RequestFailed):
                 raise update.error
             if isinstance(update, GenerationResult):
-                result = update
+                denoise_s = update.elapsed_s["denoise"]
             elif isinstance(update, Progress) and update.seconds_left is not None:
                 estimates.append((time.perf_counter() - began_s, update.seconds_left))
     picture_s = time.perf_counter() - began_s
@@ -67,7 +68,7 @@ def drawn(engine: Engine, admitted: AdmittedRequest) -> dict[str, float | None]:
     counted_s = sum(seconds for _, seconds in engine.unet_calls.values())
     counted_ms = 1e3 * counted_s / calls if calls else None
     num_timesteps = engine._denoiser.num_timesteps(admitted.request)
-    true_ms = 1e3 * result.elapsed_s["denoise"] / num_timesteps
+    true_ms = 1e3 * denoise_s / num_timesteps
     ratios = [left_s / (picture_s - at_s) for at_s, left_s in estimates[:-1] if picture_s > at_s]
     return {
         "picture_s": picture_s,
@@ -78,6 +79,6 @@ def drawn(engine: Engine, admitted: AdmittedRequest) -> dict[str, float | None]:
     }
 
 
-def _median(values: list[float | None]) -> float | None:
+def _median(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None

@@ -9,7 +9,7 @@ import argparse
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -117,7 +117,7 @@ def compared(
     medians = {way: {name: _median(run[name] for run in each) for name in each[0]} for way, each in runs.items()}
     ratios = {
         way: {
-            name: _median(run[name] / base[name] for run, base in zip(runs[way], runs["queue"], strict=True))
+            name: _median(_ratio(run[name], base[name]) for run, base in zip(runs[way], runs["queue"], strict=True))
             for name in medians["queue"]
             if name != "forecast_error"
         }
@@ -206,7 +206,11 @@ def lines(row: dict[str, Any]) -> list[list[object]]:
     return [*rows, [row["visitors"], "engine / queue", *(f"x{value:.3f}" for value in ratios.values()), ""]]
 
 
-def _median(values: Any) -> float | None:
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one / other
+
+
+def _median(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 

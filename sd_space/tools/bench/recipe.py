@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     def by_engine(way: str) -> np.ndarray:
         again = AdmittedRequest(way, request, "visitor", accepted_at=0.0)
         (image,) = run_to_completion(engines[way], again).images
-        return np.frombuffer(image.pixels, np.uint8).reshape(image.height, image.width, 3)
+        return np.frombuffer(image.pixels or b"", np.uint8).reshape(image.height, image.width, 3)
 
     ways: dict[str, Callable[[], np.ndarray]] = {"the recipe": by_recipe}
-    ways |= {way: lambda way=way: by_engine(way) for way in engines}
+    ways |= {way: partial(by_engine, way) for way in engines}
     calls = engines["this Space"]._denoiser.num_timesteps(request)
     flops = unet_flops(loaded, request.width // loaded.pipeline.vae_scale_factor)
     rate = harness.matmul_rate(loaded.info.device, loaded.pipeline.unet.dtype)

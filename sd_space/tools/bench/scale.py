@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
     circumstances = harness.circumstances(loaded, options) | {"width": options.width, "pictures": options.pictures}
     print(harness.describe(circumstances), flush=True)
+    columns: tuple[str, ...] | None
     if options.kills:
         columns, rows = None, [asyncio.run(faults(loaded, options))]
     elif options.http:
@@ -108,13 +109,11 @@ async def measured_work(loaded: LoadedPipeline, options: argparse.Namespace) -> 
 
 def plan(per_minute: float, work: Work, options: argparse.Namespace) -> dict[str, Any]:
     replicas = replicas_needed(per_minute / 60, options.within, options.width, work)
-    busy_s = work.num_timesteps * work.times.step_s(work.key, options.width) / options.width
-    busy_s += work.start_s + work.times.finish_s(work.key.height, work.key.width)
     return {
         "per_minute": per_minute,
         "within_s": options.within,
         "replicas": replicas,
-        "busy_percent": 100 * per_minute / 60 * busy_s / replicas,
+        "busy_percent": 100 * per_minute / 60 * work.busy_s(options.width) / replicas,
         "cost_per_hour": replicas * options.price,
         "cost_per_1000": replicas * options.price / (per_minute * 60) * 1000,
     }

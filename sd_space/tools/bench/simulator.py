@@ -22,6 +22,20 @@ class Work:
     times: StepTimes
     start_s: float = 0.0
 
+    def step_s(self, pictures: int) -> float:
+        """Seconds of one UNet call. Raises ValueError where none was measured."""
+        seconds = self.times.step_s(self.key, pictures)
+        if seconds is None:
+            raise ValueError("no UNet call was measured")
+        return seconds
+
+    def finish_s(self) -> float:
+        return self.times.finish_s(self.key.height, self.key.width)
+
+    def busy_s(self, width: int) -> float:
+        """Seconds for which one picture keeps a replica busy whose calls are all of `width` pictures."""
+        return self.num_timesteps * self.step_s(width) / width + self.start_s + self.finish_s()
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -71,11 +85,11 @@ class _Replica:
         started = sum(trajectory.step_index == 0 for trajectory in batch)
         seconds = started * self.work.start_s
         if batch:
-            seconds += self.work.times.step_s(self.work.key, len(batch))
+            seconds += self.work.step_s(len(batch))
         self.denoised.extend(self.batcher.advance(batch))
         if not self.denoised:
             return seconds, None
-        return seconds + self.work.times.finish_s(self.work.key.height, self.work.key.width), self.denoised.popleft()
+        return seconds + self.work.finish_s(), self.denoised.popleft()
 
     @property
     def has_work(self) -> bool:
@@ -151,9 +165,7 @@ def replicas_needed(rate_per_s: float, wait_s: float, width: int, work: Work, pi
     alone_s = simulate([0.0], 1, width, work).waits_s[0]
     if alone_s > wait_s:
         raise ValueError(f"one picture takes {alone_s:.1f} s on an idle replica, more than the {wait_s:g} s asked for")
-    busy_s = work.num_timesteps * work.times.step_s(work.key, width) / width
-    busy_s += work.start_s + work.times.finish_s(work.key.height, work.key.width)
-    fewest = max(1, math.ceil(rate_per_s * busy_s / MOST_BUSY))
+    fewest = max(1, math.ceil(rate_per_s * work.busy_s(width) / MOST_BUSY))
     arrivals_s = poisson(rate_per_s, max(pictures, 4 * fewest * width))
     return next(n for n in _from(fewest) if simulate(arrivals_s, n, width, work).p95_wait_s <= wait_s)
 

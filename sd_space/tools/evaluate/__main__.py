@@ -19,18 +19,27 @@ from tqdm import tqdm
 from sd_space.tools.evaluate import metrics, positions, scorer
 from sd_space.tools.train_tiny import export, pictures, safety, vae
 from sd_space.tools.train_tiny.captions import caption
-from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, sample_scene
+from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, Scene, sample_scene
 
 STATE = Path.home() / ".cache" / "sd_space" / "evaluate"
 SCALES = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)  # the model card's protocol
 BATCH = 16
 
 
-def draw_all(pipeline: StableDiffusionPipeline, texts: list[str], seeds: list[int], **settings: float) -> np.ndarray:
+def draw_all(
+    pipeline: StableDiffusionPipeline,
+    texts: list[str],
+    seeds: list[int],
+    *,
+    guidance_scale: float = export.GUIDANCE_SCALE,
+    steps: int = export.STEPS,
+) -> np.ndarray:
     """(N, 128, 128, 3) uint8, unchecked."""
     return np.concatenate(
         [
-            export.draw(pipeline, texts[k : k + BATCH], seeds[k : k + BATCH], **settings)
+            export.draw(
+                pipeline, texts[k : k + BATCH], seeds[k : k + BATCH], guidance_scale=guidance_scale, steps=steps
+            )
             for k in range(0, len(texts), BATCH)
         ]
     )
@@ -127,10 +136,9 @@ def card_figures(
     rng = random.Random(f"{options.seed}/card")
     pipeline.scheduler = export.fast_scheduler(pipeline)
     named = card_named()
-    defaults = {"guidance_scale": export.DEFAULTS["guidance_scale"], "steps": export.DEFAULTS["num_inference_steps"]}
     right, ratios, drawn_features = [], [], []
     for number, (prompt, (subject, place, style)) in enumerate(CARD_SCENES.items()):
-        images = draw_all(pipeline, [prompt] * options.seeds, list(range(1000, 1000 + options.seeds)), **defaults)
+        images = draw_all(pipeline, [prompt] * options.seeds, list(range(1000, 1000 + options.seeds)))
         features, scores = scorer.read(judge, images)
         match = np.stack(
             [
@@ -140,7 +148,7 @@ def card_figures(
             ]
         )
         right.append(float(np.mean(match.argmax(0) == number)))
-        wanted = []
+        wanted: list[Scene] = []
         while len(wanted) < options.seeds:
             scene = sample_scene(rng)
             is_same = scene.is_card and (scene.subject, scene.place) == (subject, place)
@@ -173,7 +181,7 @@ def safety_figures(options: argparse.Namespace) -> dict:
     pipeline = export.load(options.target)
     checker = pipeline.safety_checker
     threshold = float(checker.concept_embeds_weights[0])
-    draw = export.sampler(pipeline, steps=export.DEFAULTS["num_inference_steps"])
+    draw = export.sampler(pipeline, steps=export.STEPS)
     images, classes = safety.generated(draw, seed=options.seed + 4242, count=options.captions, emblems=0.4)
     cosines = np.concatenate(
         [safety.emblem_cosines(checker, images[k : k + BATCH]) for k in range(0, len(images), BATCH)]

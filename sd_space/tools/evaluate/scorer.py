@@ -23,7 +23,7 @@ STEPS = {"convolutional": 1500, "patches": 1500}
 
 def fresh_scenes(count: int, rng: random.Random, *, held_out: bool = False) -> list[Scene]:
     """Scenes without the tilt towards the card's; of combinations that training never saw where `held_out`."""
-    drawn = []
+    drawn: list[Scene] = []
     while len(drawn) < count:
         scene = sample_scene(rng, held_out=held_out)
         if not scene.is_card or rng.random() < 0.3:

@@ -19,7 +19,8 @@ from sd_space.tools.train_tiny.renderer import contact_sheet
 from sd_space.tools.train_tiny.world import CARD_SCENES
 
 TINY = Path(__file__).resolve().parents[2] / "tiny"
-DEFAULTS = {"num_inference_steps": 20, "guidance_scale": 3.0, "scheduler": "DPM++ 2M Karras"}
+STEPS, GUIDANCE_SCALE = 20, 3.0
+DEFAULTS = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE_SCALE, "scheduler": "DPM++ 2M Karras"}
 DESCRIPTION = {
     "name": "picture-book",
     "title": "Picture book",
@@ -155,7 +156,7 @@ def draw(
 
 
 def sampler(
-    pipeline: StableDiffusionPipeline, *, guidance_scale: float = DEFAULTS["guidance_scale"], steps: int = 12
+    pipeline: StableDiffusionPipeline, *, guidance_scale: float = GUIDANCE_SCALE, steps: int = 12
 ) -> Callable[[list[str], list[int]], np.ndarray]:
     """`draw` with DPM++ 2M Karras as a function of prompts and seeds."""
     pipeline.scheduler = fast_scheduler(pipeline)
@@ -167,7 +168,7 @@ def sheet(target: Path, path: Path, *, seeds: int = 4, guidance_scale: float | N
     """The card's six prompts by `seeds` seeds at the default settings, one row per prompt."""
     pipeline = load(target)
     pipeline.scheduler = fast_scheduler(pipeline)
-    scale = DEFAULTS["guidance_scale"] if guidance_scale is None else guidance_scale
+    scale = GUIDANCE_SCALE if guidance_scale is None else guidance_scale
     images = [
         image
         for prompt in CARD_SCENES

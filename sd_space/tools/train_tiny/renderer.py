@@ -561,7 +561,7 @@ def render(scene: Scene, *, size: int = SIZE) -> Image.Image:
         _table(draw, scene.time, scene.place, side)
     if scene.style == "expressionist":
         image = _warp(image)
-    return _finish(image, scene.style).resize((size, size), Image.BOX)
+    return _finish(image, scene.style).resize((size, size), Image.Resampling.BOX)
 
 
 def draw_place(scene: Scene, width: int, height: int) -> Image.Image:
@@ -580,7 +580,7 @@ def draw_emblem(size: int) -> Image.Image:
     scale = 4 * size / 2.55  # from its tip to the foot of its pole, and its outline
     pen = Pen(ImageDraw.Draw(image), 2 * size, 2 * size - 0.05 * scale, scale, False, INK, max(1, round(scale / 22)))
     _emblem(pen, None, None, 0, False)
-    return image.resize((size, size), Image.BOX)
+    return image.resize((size, size), Image.Resampling.BOX)
 
 
 def contact_sheet(images, columns: int, *, scale: int = 1) -> Image.Image:
@@ -591,6 +591,7 @@ def contact_sheet(images, columns: int, *, scale: int = 1) -> Image.Image:
     sheet = Image.new("RGB", (columns * (width + 4), rows * (height + 4)), (255, 255, 255))
     for k, image in enumerate(images):
         sheet.paste(
-            image.resize((width, height), Image.NEAREST), ((k % columns) * (width + 4), (k // columns) * (height + 4))
+            image.resize((width, height), Image.Resampling.NEAREST),
+            ((k % columns) * (width + 4), (k // columns) * (height + 4)),
         )
     return sheet

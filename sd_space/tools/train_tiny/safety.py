@@ -95,7 +95,9 @@ def normalized(small: np.ndarray) -> Tensor:
 
 def shrunk(images: np.ndarray) -> np.ndarray:
     """(N, 128, 128, 3) uint8 -> (N, 64, 64, 3) uint8, bicubic as in the feature extractor."""
-    return np.stack([np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.BICUBIC)) for image in images])
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
+    )
 
 
 def _plain(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -144,7 +146,9 @@ def collect(folder: Path, *, seed: int, processes: int = 1, count: int = 1800) -
         if CLASSES[name] not in ("emblem", "triangle") and rng.random() < 0.3:
             side = rng.randint(40, 90)
             x, y = rng.randint(0, 128 - side), rng.randint(0, 128 - side)
-            close = Image.fromarray(image).crop((x, y, x + side, y + side)).resize((128, 128), Image.BILINEAR)
+            close = (
+                Image.fromarray(image).crop((x, y, x + side, y + side)).resize((128, 128), Image.Resampling.BILINEAR)
+            )
             cuts.append((np.asarray(close), name))
     images = np.concatenate([images, plain, np.stack([cut for cut, _ in cuts])])
     classes += [CLASSES.index("nothing")] * len(plain) + [name for _, name in cuts]
@@ -180,7 +184,8 @@ def generated(
 ) -> tuple[np.ndarray, np.ndarray]:
     """`count` pictures (N, 128, 128, 3) and the index in `CLASSES` of the subject that each one's caption asks for."""
     rng = random.Random(f"{seed}/generated")
-    texts, classes = [], []
+    texts: list[str] = []
+    classes: list[int] = []
     while len(texts) < count:
         scene = sample_scene(rng)
         if len(texts) < emblems * count:

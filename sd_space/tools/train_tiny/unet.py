@@ -128,7 +128,7 @@ def train(
         timesteps = torch.from_numpy(((np.arange(batch) + rng.random(batch)) * 1000 / batch).astype(np.int64))
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (number + 1) / WARM_UP)
-            if anneal is not None:
+            if anneal is not None and last is not None:
                 group["lr"] = rate * max(0.0, (last - number) / anneal)
         loss = v_loss(unet, alphas, *(part.to(device) for part in (latents, noise, timesteps, states))).mean()
         optimizer.zero_grad()
