@@ -80,7 +80,7 @@ def traced(rig: Rig) -> Iterator[Traces]:
         visitor.call("generate", {"data": [MARKER]}, version=""),
         visitor.call("generate", {MARKER: MARKER}),
         visitor.join(index, [token, MARKER]),
-        visitor.join(index, [*values[:7], MARKER, *values[8:]]),
+        visitor.join(index, [*values[:5], MARKER, *values[6:]]),
         visitor.send("GET", f"/gradio_api/file={rig.results}/{MARKER}.png"),
     ]
     for target in ("encode_prompt", "denoise_step", "decode_latents"):
