@@ -155,7 +155,7 @@ def test_private_events_make_no_picture_without_a_token(ready_server):
     config = ready_server.get("/config").json()
     before = ready_server.metric(PICTURES_MADE)
     for dependency in config["dependencies"]:
-        data = ["", PROMPT, "", 1, 1, 2.0, 7, "PNDM", False, "128x128", True][: len(dependency["inputs"])]
+        data = ["", PROMPT, "", 1, 1, "PNDM", 2.0, 7, False, "128x128", True][: len(dependency["inputs"])]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": f"probe{dependency['id']}"}
         httpx.post(f"{ready_server.url}/gradio_api/queue/join", json=body)
         httpx.post(f"{ready_server.url}/gradio_api/run/predict", json=body)
@@ -202,7 +202,7 @@ def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(
     config = ready_server.get("/config").json()
     labels = {c["id"]: c["props"].get("label") for c in config["components"]}
     (page_event,) = [e for e in config["dependencies"] if {"Prompt", "Steps"} <= {labels.get(i) for i in e["inputs"]}]
-    values = [token, "a cat", "", 4, 150, 3.0, 7, "PNDM", False, "64x64", True]
+    values = [token, "a cat", "", 4, 150, "PNDM", 3.0, 7, False, "64x64", True]
     event = {"data": values, "fn_index": page_event["id"], "session_hash": "cancels"}
     url, cancelled = f"{ready_server.url}/gradio_api", 'sd_space_failures_total{kind="Cancelled"}'
     before = ready_server.metric(cancelled)
