@@ -37,7 +37,7 @@ async def until(condition) -> None:
 
 def counts(backend) -> list[tuple[int, int]]:
     """What each replica has waiting and running."""
-    told = backend._cluster.handle.broadcast("status").results(timeout_s=TIMEOUT_S)
+    told = backend._replicas._handle.broadcast("status").results(timeout_s=TIMEOUT_S)
     return sorted((each.status.waiting, each.status.running) for each in told)
 
 
@@ -153,7 +153,7 @@ def test_a_replica_killed_in_the_middle_costs_time_and_nothing_else(whole):
 
 @pytest.mark.nightly
 def test_a_request_is_not_run_again_without_end(whole, monkeypatch):
-    monkeypatch.setattr("sd_space.backends.ray_serve.backend.ATTEMPTS", 1)
+    monkeypatch.setattr("sd_space.backends.replicas.ATTEMPTS", 1)
 
     async def main():
         running = asyncio.create_task(updates_of(whole, admitted("a", **LONG)))

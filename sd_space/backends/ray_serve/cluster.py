@@ -1,10 +1,11 @@
 """The page's connection to the cluster: one thread starts or joins it, and then watches its replicas."""
 
+import asyncio
 import contextlib
 import logging
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
 
 import ray
@@ -17,9 +18,18 @@ import sd_space
 from sd_space.backends import STOPPED
 from sd_space.backends.ray_serve.deployment import APP, replicas
 from sd_space.backends.ray_serve.replica import ReplicaStatus
+from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.totals import UNetCallTotals
 from sd_space.lived_time import LivedTime
-from sd_space.schema import BackendStatus, ModelInfo, Stage
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    GenerationResult,
+    ModelInfo,
+    RequestFailed,
+    Stage,
+    Update,
+)
 from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -53,10 +63,22 @@ class Cluster:
         self._lived_s.start()
         self._thread.start()
 
-    @property
-    def handle(self) -> DeploymentHandle | None:
-        """`None` until the first replica is ready."""
-        return self._handle
+    async def stream(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
+        """See `Replicas.stream`."""
+        while (handle := self._handle) is None:  # until the first replica is ready
+            await asyncio.sleep(POLL_S / 10)
+        stream = handle.generate.remote(admitted)
+        has_ended = False
+        try:
+            async for update in stream:
+                has_ended = isinstance(update, GenerationResult | RequestFailed)
+                yield update
+        except (RayError, RayServeException) as error:
+            has_ended = True
+            raise ReplicaLost(type(error).__name__) from None
+        finally:
+            if not has_ended:
+                asyncio.get_running_loop().run_in_executor(None, stream.cancel)  # waits a moment for the router
 
     def status(self) -> BackendStatus:
         """Ready while at least one replica runs."""
@@ -81,7 +103,7 @@ class Cluster:
         self._set(Stage.STOPPED, STOPPED)
 
     def leave(self) -> None:
-        """Leaves the cluster and joins the thread. A cluster that was started here ends with it."""
+        """Leaves the cluster. One that was started here ends; one that was joined keeps its replicas for others."""
         self._leaving.set()
         self._lived_s.stop()
         if self._thread.is_alive():

@@ -1,7 +1,7 @@
-"""The page's backend: streams requests from the replicas, and runs one again if its replica is lost.
+"""Draws on one of several engines in other processes, and draws again on another where one is lost.
 
-The page stays one process. Each request goes to the least busy replica; one whose replica is lost runs again on
-another, with the same seeds.
+Each request goes to the least busy engine. One whose engine is lost runs again with the same seeds; its caller keeps
+the pictures that it has, and reads why it takes longer.
 """
 
 import asyncio
@@ -11,13 +11,9 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
-
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from typing import Protocol, TypeVar
 
 from sd_space.backends import STOPPED
-from sd_space.backends.ray_serve.cluster import POLL_S, Cluster
 from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, SpaceError
 from sd_space.schema import (
     AdmittedRequest,
@@ -30,13 +26,13 @@ from sd_space.schema import (
     Stage,
     Update,
 )
-from sd_space.settings import Settings
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 4  # times that a request is begun
+LOOK_S = 1.0  # how often a request that waits looks whether there is still something to wait for
 LOST_S = 120.0  # after so long without any replica, requests fail
 AGAIN = "A machine stopped while it was drawing your pictures; they are drawn again on another, with the same seeds."
 LOST = "The machines that draw have been lost, and none came back in time; please try again later."
@@ -62,37 +58,64 @@ class _Call:
             self.loop.call_soon_threadsafe(self.is_over.set)
 
 
-class _ReplicaLost(Exception):
-    """The replica, or the connection to it, failed during a request."""
+class ReplicaLost(Exception):
+    """The replica, or the connection to it, failed during a request; another one may succeed."""
 
 
-class RayServeBackend:
-    """Implements `backends.Backend`."""
+class Replicas(Protocol):
+    """The engines behind a page, wherever they are."""
 
-    def __init__(self, settings: Settings):
-        self._cluster = Cluster(settings)
+    def start(self) -> None:
+        """Begins to start or to join them, and returns at once."""
+
+    def status(self) -> BackendStatus:
+        """Ready while at least one of them runs; `waiting`, `running` and `reruns` are left out."""
+
+    def stream(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
+        """The request's updates from the least busy one; waits until there is one. Closing it frees the device.
+
+        Raises ReplicaLost, or a SpaceError.
+        """
+
+    def now_s(self) -> float:
+        """A clock that stands still while this process is paused."""
+
+    def seconds_without_replica(self, since_s: float) -> float:
+        """How long none has run, counted from `since_s` (a value of `now_s`) at the earliest."""
+
+    def stop(self) -> None:
+        """From now on the status is STOPPED."""
+
+    def leave(self) -> None:
+        """Ends those that were started here, and waits for what it has started."""
+
+
+class ReplicatedBackend:
+    """Implements `backends.Backend` on replicas."""
+
+    def __init__(self, replicas: Replicas):
+        self._replicas = replicas
         self._lock = threading.Lock()  # guards all that follows; held for moments only
         self._calls: dict[str, _Call] = {}  # by request_id
         self._reruns = 0
         self._is_closing = False
 
     def prepare(self) -> None:
-        """Does nothing: the page can be served before the cluster is up."""
+        """Does nothing: the page can be served before any of them runs."""
 
     def start(self) -> None:
-        """See `Cluster.start`."""
-        self._cluster.start()
+        self._replicas.start()
 
     def status(self) -> BackendStatus:
-        """Ready while at least one replica runs, as the cluster said a moment ago."""
+        """Ready while at least one replica runs, as was known a moment ago."""
         with self._lock:
             running = sum(call.is_running for call in self._calls.values())
             waiting, reruns = len(self._calls) - running, self._reruns
-        return replace(self._cluster.status(), waiting=waiting, running=running, reruns=reruns)
+        return replace(self._replicas.status(), waiting=waiting, running=running, reruns=reruns)
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. A picture that the caller has already is not sent again when its request reruns."""
-        call = _Call(admitted, asyncio.get_running_loop(), self._cluster.now_s())
+        call = _Call(admitted, asyncio.get_running_loop(), self._replicas.now_s())
         with self._lock:
             if self._is_closing:
                 raise EngineFailed(STOPPED)
@@ -104,7 +127,7 @@ class RayServeBackend:
                         async for update in updates:
                             yield update
                     return
-                except _ReplicaLost as lost:
+                except ReplicaLost as lost:
                     logger.warning("request %s lost its replica: %s", admitted.request_id, lost)
                     if attempt == ATTEMPTS - 1:
                         raise EngineFailed(LOST) from None
@@ -126,40 +149,31 @@ class RayServeBackend:
             call.end(Cancelled("Cancelled; the device is free."))
 
     def close(self, timeout_s: float) -> None:
-        """Refuses new requests, lets running ones finish for `timeout_s`, and leaves the cluster.
-
-        A cluster that was started here ends with it; one that was joined keeps its replicas for the next page.
-        """
+        """See `Backend.close`."""
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             self._is_closing = True
         while self._calls and time.monotonic() < deadline_s:
             time.sleep(0.05)
-        self._cluster.stop()
+        self._replicas.stop()
         with self._lock:
             calls = list(self._calls.values())
         for call in calls:
             call.end(EngineFailed(STOPPED))
-        self._cluster.leave()
+        self._replicas.leave()
 
     async def _attempt(self, call: _Call, note: str) -> AsyncGenerator[Update]:
-        """The request on one replica. Raises _ReplicaLost where another replica may succeed, else a SpaceError."""
-        while (handle := self._cluster.handle) is None:
-            await self._race_with_cancel(call, asyncio.sleep(0.1))
-        stream = handle.generate.remote(call.admitted)
-        has_ended = False
-        try:
-            while not has_ended:
-                update = _dedupe_update(call, await self._race_with_cancel(call, anext(stream)), note)
-                has_ended = isinstance(update, GenerationResult | RequestFailed)
+        """The request on one replica. Raises ReplicaLost where another replica may succeed, else a SpaceError."""
+        async with contextlib.aclosing(self._replicas.stream(call.admitted)) as stream:
+            while True:
+                received = await self._race_with_cancel(call, anext(stream, None))
+                if received is None:
+                    raise ReplicaLost("its updates ended without a result")
+                update = _dedupe_update(call, received, note)
                 if update is not None:
                     yield update
-        except (RayError, RayServeException, StopAsyncIteration) as error:
-            has_ended = True
-            raise _ReplicaLost(type(error).__name__) from None
-        finally:
-            if not has_ended:
-                call.loop.run_in_executor(None, stream.cancel)  # waits a moment for the router
+                if isinstance(received, GenerationResult | RequestFailed):
+                    return
 
     async def _race_with_cancel(self, call: _Call, step: Awaitable[T]) -> T:
         """The result of `step`. Raises a SpaceError if the call ends before, or if there is no replica for too long."""
@@ -167,18 +181,20 @@ class RayServeBackend:
         done.add_done_callback(lambda future: future.cancelled() or future.exception())  # else asyncio may log it
         try:
             while not done.done() and not over.done():
-                await asyncio.wait({done, over}, timeout=POLL_S, return_when=asyncio.FIRST_COMPLETED)
-                status = self._cluster.status()
+                await asyncio.wait({done, over}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                status = self._replicas.status()
                 if status.stage is Stage.FAILED:
                     raise ModelUnavailable(status.reason)
-                if self._cluster.seconds_without_replica(call.began_lived_s) > LOST_S:
+                if self._replicas.seconds_without_replica(call.began_lived_s) > LOST_S:
                     raise EngineFailed(LOST)
             if call.ended_by is not None:
                 raise call.ended_by
             return done.result()
         finally:
-            done.cancel()
             over.cancel()
+            done.cancel()
+            if not done.done():
+                await asyncio.wait({done})  # a generator can be closed only once its last step is over
 
 
 def _dedupe_update(call: _Call, update: Update, note: str) -> Update | None:
