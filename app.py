@@ -15,25 +15,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build(command: Command) -> Space:
     """Imports libraries late: what can be checked without them is checked before, for they take seconds."""
-    from sd_space.serving.connections import raise_handle_limit
+    from sd_space.logs import set_up_logs
+    from sd_space.serving.connections import quieten_logs, raise_handle_limit
     from sd_space.serving.environment import check_environment, turn_off_analytics
     from sd_space.serving.listening import Address, check, start_server
-    from sd_space.serving.logs import set_up_logs
 
     set_up_logs()
+    quieten_logs()
     settings, address, handles = command.settings, Address.from_env(os.environ), raise_handle_limit()
     check_environment(os.environ, address.host)
     turn_off_analytics(os.environ)
     check(address)
     from sd_space.backends import make_backend
-    from sd_space.process_memory import freeze_gc, tune_malloc
+    from sd_space.process_memory import freeze_gc
     from sd_space.serving.results import ResultStore
 
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     store.check()
     backend = make_backend(settings)  # before gradio: ZeroGPU's package must be imported first
-    if settings.device in ("auto", "cpu") and not os.path.exists("/dev/nvidiactl"):
-        tune_malloc()
+    backend.prepare()
     from sd_space.card import load_card
     from sd_space.recorded import load_recorded
     from sd_space.serving.gate import Gate

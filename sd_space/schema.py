@@ -258,7 +258,7 @@ class BackendStatus:
     `detail` says how far a stage of loading is, such as "1.20 GB of 2.74 GB fetched".
     Where pictures are made in other processes, `replicas` counts those by state, and `reruns` how often a request
     was run again because its replica was lost. `unet_calls` are since the start, by the pictures that shared them: how
-    many, and their seconds in all.
+    many, and their seconds in all. `restarts` is how often an engine's process was lost and replaced, by reason.
     """
 
     stage: Stage
@@ -270,6 +270,7 @@ class BackendStatus:
     replicas: Mapping[str, int] = field(default_factory=dict)
     reruns: int = 0
     unet_calls: Mapping[int, tuple[int, float]] = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_ready(self) -> bool:

@@ -80,6 +80,12 @@ def _with_small_host(address: str) -> str:
     return re.sub(r"^[^/]*//[^/]*", lambda start: start[0].lower(), address)
 
 
+def _devices(text: str) -> str:
+    if not re.fullmatch("all|[1-9][0-9]{0,2}|([0-9]{1,3},)+([0-9]{1,3})?", text.lower()):
+        raise ValueError("all, a number such as 2, or a list with commas such as 0,2")
+    return text.lower()
+
+
 # What may stand in `frame-ancestors`: https://www.w3.org/TR/CSP3/#directive-frame-ancestors
 _FRAME_SOURCE = re.compile(
     r"\*|https?:|(https?://)?(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:([0-9]{1,5}|\*))?(/[a-z0-9._/~-]*)?", re.IGNORECASE
@@ -141,6 +147,11 @@ class Settings:
     )
     turbo: bool = _setting(
         False, _switch, "`1`: two of three steps reuse the UNet's deep features: faster, and other pictures"
+    )
+    devices: str = _setting(
+        "all",
+        _devices,
+        "GPUs with an engine each: `all`, how many, or a list such as `0,2`; on a CPU how many engines share the cores",
     )
     openvino: bool = _setting(
         False,

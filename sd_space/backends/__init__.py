@@ -16,10 +16,10 @@ class Backend(Protocol):
     """Owns the device, or the way to it. Only `generate` hands out pictures, and only screened ones."""
 
     def prepare(self) -> None:
-        """What must be done in the main thread before the page is served: ZeroGPU places its weights here."""
+        """What begins before the page's own imports, in the main thread: ZeroGPU places its weights here."""
 
     def start(self) -> None:
-        """Begins loading in the background and returns at once."""
+        """Begins loading in the background, unless `prepare` has, and returns at once."""
 
     def status(self) -> BackendStatus:
         """The state of loading, and how many requests wait and run; cheap, callable from any thread."""

@@ -10,15 +10,23 @@ import queue
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sd_space.backends import STOPPED
 from sd_space.backends.loading import build_engine, load
-from sd_space.backends.update_stream import UpdateStream
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
 from sd_space.lived_time import LivedTime
 from sd_space.runtime_errors import GENERATION_FAILED, is_device_lost, traceback_without_message
-from sd_space.schema import BackendStatus, GenerationResult, ModelInfo, Progress, RequestFailed, Stage
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    GenerationResult,
+    ModelInfo,
+    Progress,
+    RequestFailed,
+    Stage,
+    Update,
+)
 from sd_space.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,13 +41,23 @@ BROKEN = "The model stopped working, so no pictures can be made; the operator ha
 CHECKER_HANGS = "The safety checker does not answer, so no pictures are shown."
 
 
+class Stream(Protocol):
+    """Carries a request's updates to whoever has asked for it."""
+
+    @property
+    def admitted(self) -> AdmittedRequest: ...
+
+    def send(self, update: Update | SpaceError) -> bool:
+        """Without waiting. A SpaceError ends the request without a result. False if no one reads any more."""
+
+
 class EngineThread:
     """Owns one engine. All methods without an underscore may be called from any thread."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        # A stream adds its request, a string cancels the request of that id, and `None` wakes the thread up.
-        self._inbox: queue.SimpleQueue[UpdateStream | str | None] = queue.SimpleQueue()
+        # A string cancels the request of that id, and `None` wakes the thread up.
+        self._inbox: queue.SimpleQueue[AdmittedRequest | str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._lived_s = LivedTime()  # a process that was paused for a minute does not hang
         self._heartbeat_s = self._lived_s()
@@ -49,7 +67,7 @@ class EngineThread:
         self._stage, self._detail = Stage.STARTING, ""
         self._info: ModelInfo | None = None
         self._error: SpaceError | None = None
-        self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
+        self._streams: dict[str, Stream] = {}  # of all unfinished requests, by request_id
         self._running = 0  # of them, those that are being drawn
         self._unet_calls: dict[int, tuple[int, float]] = {}
         self._is_screen_healthy = True
@@ -95,7 +113,7 @@ class EngineThread:
             return replace(status, stage=Stage.FAILED, reason=CHECKER_HANGS)
         return status
 
-    def submit(self, stream: UpdateStream) -> None:
+    def submit(self, stream: Stream) -> None:
         """Adds the stream's request; it waits until the model is loaded. Raises a SpaceError if that is impossible."""
         with self._lock:
             if self._is_closing:
@@ -105,7 +123,7 @@ class EngineThread:
             if self.is_lost():
                 raise EngineFailed(BROKEN)
             self._streams[stream.admitted.request_id] = stream
-        self._inbox.put(stream)
+        self._inbox.put(stream.admitted)
 
     def cancel(self, request_id: str) -> None:
         """Frees the request's rows at the next step; ignores finished and unknown requests."""
@@ -206,13 +224,13 @@ class EngineThread:
                 self._handle(message, engine)
                 message = self._inbox.get_nowait()
 
-    def _handle(self, message: UpdateStream | str | None, engine: "Engine") -> None:
+    def _handle(self, message: AdmittedRequest | str | None, engine: "Engine") -> None:
         match message:
-            case UpdateStream(admitted=admitted):
+            case AdmittedRequest():
                 with self._lock:
-                    is_waiting = admitted.request_id in self._streams
+                    is_waiting = message.request_id in self._streams
                 if is_waiting:
-                    engine.add_request(admitted)
+                    engine.add_request(message)
             case str(request_id):
                 engine.cancel(request_id)
         with self._lock:

@@ -32,6 +32,13 @@ def load(
     return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()), on_progress=on_progress)
 
 
+def num_gpus() -> int:
+    """How many CUDA devices this process sees; imports torch."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":

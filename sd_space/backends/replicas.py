@@ -99,12 +99,14 @@ class ReplicatedBackend:
         self._calls: dict[str, _Call] = {}  # by request_id
         self._reruns = 0
         self._is_closing = False
+        self._close_at_s = float("inf")
 
     def prepare(self) -> None:
-        """Does nothing: the page can be served before any of them runs."""
+        """Begins to start or to join the replicas, beside the page's own imports; returns at once."""
+        self._replicas.start()
 
     def start(self) -> None:
-        self._replicas.start()
+        """Does nothing: `prepare` has started them."""
 
     def status(self) -> BackendStatus:
         """Ready while at least one replica runs, as was known a moment ago."""
@@ -150,10 +152,10 @@ class ReplicatedBackend:
 
     def close(self, timeout_s: float) -> None:
         """See `Backend.close`."""
-        deadline_s = time.monotonic() + timeout_s
         with self._lock:
             self._is_closing = True
-        while self._calls and time.monotonic() < deadline_s:
+            self._close_at_s = min(self._close_at_s, time.monotonic() + timeout_s)  # a second call may shorten it
+        while self._calls and time.monotonic() < self._close_at_s:
             time.sleep(0.05)
         self._replicas.stop()
         with self._lock:

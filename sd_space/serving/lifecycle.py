@@ -77,7 +77,6 @@ class Lifecycle:
         self._stop_on_signals(space.backend)
         space.store.start()
         try:
-            space.backend.prepare()
             say("Starting the page.")  # finds out whether anybody reads the output: Gradio prints too, and would fail
             say(f"Serving on {space.open_page()}")
         except BaseException:
@@ -96,7 +95,7 @@ class Lifecycle:
     def _load(self, space: Space) -> None:
         """Returns once the model is loaded, or cannot be, or a signal has come."""
         backend = space.backend
-        backend.start()  # only now: importing torch takes seconds, and the page is up already
+        backend.start()
         while backend.status().stage not in (Stage.READY, Stage.FAILED) and not self._stop.wait(START_LOOK_S):
             if time.monotonic() > self._collect_from_s:
                 gc.enable()

@@ -65,6 +65,12 @@ class _Queue(Collector):
             replicas.add_metric([state], count)
         yield replicas
         yield CounterMetricFamily("sd_space_reruns", "Requests run again because their replica was lost", status.reruns)
+        restarts = CounterMetricFamily(
+            "sd_space_engine_restarts", "Processes of engines that were lost and replaced", labels=["reason"]
+        )
+        for reason, count in status.restarts.items():
+            restarts.add_metric([reason], count)
+        yield restarts
         calls = CounterMetricFamily(
             "sd_space_unet_calls", "UNet calls by the pictures that shared them", labels=_SHARED
         )

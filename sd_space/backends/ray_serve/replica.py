@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from sd_space.backends import until_ready
-from sd_space.backends.local import LocalBackend
+from sd_space.backends.in_process import InProcessBackend
 from sd_space.process_memory import freeze_gc
 from sd_space.schema import AdmittedRequest, BackendStatus, Progress, Update
 from sd_space.settings import Settings
@@ -28,7 +28,7 @@ class EngineReplica:
 
     async def __init__(self, settings: Settings):  # type: ignore[misc]  # Ray Serve awaits it
         self._replica_id = uuid.uuid4().hex
-        self._backend = LocalBackend(settings)
+        self._backend = InProcessBackend(settings)
         self._backend.start()
         async for _ in until_ready(self._backend):
             pass

@@ -2,8 +2,6 @@
 
 import logging
 
-from sd_space.serving.connections import quieten_logs
-
 _LEAST_LEVELS = {
     "httpx": logging.WARNING,  # logs whole addresses
     "httpx2": logging.WARNING,
@@ -14,7 +12,7 @@ _LEAST_LEVELS = {
 
 
 def set_up_logs() -> None:
+    """For each process of the Space, the engines' too."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name, level in _LEAST_LEVELS.items():
         logging.getLogger(name).setLevel(level)
-    quieten_logs()

@@ -1,0 +1,141 @@
+"""A process around one engine: what it receives goes to the engine's thread, and what that says goes back.
+
+It ends when it is asked to, and when the process that has started it is gone.
+"""
+
+import gc
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+
+from sd_space.backends.engine_thread import EngineThread
+from sd_space.backends.loading import num_gpus
+from sd_space.errors import SpaceError
+from sd_space.logs import set_up_logs
+from sd_space.process_memory import freeze_gc, tune_malloc
+from sd_space.schema import AdmittedRequest, BackendStatus, Update
+from sd_space.settings import Settings
+
+LOOK_S = 0.1  # how often the engine's state is looked at
+BEAT_S = 1.0  # the longest time between two reports of it
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Ends the process; what is being drawn is cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The engine's state. `num_gpus` is how many the process sees, 0 while that is not known."""
+
+    status: BackendStatus
+    num_gpus: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request is over without a result, because its engine is."""
+
+    request_id: str
+    error: SpaceError
+
+
+Message = Update | Report | Ended
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Sends in a thread of its own: neither the engine nor the receiver of messages waits for a full pipe."""
+
+    connection: Connection
+    _messages: queue.SimpleQueue[Message | None] = field(default_factory=queue.SimpleQueue)
+
+    def put(self, message: Message | None) -> None:
+        """`None` ends the thread once all before it is sent."""
+        self._messages.put(message)
+
+    def send_all(self) -> None:
+        try:
+            while (message := self._messages.get()) is not None:
+                self.connection.send(message)
+        except OSError:  # nobody reads any more: the receiver of messages sees it too
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """Carries a request's updates into the pipe, for `EngineThread`."""
+
+    admitted: AdmittedRequest
+    outbox: _Outbox
+
+    def send(self, update: Update | SpaceError) -> bool:
+        is_error = isinstance(update, SpaceError)
+        self.outbox.put(Ended(self.admitted.request_id, update) if is_error else update)
+        return True
+
+
+def run(connection: Connection, settings: Settings, environ: Mapping[str, str], parent_pid: int) -> None:
+    """The life of the process. `environ` is set first: which device it sees is read when torch is imported."""
+    os.environ.update(environ)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the parent decides about the end
+        signal.signal(number, signal.SIG_IGN)
+    set_up_logs()
+    if not os.path.exists("/dev/nvidiactl"):
+        tune_malloc()
+    gc.disable()  # nearly all that loading makes lives on
+    engine, outbox = EngineThread(settings), _Outbox(connection)
+    sender = threading.Thread(target=outbox.send_all, daemon=True)
+    sender.start()
+    engine.start()
+    threading.Thread(target=_report, args=(engine, outbox), daemon=True).start()
+    _receive(connection, engine, outbox, parent_pid)
+    outbox.put(None)
+    sender.join(1.0)
+    os._exit(0)  # an interpreter that ends while a thread computes may crash
+
+
+def _report(engine: EngineThread, outbox: _Outbox) -> None:
+    """Reports the engine's state whenever it has changed, and once in `BEAT_S`."""
+    last, sent_s, is_frozen = None, 0.0, False
+    while True:
+        status = engine.status()
+        if not is_frozen and status.is_ready:
+            freeze_gc()
+            is_frozen = True
+        if status != last or time.monotonic() - sent_s >= BEAT_S:
+            outbox.put(Report(status, num_gpus() if status.is_ready else 0))
+            last, sent_s = status, time.monotonic()
+        time.sleep(LOOK_S)
+
+
+def _receive(connection: Connection, engine: EngineThread, outbox: _Outbox, parent_pid: int) -> None:
+    """Passes on what comes until the process is to end."""
+    while os.getppid() == parent_pid:
+        try:
+            if not connection.poll(BEAT_S):
+                continue
+            message: AdmittedRequest | Cancel | Close = connection.recv()
+        except (EOFError, OSError):
+            return
+        match message:
+            case AdmittedRequest():
+                try:
+                    engine.submit(_Stream(message, outbox))
+                except SpaceError as error:
+                    outbox.put(Ended(message.request_id, error))
+            case Cancel(request_id):
+                engine.cancel(request_id)
+            case Close():
+                return

@@ -1,0 +1,223 @@
+"""The engine's process on one device: starts it, watches it, and starts another when it is lost."""
+
+import logging
+import multiprocessing
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+
+from sd_space.backends import engine_process
+from sd_space.backends.engine_process import Cancel, Close, Ended, Message, Report
+from sd_space.backends.engine_thread import BROKEN
+from sd_space.backends.replicas import ReplicaLost
+from sd_space.backends.update_stream import UpdateStream
+from sd_space.errors import ModelUnavailable
+from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage
+from sd_space.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+CONTEXT = multiprocessing.get_context("spawn")  # a forked process could not use CUDA
+LOOK_S = 0.25
+SILENT_S = 20.0  # without a report for this long, a process that is ready counts as hung
+SILENT_LOADING_S = 180.0  # and one that still imports or loads, which may hold the interpreter's lock
+PAUSES_S = (0.0, 1.0, 4.0, 15.0, 60.0)  # before another start, after so many that never became ready
+STOP_S = 2.0  # that a process gets to end by itself
+RESTARTING = "The model is started again after a fault; please try again in a minute."
+
+
+class EngineSlot:
+    """Owns one device's process. All methods without an underscore may be called from any thread.
+
+    `environ` is what the process has in its environment beside ours, such as the device that it sees. `on_gpus` is
+    called once, with how many GPUs it sees, where there are any.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        now_s: Callable[[], float],
+        on_gpus: Callable[[int], None] | None = None,
+    ):
+        self._settings = replace(settings, secret=None)
+        self._environ = environ
+        self._now_s = now_s
+        self._on_gpus = on_gpus
+        self._thread = threading.Thread(target=self._supervise, name="engine process", daemon=True)
+        self._closing = threading.Event()
+        self._process: BaseProcess | None = None
+        self._heard_s = 0.0
+        self._lock = threading.Lock()  # guards all that follows; held for moments only
+        self._outbox: queue.SimpleQueue[AdmittedRequest | Cancel | Close | None] | None = None
+        self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
+        self._status = BackendStatus(Stage.STARTING)
+        self._starts = 0
+        self._restarts: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Starts the process and its watch; returns at once."""
+        self._thread.start()
+
+    @property
+    def load(self) -> int:
+        """How many requests are unfinished."""
+        return len(self._streams)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether requests can be sent: the process runs, though its model may still be loading."""
+        return self._outbox is not None
+
+    @property
+    def source_id(self) -> str:
+        """Differs for each process, also for those that replace one another."""
+        return f"{id(self)}-{self._starts}"
+
+    def status(self) -> BackendStatus:
+        with self._lock:
+            return self._status
+
+    def restarts(self) -> Mapping[str, int]:
+        """How often a process was lost and replaced, by reason."""
+        with self._lock:
+            return dict(self._restarts)
+
+    def submit(self, stream: UpdateStream) -> None:
+        """Raises ReplicaLost where there is no process at the moment."""
+        with self._lock:
+            if self._outbox is None:
+                raise ReplicaLost("it is not up")
+            self._streams[stream.admitted.request_id] = stream
+            self._outbox.put(stream.admitted)
+
+    def cancel(self, request_id: str) -> None:
+        """Frees the request's rows at the next step; ignores finished and unknown requests."""
+        with self._lock:
+            if self._streams.pop(request_id, None) is not None and self._outbox is not None:
+                self._outbox.put(Cancel(request_id))
+
+    def close(self) -> None:
+        """Begins to end the process; `join` waits for it."""
+        self._closing.set()
+        with self._lock:
+            if self._outbox is not None:
+                self._outbox.put(Close())
+
+    def join(self) -> None:
+        """Ends the process, by force if it does not end by itself, and joins the thread."""
+        if self._thread.ident is not None:
+            self._thread.join(2 * STOP_S)
+
+    # What follows runs in the slot's thread.
+
+    def _supervise(self) -> None:
+        in_vain = 0  # starts that never became ready
+        while not self._closing.is_set():
+            process, connection = self._launch()
+            reason = self._watch(process, connection)
+            was_ready = self._status.info is not None
+            self._end(process, connection)
+            if self._closing.is_set() or reason is None:
+                break
+            in_vain = 0 if was_ready else in_vain + 1
+            logger.error("the engine's process was lost (%s)", reason)
+            if in_vain == len(PAUSES_S):
+                self._set(BackendStatus(Stage.FAILED, None, BROKEN))
+                break
+            with self._lock:
+                self._restarts[reason] += 1
+            self._set(BackendStatus(Stage.STARTING, None, RESTARTING))
+            self._closing.wait(PAUSES_S[in_vain])
+        self._lose_streams()
+
+    def _launch(self) -> tuple[BaseProcess, Connection]:
+        ours, theirs = CONTEXT.Pipe()
+        process = CONTEXT.Process(
+            target=engine_process.run,
+            args=(theirs, self._settings, self._environ, os.getpid()),
+            name="sd_space engine",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        outbox: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=_send_all, args=(ours, outbox), daemon=True).start()
+        self._heard_s = self._now_s()
+        with self._lock:
+            self._process, self._outbox, self._starts = process, outbox, self._starts + 1
+        return process, ours
+
+    def _watch(self, process: BaseProcess, connection: Connection) -> str | None:
+        """Passes on what the process says until it is lost; why, or `None` where another one would fare no better."""
+        while True:
+            try:
+                if connection.poll(LOOK_S):
+                    self._take(connection.recv())
+                    self._heard_s = self._now_s()
+            except (EOFError, OSError):
+                process.join(STOP_S)
+                return "killed" if process.exitcode == -9 else "crashed"
+            status = self._status
+            if status.stage is Stage.FAILED:
+                return "failed" if status.info is not None else None
+            silent_s = SILENT_S if status.is_ready else SILENT_LOADING_S
+            if self._now_s() - self._heard_s > silent_s:
+                return "hung"
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Report(status, num_gpus):
+                self._set(status)
+                if num_gpus and self._on_gpus is not None:
+                    self._on_gpus(num_gpus)
+                    self._on_gpus = None
+                return
+            case Ended(request_id, error):
+                is_over = True
+                # A model that is there can only have been lost: another process may draw the request.
+                lost = isinstance(error, ModelUnavailable) and self._status.info is not None
+                update = ReplicaLost("its engine ended") if lost else error
+            case _:
+                request_id, update = message.request_id, message
+                is_over = isinstance(message, GenerationResult | RequestFailed)
+        with self._lock:
+            stream = self._streams.pop(request_id, None) if is_over else self._streams.get(request_id)
+        if stream is not None and not stream.send(update):
+            self.cancel(request_id)
+
+    def _set(self, status: BackendStatus) -> None:
+        with self._lock:
+            self._status = status
+
+    def _end(self, process: BaseProcess, connection: Connection) -> None:
+        with self._lock:
+            outbox, self._outbox = self._outbox, None
+        outbox.put(None)
+        if self._closing.is_set():
+            process.join(STOP_S)
+        if process.exitcode is None:
+            process.kill()
+        process.join()
+        connection.close()
+        self._lose_streams()
+
+    def _lose_streams(self) -> None:
+        with self._lock:
+            streams, self._streams = list(self._streams.values()), {}
+        for stream in streams:
+            stream.send(ReplicaLost("its process ended"))
+
+
+def _send_all(connection: Connection, outbox: queue.SimpleQueue) -> None:
+    """In a thread of its own, because a process that hangs does not empty its pipe."""
+    try:
+        while (message := outbox.get()) is not None:
+            connection.send(message)
+    except OSError:  # the process is gone, as its watch notices
+        return
