@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from unittest import mock
 
+from sd_space.backends import engine_slot
+
 # What a start would spend its seconds on; loaded once, and every process is forked from there.
 PRELOADED = [
     "app",
@@ -90,13 +92,17 @@ def _run(
     tempfile.tempdir = None  # which is the environment's to say
     for module in _READ_AT_IMPORT:
         importlib.reload(importlib.import_module(module))
+    multiprocessing.current_process()._config["daemon"] = False  # else it may have no children
+    # An engine's process would import torch for seconds, which is here already; tests with a GPU start none.
+    engine_slot.CONTEXT = multiprocessing.get_context("fork")
     if first:
         first()
-    threading.Thread(target=_obey, args=(connection,), daemon=True).start()
+    threading.Thread(target=obey, args=(connection,), daemon=True).start()
     sys.exit(importlib.import_module(program).main(arguments))
 
 
-def _obey(connection: Connection) -> None:
+def obey(connection: Connection) -> None:
+    """Runs the functions that are sent, until nobody sends any more."""
     while True:
         try:
             function, arguments = connection.recv()

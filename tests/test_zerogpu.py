@@ -24,7 +24,7 @@ from sd_space.settings import Settings
 
 from .server import ROOT, serve
 from .test_api import QUICK, call
-from .test_local_backend import TIMEOUT_S, Gate, updates_of
+from .test_in_process_backend import TIMEOUT_S, Gate, updates_of
 from .tiny_models import admitted, make_request
 from .zerogpu_device import lend
 

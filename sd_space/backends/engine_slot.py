@@ -12,12 +12,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from sd_space.backends import engine_process
-from sd_space.backends.engine_process import Cancel, Close, Ended, Message, Report
+from sd_space.backends.engine_process import Cancel, Close, Ended, Report
 from sd_space.backends.engine_thread import BROKEN
 from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.errors import ModelUnavailable
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage
+from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
 from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class EngineSlot:
         self._thread = threading.Thread(target=self._supervise, name="engine process", daemon=True)
         self._closing = threading.Event()
         self._process: BaseProcess | None = None
-        self._heard_s = 0.0
+        self._heard_s, self._was_ready = 0.0, False  # of the present process
         self._lock = threading.Lock()  # guards all that follows; held for moments only
         self._outbox: queue.SimpleQueue[AdmittedRequest | Cancel | Close | None] | None = None
         self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
@@ -121,20 +121,18 @@ class EngineSlot:
         while not self._closing.is_set():
             process, connection = self._launch()
             reason = self._watch(process, connection)
-            was_ready = self._status.info is not None
-            self._end(process, connection)
-            if self._closing.is_set() or reason is None:
-                break
-            in_vain = 0 if was_ready else in_vain + 1
-            logger.error("the engine's process was lost (%s)", reason)
+            in_vain = 0 if self._was_ready else in_vain + 1
             if in_vain == len(PAUSES_S):
-                self._set(BackendStatus(Stage.FAILED, None, BROKEN))
-                break
+                self._set(BackendStatus(Stage.FAILED, reason=BROKEN))
+            elif reason is not None:
+                self._set(BackendStatus(Stage.STARTING, reason=RESTARTING))
+            self._end(process, connection)
+            if self._closing.is_set() or self._status.stage is Stage.FAILED:
+                return
+            logger.error("the engine's process was lost: %s", reason)
             with self._lock:
                 self._restarts[reason] += 1
-            self._set(BackendStatus(Stage.STARTING, None, RESTARTING))
             self._closing.wait(PAUSES_S[in_vain])
-        self._lose_streams()
 
     def _launch(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = CONTEXT.Pipe()
@@ -148,7 +146,7 @@ class EngineSlot:
         theirs.close()
         outbox: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=_send_all, args=(ours, outbox), daemon=True).start()
-        self._heard_s = self._now_s()
+        self._heard_s, self._was_ready = self._now_s(), False
         with self._lock:
             self._process, self._outbox, self._starts = process, outbox, self._starts + 1
         return process, ours
@@ -158,44 +156,47 @@ class EngineSlot:
         while True:
             try:
                 if connection.poll(LOOK_S):
-                    self._take(connection.recv())
+                    message = connection.recv()
                     self._heard_s = self._now_s()
+                    if isinstance(message, Report):
+                        if message.status.stage is Stage.FAILED and self._was_ready:
+                            return "failed"
+                        self._take_report(message)
+                    else:
+                        self._pass_on(message)
             except (EOFError, OSError):
                 process.join(STOP_S)
                 return "killed" if process.exitcode == -9 else "crashed"
-            status = self._status
-            if status.stage is Stage.FAILED:
-                return "failed" if status.info is not None else None
-            silent_s = SILENT_S if status.is_ready else SILENT_LOADING_S
-            if self._now_s() - self._heard_s > silent_s:
+            if self._status.stage is Stage.FAILED:
+                return None
+            if self._now_s() - self._heard_s > (SILENT_S if self._was_ready else SILENT_LOADING_S):
                 return "hung"
 
-    def _take(self, message: Message) -> None:
-        match message:
-            case Report(status, num_gpus):
-                self._set(status)
-                if num_gpus and self._on_gpus is not None:
-                    self._on_gpus(num_gpus)
-                    self._on_gpus = None
-                return
-            case Ended(request_id, error):
-                is_over = True
-                # A model that is there can only have been lost: another process may draw the request.
-                lost = isinstance(error, ModelUnavailable) and self._status.info is not None
-                update = ReplicaLost("its engine ended") if lost else error
-            case _:
-                request_id, update = message.request_id, message
-                is_over = isinstance(message, GenerationResult | RequestFailed)
+    def _take_report(self, report: Report) -> None:
+        self._set(report.status)
+        self._was_ready |= report.status.is_ready
+        if report.num_gpus and self._on_gpus is not None:
+            self._on_gpus(report.num_gpus)
+            self._on_gpus = None
+
+    def _pass_on(self, message: Update | Ended) -> None:
+        """To its caller. A model that was ready can only have been lost: another process may draw the request."""
+        is_over = isinstance(message, Ended | GenerationResult | RequestFailed)
+        update: Update | Exception = message.error if isinstance(message, Ended) else message
+        if isinstance(update, ModelUnavailable) and self._was_ready:
+            update = ReplicaLost("its engine ended")
         with self._lock:
-            stream = self._streams.pop(request_id, None) if is_over else self._streams.get(request_id)
+            streams = self._streams
+            stream = streams.pop(message.request_id, None) if is_over else streams.get(message.request_id)
         if stream is not None and not stream.send(update):
-            self.cancel(request_id)
+            self.cancel(message.request_id)
 
     def _set(self, status: BackendStatus) -> None:
         with self._lock:
             self._status = status
 
     def _end(self, process: BaseProcess, connection: Connection) -> None:
+        """Ends the process for certain; its requests are lost."""
         with self._lock:
             outbox, self._outbox = self._outbox, None
         outbox.put(None)

@@ -21,7 +21,7 @@ from sd_space.tools.bench.scale import replica_processes
 
 from ..server import ROOT, serve
 from ..test_api import QUICK, call
-from ..test_local_backend import TIMEOUT_S, updates_of
+from ..test_in_process_backend import TIMEOUT_S, updates_of
 from ..tiny_models import admitted
 from .conftest import busiest
 

@@ -33,7 +33,7 @@ PIPELINE = "diffusers:StableDiffusionPipeline.__call__"
 DENOISER = test_faults.DENOISER
 # What does there what a part of ours does: a fault goes in there, and calls are counted there.
 COUNTERPARTS = {
-    "sd_space.backends.local:LocalBackend.generate": PIPELINE,
+    "sd_space.backends.replicas:ReplicatedBackend.generate": PIPELINE,
     f"{DENOISER}.encode_prompt": "diffusers:StableDiffusionPipeline.encode_prompt",
     f"{DENOISER}.prepare_latents": "diffusers:StableDiffusionPipeline.prepare_latents",
     f"{DENOISER}.num_timesteps": "diffusers:PNDMScheduler.set_timesteps",
@@ -116,6 +116,9 @@ class StockRig(Rig):
         elif function is faults.expire_after:
             return None
         return super().do(function, *arguments)
+
+    def do_in_engine(self, function: Callable, *arguments: Any) -> Any:
+        return self.do(function, *arguments)  # which is in its only process
 
     def wait_for(self, path: str = "/readyz", status: int = 200, timeout_s: float = 60.0) -> httpx.Response | None:
         return super().wait_for("/config", timeout_s=timeout_s) if status == 200 else None
@@ -263,7 +266,7 @@ def attempt_fault(rig: Rig, visitor: Visitor, make: Callable) -> None:
     try:
         test_faults.assert_survived(rig, visitor, "", make)
     finally:
-        rig.do(faults.let_go)
+        rig.do_in_engine(faults.let_go)
 
 
 def asked_to_stop(server: Rig, *numbers: int, limit_s: float = test_faults.STOP_LIMIT_S) -> None:
@@ -437,7 +440,7 @@ async def outlives(rig: Rig) -> None:
                 await crowd.events(path, posted, until=lambda line: True)
 
         await take_turns(come_and_go, range(test_load.THOUSANDS), 4)
-    rig.do(faults.let_go)
+    rig.do_in_engine(faults.let_go)
     assert (await asyncio.wait_for(waiting, 10)).is_complete
     assert (await asyncio.wait_for(crowd.call("generate", as_stock(QUICK)), 10)).is_complete
 

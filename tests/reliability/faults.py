@@ -82,13 +82,14 @@ def slow(original: Callable, seconds: float) -> Callable:
 
 
 def pausing(original: Callable, at: int) -> Callable:
-    """Stops the whole process within that call, which goes on for a while after somebody has let it continue."""
+    """Stops the engine's process and the page's within that call, which goes on for a while once they may continue."""
     calls = []
 
     def pauses(*args, **kwargs):
         calls.append(1)
         if len(calls) == at:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            for pid in (os.getppid(), os.getpid()):
+                os.kill(pid, signal.SIGSTOP)
             time.sleep(2.0)  # in which whoever waits for the step looks at the clock
         return original(*args, **kwargs)
 

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,15 @@ from . import inside
 
 SECRET = "the rig's own secret"
 HUB_TOKEN = "hf_marker_of_the_operators_token"
+# The modules that work in the engine's process.
+_OF_THE_ENGINE = (
+    "sd_space.engine",
+    "sd_space.model",
+    "sd_space.backends.engine_thread",
+    "sd_space.lived_time",
+    "diffusers",
+    "transformers",
+)
 _PREFIXES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"iVBORw0KGgo", b"data:image/")  # of pictures, raw and in base64
 
 
@@ -34,13 +44,31 @@ class Rig(Server):
         assert worked, answer
         return answer
 
+    def do_in_engine(self, function: Callable, *arguments: Any) -> Any:
+        """The same in the process of its engine."""
+        with until(self._reach_engine, what="the engine's process cannot be reached") as connection:
+            connection.send((function, arguments))
+            worked, answer = connection.recv()
+        assert worked, answer
+        return answer
+
+    def _reach_engine(self) -> Connection | None:
+        with contextlib.suppress(OSError):
+            return Client(inside.engine_address(self.process.pid), "AF_UNIX")
+
+    def patch(self, target: str, factory: Callable[[Any], Any]) -> Callable[[], None]:
+        """Replaces what `target` names in the process that uses it; call the answer to take it back."""
+        do = self.do_in_engine if target.startswith(_OF_THE_ENGINE) else self.do
+        depth = do(inside.patch, target, factory)
+        return lambda: do(inside.restore, depth)
+
     @contextlib.contextmanager
     def patched(self, target: str, factory: Callable[[Any], Any]) -> Iterator[None]:
-        depth = self.do(inside.patch, target, factory)
+        take_back = self.patch(target, factory)
         try:
             yield
         finally:
-            self.do(inside.restore, depth)
+            take_back()
 
     def without(self, target: str, old: str, new: str) -> contextlib.AbstractContextManager[None]:
         """The server with one guard taken out of its source."""
@@ -107,7 +135,7 @@ class Rigs:
         self._started.append(rig)
         if is_ready:
             rig.wait_for(timeout_s=120)
-            rig.do(inside.patch, "sd_space.backends.local:LocalBackend.generate", partial(inside.counted, name="asked"))
+            rig.patch("sd_space.backends.replicas:ReplicatedBackend.generate", partial(inside.counted, name="asked"))
         return rig
 
     def close(self) -> None:

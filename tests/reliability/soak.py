@@ -118,7 +118,7 @@ def census() -> dict[str, int]:
         "places": inside.live("Capacity")._places,
         "consumers": runs._consumers,
         "result folders": inside.live("ResultStore")._results,
-        "update streams": inside.live("EngineThread")._streams,
+        "update streams": inside.live("EngineSlot")._streams,
         "streams": inside.live("EventStreams")._closed,
     }
     return gradio_census() | {name: len(what) for name, what in held.items()}

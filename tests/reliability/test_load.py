@@ -211,12 +211,12 @@ def assert_outlives(rig: Rig, token: str, visits: int, patience_s: float = 15.0)
             await crowd.events(path, posted, until=lambda line: True)
 
     async def main() -> list[Answer]:
-        rig.do(faults.hold)
+        rig.do_in_engine(faults.hold)
         with rig.patched("sd_space.engine.denoiser:Denoiser.decode_latents", faults.hanging):
             waiting = asyncio.create_task(crowd.call("generate", QUICK | {"acceptance_token": token}))
             await asyncio.to_thread(rig.wait_for_lines, "sd_space_requests_running 1.0")
             await take_turns(come_and_go, range(visits), 4)
-        rig.do(faults.let_go)
+        rig.do_in_engine(faults.let_go)
         answers = [await asyncio.wait_for(waiting, patience_s)]
         return [
             *answers,
@@ -326,9 +326,9 @@ def shared_queue(rig: Rig, arrive: Callable):
 
 
 def cancel_all() -> None:
-    thread = inside.live("EngineThread")
-    for request_id in list(thread._streams):
-        thread.cancel(request_id)
+    backend = inside.live("LocalBackend")
+    for request_id in list(backend._calls):
+        backend.cancel(request_id)
 
 
 def attempted(rig: Rig, arrive: Callable, claim: Attempt) -> None:

@@ -48,6 +48,7 @@ class Traces:
 def start(rigs: Rigs) -> Rig:
     rig = rigs.start(SD_SPACE_RESULT_TTL_S="10", SD_SPACE_TRUSTED_PROXIES="1")
     rig.do(logging.root.setLevel, logging.DEBUG)
+    rig.do_in_engine(logging.root.setLevel, logging.DEBUG)
     return rig
 
 
@@ -362,10 +363,10 @@ def leaky(rigs):
 
 @pytest.mark.parametrize("mutant", sampled(MUTANTS, 2), ids=str)
 def test_without_a_guard_something_gets_out(leaky, mutant):
-    depth = leaky.do(inside.patch, mutant.target, partial(inside.rewritten, old=mutant.old, new=mutant.new))
+    take_back = leaky.patch(mutant.target, partial(inside.rewritten, old=mutant.old, new=mutant.new))
     try:
         with traced(leaky) as traces, mutant.caught():
             P.named(mutant.caught_by).make(traces)
     finally:
         if leaky.process.poll() is None:
-            leaky.do(inside.restore, depth)
+            take_back()

@@ -5,9 +5,8 @@ import threading
 import pytest
 import torch
 
-from sd_space.backends import make_backend
 from sd_space.backends.engine_thread import EngineThread
-from sd_space.backends.local import LocalBackend
+from sd_space.backends.in_process import InProcessBackend
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine
 from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
@@ -23,7 +22,7 @@ from .tiny_models import admitted, make_request, save_model_folder
 TIMEOUT_S = 60.0  # only so that a bug ends a test instead of hanging it
 
 
-async def ready(backend: LocalBackend, stages: list[Stage] | None = None) -> None:
+async def ready(backend: InProcessBackend, stages: list[Stage] | None = None) -> None:
     """Until the backend serves or has failed; the stages seen on the way go into `stages`."""
     async with asyncio.timeout(TIMEOUT_S):
         while (stage := backend.status().stage) not in (Stage.READY, Stage.FAILED):
@@ -32,7 +31,7 @@ async def ready(backend: LocalBackend, stages: list[Stage] | None = None) -> Non
             await asyncio.sleep(0.001)
 
 
-async def updates_of(backend: LocalBackend, request) -> list:
+async def updates_of(backend: InProcessBackend, request) -> list:
     async with asyncio.timeout(TIMEOUT_S):
         return [update async for update in backend.generate(request)]
 
@@ -65,8 +64,8 @@ def start(model_folder):
     """Starts backends on the noise painter and closes them at the end."""
     backends = []
 
-    def make(**changes) -> LocalBackend:
-        backend = make_backend(Settings(**{"model": str(model_folder)} | changes))
+    def make(**changes) -> InProcessBackend:
+        backend = InProcessBackend(Settings(**{"model": str(model_folder)} | changes))
         backends.append(backend)
         backend.start()
         return backend
@@ -178,7 +177,7 @@ def test_a_full_queue_refuses_with_when_to_come_back(start, monkeypatch):
 def test_a_full_queue_counts_those_who_wait_for_the_model(model_folder):
     async def main():
         settings = Settings(model=str(model_folder), max_queue=1, max_batch_size=1)
-        backend = LocalBackend(settings)  # not started: it loads for ever
+        backend = InProcessBackend(settings)  # not started: it loads for ever
         capacity, tasks = Capacity(settings, backend.status), []
         for name in "ab":
             capacity.enter(None)
@@ -494,4 +493,4 @@ def test_a_step_that_fails_while_closing_ends_the_thread(start, monkeypatch):
 
 
 def test_close_before_start_is_allowed(model_folder):
-    LocalBackend(Settings(model=str(model_folder))).close(1.0)
+    InProcessBackend(Settings(model=str(model_folder))).close(1.0)
