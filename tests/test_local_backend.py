@@ -1,0 +1,190 @@
+"""Engines in processes of their own: one that is lost costs time and nothing else, and none outlives the page."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from sd_space.backends import engine_process, engine_slot, local, make_backend
+from sd_space.backends.engine_thread import BROKEN
+from sd_space.backends.local import LocalBackend
+from sd_space.backends.replicas import AGAIN
+from sd_space.errors import Cancelled, ModelUnavailable
+from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
+from sd_space.settings import Settings
+
+from .server import ROOT, until
+from .test_in_process_backend import TIMEOUT_S, updates_of
+from .tiny_models import admitted
+
+LONG = {"num_inference_steps": 150, "num_images_per_prompt": 4}
+
+
+def started(model, **changes) -> LocalBackend:
+    backend = make_backend(Settings(model=str(model), device="cpu", **changes))
+    backend.prepare()
+    return backend
+
+
+def engines_of(backend: LocalBackend) -> list[psutil.Process]:
+    return [psutil.Process(slot._process.pid) for slot in backend._replicas._slots]
+
+
+@pytest.fixture(scope="module")
+def shared(model_folder):
+    backend = started(model_folder)
+    yield backend
+    engines = engines_of(backend)
+    backend.close(0.0)
+    assert not any(engine.is_running() for engine in engines)
+
+
+@pytest.fixture
+def backend(shared):
+    """Ready and idle."""
+    until(lambda: shared.status().is_ready, TIMEOUT_S, shared.status)
+    return shared
+
+
+def after_steps(backend: LocalBackend, act, **changes) -> list:
+    """The updates of a request, in whose middle `act` is called."""
+
+    async def main() -> list:
+        updates = []
+        async with asyncio.timeout(TIMEOUT_S):
+            async for update in backend.generate(admitted("a", **LONG | changes)):
+                updates.append(update)
+                if isinstance(update, Progress) and update.step_index and act not in updates:
+                    updates.append(act)
+                    act()
+        return [update for update in updates if update is not act]
+
+    return asyncio.run(main())
+
+
+def pixels(updates: list) -> list[bytes]:
+    assert isinstance(updates[-1], GenerationResult), updates[-1]
+    return [image.pixels for image in updates[-1].images]
+
+
+def test_a_request_runs_from_progress_to_result(backend):
+    updates = asyncio.run(updates_of(backend, admitted("a", num_images_per_prompt=2)))
+    assert isinstance(updates[0], Progress)
+    assert [update.index for update in updates if isinstance(update, PictureFinished)] == [0, 1]
+    assert all(pixels(updates)) and backend.status().info.model == "noise-painter"
+
+
+@pytest.mark.parametrize(("number", "reason"), [(signal.SIGKILL, "killed"), (signal.SIGSTOP, "hung")])
+def test_an_engine_that_is_lost_costs_time_and_nothing_else(backend, monkeypatch, number, reason):
+    monkeypatch.setattr(engine_slot, "SILENT_S", 3.0)
+    undisturbed = pixels(asyncio.run(updates_of(backend, admitted("a", **LONG))))
+    lost, before = engines_of(backend), backend.status()
+    updates = after_steps(backend, lambda: lost[0].send_signal(number))
+    assert pixels(updates) == undisturbed
+    assert AGAIN in {update.note for update in updates if isinstance(update, Progress)}
+    status = backend.status()
+    assert status.restarts.get(reason, 0) == before.restarts.get(reason, 0) + 1 and status.reruns == before.reruns + 1
+    assert not lost[0].is_running()
+
+
+def test_cancel_frees_the_device(backend):
+    updates = after_steps(backend, lambda: backend.cancel("a"))
+    assert isinstance(updates[-1], RequestFailed) and isinstance(updates[-1].error, Cancelled)
+    assert pixels(asyncio.run(updates_of(backend, admitted("b"))))
+
+
+def test_a_model_that_cannot_be_loaded_is_said_once_and_not_tried_again(tmp_path):
+    backend = started(tmp_path / "nowhere")
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        asyncio.run(updates_of(backend, admitted("a")))
+    status = backend.status()
+    assert status.stage is Stage.FAILED and str(tmp_path) not in status.reason and not status.restarts
+    backend.close(0.0)
+
+
+def ends_at_once(*_: object) -> None:
+    os._exit(3)
+
+
+def test_an_engine_that_never_comes_up_is_given_up_with_a_sentence(model_folder, monkeypatch):
+    monkeypatch.setattr(engine_process, "run", ends_at_once)
+    monkeypatch.setattr(engine_slot, "PAUSES_S", (0.0, 0.0, 0.0))
+    backend = started(model_folder)
+    with pytest.raises(ModelUnavailable, match=BROKEN):
+        asyncio.run(updates_of(backend, admitted("a")))
+    assert backend.status().restarts == {"crashed": 2}
+    backend.close(0.0)
+
+
+def test_two_engines_share_a_crowd(model_folder):
+    backend = started(model_folder, devices="2", max_batch_size=1)
+    until(lambda: backend.status().replicas == {"running": 2}, TIMEOUT_S, backend.status)
+
+    async def main():
+        loads = []
+        tasks = [asyncio.create_task(updates_of(backend, admitted(f"r{k}", **LONG))) for k in range(4)]
+        while not loads or sum(loads) < 4:
+            await asyncio.sleep(0.01)
+            loads = [slot.load for slot in backend._replicas._slots]
+        for k in range(4):
+            backend.cancel(f"r{k}")
+        await asyncio.gather(*tasks)
+        return loads
+
+    assert asyncio.run(main()) == [2, 2]
+    backend.close(0.0)
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "environs"),
+    [
+        ("all", None, [{}, {"CUDA_VISIBLE_DEVICES": "1"}]),
+        ("all", "GPU-a,GPU-b", [{}, {"CUDA_VISIBLE_DEVICES": "GPU-b"}]),
+        ("2", "5,7", [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "7"}]),
+        ("0,2", None, [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "2"}]),
+        ("3,", None, [{"CUDA_VISIBLE_DEVICES": "3"}]),
+    ],
+)
+def test_each_engine_sees_its_own_gpu(monkeypatch, devices, visible, environs):
+    monkeypatch.setattr(local, "_is_without_gpu", lambda settings: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [local._environ(Settings(devices=devices), number) for number in range(len(environs))] == environs
+
+
+def test_engines_on_a_cpu_share_its_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert local._environ(Settings(device="cpu", devices="4"), 0) == {"OMP_NUM_THREADS": "2"}
+    assert local._environ(Settings(device="cpu"), 0) == {}
+
+
+PAGE = """
+import sys, time
+from sd_space.backends import make_backend
+from sd_space.settings import Settings
+if __name__ == "__main__":
+    backend = make_backend(Settings(model=sys.argv[1], device="cpu"))
+    backend.prepare()
+    while not backend._replicas._slots[0].is_up:
+        time.sleep(0.01)
+    print(backend._replicas._slots[0]._process.pid, "torch" in sys.modules, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_engine_ends_when_the_page_is_gone_however_that_came(model_folder):
+    arguments = [sys.executable, "-c", PAGE, str(model_folder)]
+    page = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pid, has_torch = page.stdout.readline().split()
+    engine = psutil.Process(int(pid))
+    page.kill()
+    page.wait()
+    page.stdout.close()
+    until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 30, "it goes on")
+    assert has_torch == "False"
