@@ -1,5 +1,6 @@
 """Processes that are forked from one that has its imports behind it: the app is up in half a second instead of nine."""
 
+import contextlib
 import importlib
 import multiprocessing
 import os
@@ -9,12 +10,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from multiprocessing import forkserver
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
-from sd_space.backends import engine_slot
+from sd_space.backends import engine_process, engine_slot
 
 # What a start would spend its seconds on; loaded once, and every process is forked from there.
 PRELOADED = [
@@ -47,7 +50,8 @@ class Forked:
         with mock.patch.dict(os.environ, _INHERITED):
             forkserver.ensure_running()
         self.connection, there = context.Pipe()
-        options = (there, dict(environ), list(arguments), log, program, first)
+        server = forkserver._forkserver._forkserver_address
+        options = (there, dict(environ), list(arguments), log, program, first, server)
         self._process = context.Process(target=_run, args=options, daemon=True)
         self._process.start()
         there.close()
@@ -83,7 +87,22 @@ def _run(
     log: Path,
     program: str,
     first: Callable[[], None] | None,
+    server: str,
 ) -> None:
+    _settle(environ, log)
+    multiprocessing.current_process()._config["daemon"] = False  # else it may have no children
+    # Its engines are forked from where it was itself: a process of their own imports torch for seconds.
+    forkserver._forkserver._forkserver_address, forkserver._forkserver.ensure_running = server, lambda: None
+    engine_slot.CONTEXT = multiprocessing.get_context("forkserver")
+    engine_process.run = partial(_run_engine, environ, log, engine_address(os.getpid()))
+    if first:
+        first()
+    threading.Thread(target=_obey, args=(connection,), daemon=True).start()
+    sys.exit(importlib.import_module(program).main(arguments))
+
+
+def _settle(environ: dict[str, str], log: Path) -> None:
+    """Gives a process that was forked the environment and the output that it would have been started with."""
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -92,16 +111,28 @@ def _run(
     tempfile.tempdir = None  # which is the environment's to say
     for module in _READ_AT_IMPORT:
         importlib.reload(importlib.import_module(module))
-    multiprocessing.current_process()._config["daemon"] = False  # else it may have no children
-    # An engine's process would import torch for seconds, which is here already; tests with a GPU start none.
-    engine_slot.CONTEXT = multiprocessing.get_context("fork")
-    if first:
-        first()
-    threading.Thread(target=obey, args=(connection,), daemon=True).start()
-    sys.exit(importlib.import_module(program).main(arguments))
 
 
-def obey(connection: Connection) -> None:
+def engine_address(server_pid: int) -> str:
+    """Where functions can be sent to the engine's process of that server, also to one that replaces another."""
+    return f"\0sd-space-engine-{server_pid}"
+
+
+def _run_engine(environ: dict[str, str], log: Path, address: str, *arguments: Any) -> None:
+    """`engine_process.run` with an ear for functions that tests send."""
+    _settle(environ, log)
+    with contextlib.suppress(OSError):  # a second engine of the same server: the first is reached
+        listener = Listener(address, "AF_UNIX")
+        threading.Thread(target=_welcome, args=(listener,), daemon=True).start()
+    engine_process.run(*arguments)
+
+
+def _welcome(listener: Listener) -> None:
+    while True:
+        threading.Thread(target=_obey, args=(listener.accept(),), daemon=True).start()
+
+
+def _obey(connection: Connection) -> None:
     """Runs the functions that are sent, until nobody sends any more."""
     while True:
         try:

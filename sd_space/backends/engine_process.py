@@ -81,12 +81,11 @@ class _Stream:
     outbox: _Outbox
 
     def send(self, update: Update | SpaceError) -> bool:
-        is_error = isinstance(update, SpaceError)
-        self.outbox.put(Ended(self.admitted.request_id, update) if is_error else update)
+        self.outbox.put(Ended(self.admitted.request_id, update) if isinstance(update, SpaceError) else update)
         return True
 
 
-def run(connection: Connection, settings: Settings, environ: Mapping[str, str], parent_pid: int) -> None:
+def run(connection: Connection, settings: Settings, environ: Mapping[str, str]) -> None:
     """The life of the process. `environ` is set first: which device it sees is read when torch is imported."""
     os.environ.update(environ)
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the parent decides about the end
@@ -100,7 +99,7 @@ def run(connection: Connection, settings: Settings, environ: Mapping[str, str], 
     sender.start()
     engine.start()
     threading.Thread(target=_report, args=(engine, outbox), daemon=True).start()
-    _receive(connection, engine, outbox, parent_pid)
+    _receive(connection, engine, outbox)
     outbox.put(None)
     sender.join(1.0)
     os._exit(0)  # an interpreter that ends while a thread computes may crash
@@ -120,12 +119,10 @@ def _report(engine: EngineThread, outbox: _Outbox) -> None:
         time.sleep(LOOK_S)
 
 
-def _receive(connection: Connection, engine: EngineThread, outbox: _Outbox, parent_pid: int) -> None:
-    """Passes on what comes until the process is to end."""
-    while os.getppid() == parent_pid:
+def _receive(connection: Connection, engine: EngineThread, outbox: _Outbox) -> None:
+    """Passes on what comes until the process is to end, which it is too when the other end of the pipe is gone."""
+    while True:
         try:
-            if not connection.poll(BEAT_S):
-                continue
             message: AdmittedRequest | Cancel | Close = connection.recv()
         except (EOFError, OSError):
             return

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import os
 import queue
 import threading
 from collections import Counter
@@ -16,7 +15,7 @@ from sd_space.backends.engine_process import Cancel, Close, Ended, Report
 from sd_space.backends.engine_thread import BROKEN
 from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.update_stream import UpdateStream
-from sd_space.errors import ModelUnavailable
+from sd_space.errors import ModelUnavailable, SpaceError
 from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
 from sd_space.settings import Settings
 
@@ -127,7 +126,7 @@ class EngineSlot:
             elif reason is not None:
                 self._set(BackendStatus(Stage.STARTING, reason=RESTARTING))
             self._end(process, connection)
-            if self._closing.is_set() or self._status.stage is Stage.FAILED:
+            if reason is None or self._closing.is_set() or self._status.stage is Stage.FAILED:
                 return
             logger.error("the engine's process was lost: %s", reason)
             with self._lock:
@@ -138,7 +137,7 @@ class EngineSlot:
         ours, theirs = CONTEXT.Pipe()
         process = CONTEXT.Process(
             target=engine_process.run,
-            args=(theirs, self._settings, self._environ, os.getpid()),
+            args=(theirs, self._settings, self._environ),
             name="sd_space engine",
             daemon=True,
         )
@@ -158,9 +157,9 @@ class EngineSlot:
                 if connection.poll(LOOK_S):
                     message = connection.recv()
                     self._heard_s = self._now_s()
+                    if self._was_ready and _is_end(message):
+                        return "failed"
                     if isinstance(message, Report):
-                        if message.status.stage is Stage.FAILED and self._was_ready:
-                            return "failed"
                         self._take_report(message)
                     else:
                         self._pass_on(message)
@@ -180,11 +179,9 @@ class EngineSlot:
             self._on_gpus = None
 
     def _pass_on(self, message: Update | Ended) -> None:
-        """To its caller. A model that was ready can only have been lost: another process may draw the request."""
+        """To its caller."""
         is_over = isinstance(message, Ended | GenerationResult | RequestFailed)
-        update: Update | Exception = message.error if isinstance(message, Ended) else message
-        if isinstance(update, ModelUnavailable) and self._was_ready:
-            update = ReplicaLost("its engine ended")
+        update: Update | SpaceError = message.error if isinstance(message, Ended) else message
         with self._lock:
             streams = self._streams
             stream = streams.pop(message.request_id, None) if is_over else streams.get(message.request_id)
@@ -199,7 +196,8 @@ class EngineSlot:
         """Ends the process for certain; its requests are lost."""
         with self._lock:
             outbox, self._outbox = self._outbox, None
-        outbox.put(None)
+        if outbox is not None:
+            outbox.put(None)
         if self._closing.is_set():
             process.join(STOP_S)
         if process.exitcode is None:
@@ -213,6 +211,16 @@ class EngineSlot:
             streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
             stream.send(ReplicaLost("its process ended"))
+
+
+def _is_end(message: Update | Ended | Report) -> bool:
+    """Whether an engine that was ready is lost by what it says: it draws nothing more, whatever is asked of it."""
+    match message:
+        case Report(status):
+            return status.stage is Stage.FAILED
+        case Ended(_, error):
+            return isinstance(error, ModelUnavailable)
+    return False
 
 
 def _send_all(connection: Connection, outbox: queue.SimpleQueue) -> None:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 
 from sd_space.backends.engine_thread import BROKEN, HEARTBEAT_S, EngineThread
 from sd_space.backends.update_stream import UpdateStream
-from sd_space.errors import EngineFailed, SpaceError
+from sd_space.errors import EngineFailed
 from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Update
 from sd_space.settings import Settings
 
@@ -34,13 +34,11 @@ class InProcessBackend:
         try:
             while True:
                 try:
-                    update = await asyncio.wait_for(stream.queue.get(), HEARTBEAT_S)
+                    update = await asyncio.wait_for(stream.receive(), HEARTBEAT_S)
                 except TimeoutError:
                     if self._engine_thread.is_lost():
                         raise EngineFailed(BROKEN) from None
                     continue
-                if isinstance(update, SpaceError):
-                    raise update
                 yield update
                 if isinstance(update, GenerationResult | RequestFailed):
                     return

@@ -85,9 +85,7 @@ class EngineProcesses:
         slot.submit(stream)
         try:
             while True:
-                update = await stream.queue.get()
-                if isinstance(update, Exception):
-                    raise update
+                update = await stream.receive()
                 yield update
                 if isinstance(update, GenerationResult | RequestFailed):
                     return

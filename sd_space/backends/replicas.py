@@ -58,8 +58,12 @@ class _Call:
             self.loop.call_soon_threadsafe(self.is_over.set)
 
 
-class ReplicaLost(Exception):
+class ReplicaLost(EngineFailed):
     """The replica, or the connection to it, failed during a request; another one may succeed."""
+
+    def __init__(self, reason: str):
+        super().__init__(LOST)
+        self.reason = reason  # for the log
 
 
 class Replicas(Protocol):
@@ -130,9 +134,9 @@ class ReplicatedBackend:
                             yield update
                     return
                 except ReplicaLost as lost:
-                    logger.warning("request %s lost its replica: %s", admitted.request_id, lost)
+                    logger.warning("request %s lost its replica: %s", admitted.request_id, lost.reason)
                     if attempt == ATTEMPTS - 1:
-                        raise EngineFailed(LOST) from None
+                        raise
                 with self._lock:
                     self._reruns += 1
                 pictures = admitted.request.num_images_per_prompt

@@ -3,21 +3,29 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from sd_space.errors import SpaceError
 from sd_space.schema import AdmittedRequest, Update
 
 
 @dataclass(slots=True, eq=False)
 class UpdateStream:
-    """The caller reads `queue`. An exception in it ends the request without a result."""
+    """A SpaceError in it ends the request without a result."""
 
     admitted: AdmittedRequest
     loop: asyncio.AbstractEventLoop
-    queue: asyncio.Queue[Update | Exception] = field(default_factory=asyncio.Queue)
+    _updates: asyncio.Queue[Update | SpaceError] = field(default_factory=asyncio.Queue)
 
-    def send(self, update: Update | Exception) -> bool:
+    def send(self, update: Update | SpaceError) -> bool:
         """From any thread, without waiting. False if the caller's event loop is closed, so that no one reads it."""
         try:
-            self.loop.call_soon_threadsafe(self.queue.put_nowait, update)
+            self.loop.call_soon_threadsafe(self._updates.put_nowait, update)
         except RuntimeError:
             return False
         return True
+
+    async def receive(self) -> Update:
+        """The next update, once it is there. Raises the error that ends the request."""
+        update = await self._updates.get()
+        if isinstance(update, SpaceError):
+            raise update
+        return update

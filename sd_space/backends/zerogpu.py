@@ -189,9 +189,7 @@ class ZeroGpuBackend:
         self._begin(call)
         try:
             while True:
-                update = await call.stream.queue.get()
-                if isinstance(update, SpaceError):
-                    raise update
+                update = await call.stream.receive()
                 yield update
                 if isinstance(update, GenerationResult | RequestFailed):
                     return

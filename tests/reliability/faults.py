@@ -81,14 +81,14 @@ def slow(original: Callable, seconds: float) -> Callable:
     return waits
 
 
-def pausing(original: Callable, at: int) -> Callable:
+def pausing(original: Callable, at: int, page: int) -> Callable:
     """Stops the engine's process and the page's within that call, which goes on for a while once they may continue."""
     calls = []
 
     def pauses(*args, **kwargs):
         calls.append(1)
         if len(calls) == at:
-            for pid in (os.getppid(), os.getpid()):
+            for pid in (page, os.getpid()):
                 os.kill(pid, signal.SIGSTOP)
             time.sleep(2.0)  # in which whoever waits for the step looks at the clock
         return original(*args, **kwargs)

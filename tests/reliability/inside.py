@@ -5,20 +5,13 @@ a fault put in while the app serves, and the product needs no switch for it.
 import contextlib
 import gc
 import inspect
-import os
 import resource
 import sys
 import textwrap
-import threading
 from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
-from multiprocessing.connection import Listener
 from typing import Any
-
-from sd_space.backends import engine_process
-
-from ..forked import obey
 
 counts: Counter[str] = Counter()
 foreign_hosts: set[str] = set()
@@ -30,32 +23,10 @@ def begin(handles: int | None) -> None:
     if handles:
         resource.setrlimit(resource.RLIMIT_NOFILE, (handles, handles))
     sys.addaudithook(_notice_host)
-    engine_process.run = reachable(engine_process.run)
     with contextlib.suppress(ImportError):  # its calls are not the interpreter's, so that no audit hook hears of them
         import uvloop
 
         uvloop.Loop = _noticing(uvloop.Loop)
-
-
-def engine_address(server_pid: int) -> str:
-    """Where the engine's process of that server can be reached, also the one that replaces another."""
-    return f"\0sd-space-engine-{server_pid}"
-
-
-def reachable(run: Callable) -> Callable:
-    """The engine's process with a hand inside."""
-
-    def runs(*args: Any) -> None:
-        listener = Listener(engine_address(os.getppid()), "AF_UNIX")
-        threading.Thread(target=_welcome, args=(listener,), daemon=True).start()
-        run(*args)
-
-    return runs
-
-
-def _welcome(listener: Listener) -> None:
-    while True:
-        threading.Thread(target=obey, args=(listener.accept(),), daemon=True).start()
 
 
 def _noticing(loop: type) -> type:

@@ -8,7 +8,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from ..forked import Forked
+from ..forked import Forked, engine_address
 from ..server import Server, address_of, settings_for, until
 from . import inside
 
@@ -54,7 +54,7 @@ class Rig(Server):
 
     def _reach_engine(self) -> Connection | None:
         with contextlib.suppress(OSError):
-            return Client(inside.engine_address(self.process.pid), "AF_UNIX")
+            return Client(engine_address(self.process.pid), "AF_UNIX")
 
     def patch(self, target: str, factory: Callable[[Any], Any]) -> Callable[[], None]:
         """Replaces what `target` names in the process that uses it; call the answer to take it back."""

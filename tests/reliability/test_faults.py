@@ -604,11 +604,15 @@ def paused(rigs: Rigs):
 def assert_outlives_a_pause(server: Rig) -> None:
     with contextlib.closing(Visitor(server.url)) as visitor, ThreadPoolExecutor(1) as pool:
         token = visitor.token()
+        engine = server.do_in_engine(os.getpid)
         server.do_in_engine(faults.no_step_was_slow)
         impatient = server.patched("sd_space.backends.engine_thread:STUCK_AFTER_S", partial(faults.value, new=6.0))
-        with impatient, server.patched(f"{DENOISER}.denoise_step", partial(faults.pausing, at=5)):
+        with (
+            impatient,
+            server.patched(f"{DENOISER}.denoise_step", partial(faults.pausing, at=5, page=server.process.pid)),
+        ):
             answer = pool.submit(visitor.generate, acceptance_token=token, num_inference_steps=30)
-            pids = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children())]
+            pids = [server.process.pid, engine]
             until(lambda: {psutil.Process(pid).status() for pid in pids} == {psutil.STATUS_STOPPED})
             resume_s = time.monotonic() + PAUSE_S
             until(lambda: time.monotonic() > resume_s, PAUSE_S + 1)
