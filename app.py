@@ -33,7 +33,7 @@ def build(command: Command) -> Space:
     store = ResultStore(settings.result_dir, settings.result_ttl_s)
     store.check()
     backend = make_backend(settings)  # before gradio: ZeroGPU's package must be imported first
-    backend.prepare()
+    backend.start()
     from sd_space.card import load_card
     from sd_space.recorded import load_recorded
     from sd_space.serving.gate import Gate

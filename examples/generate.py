@@ -29,7 +29,6 @@ async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
     """Draws the picture that `values` ask for into `out`; returns what to say about it. Raises SpaceError."""
     gate = Gate(load_card(), settings.secret, settings.token_ttl_s)
     backend = make_backend(settings)
-    backend.prepare()
     backend.start()
     try:
         async for stage in until_ready(backend):

@@ -31,8 +31,8 @@ async def ready(backend: InProcessBackend, stages: list[Stage] | None = None) ->
             await asyncio.sleep(0.001)
 
 
-async def updates_of(backend: InProcessBackend, request) -> list:
-    async with asyncio.timeout(TIMEOUT_S):
+async def updates_of(backend: InProcessBackend, request, timeout_s: float = TIMEOUT_S) -> list:
+    async with asyncio.timeout(timeout_s):
         return [update async for update in backend.generate(request)]
 
 

@@ -41,7 +41,7 @@ def prepare(model_folder, monkeypatch):
 
     def make(**changes) -> ZeroGpuBackend:
         backend = make_backend(Settings(**{"model": str(model_folder), "backend": "zerogpu"} | changes))
-        backend.prepare()
+        backend.start()
         backend.start()
         backends.append(backend)
         return backend
@@ -357,7 +357,7 @@ from sd_space.backends import make_backend, zerogpu
 from sd_space.settings import Settings
 from sd_space.engine.step_times import StepTimes
 backend = make_backend(Settings.from_env(os.environ))
-backend.prepare()
+backend.start()
 pipeline, info = zerogpu._served[0].pipeline, backend.status().info
 from spaces.zero.torch import pack
 print(info.device, info.dtype, pipeline.unet.device, pipeline.safety_checker.device, pack() > 10_000_000)

@@ -15,11 +15,10 @@ EXTRAS = {"spaces": "spaces", "ray": "ray[serve]"}  # module -> the package to i
 class Backend(Protocol):
     """Owns the device, or the way to it. Only `generate` hands out pictures, and only screened ones."""
 
-    def prepare(self) -> None:
-        """What begins before the page's own imports, in the main thread: ZeroGPU places its weights here."""
-
     def start(self) -> None:
-        """Begins loading in the background, unless `prepare` has, and returns at once."""
+        """Begins loading, before the page's own imports. Returns at once, but for ZeroGPU, which loads here: its
+        weights must be in place before the page is served. Must be called in the main thread.
+        """
 
     def status(self) -> BackendStatus:
         """The state of loading, and how many requests wait and run; cheap, callable from any thread."""

@@ -16,9 +16,6 @@ class InProcessBackend:
     def __init__(self, settings: Settings):
         self._engine_thread = EngineThread(settings)
 
-    def prepare(self) -> None:
-        """Does nothing: importing torch takes seconds, and the page can be served before."""
-
     def start(self) -> None:
         """Starts the thread that loads the model; returns at once."""
         self._engine_thread.start()

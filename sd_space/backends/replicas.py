@@ -105,12 +105,9 @@ class ReplicatedBackend:
         self._is_closing = False
         self._close_at_s = float("inf")
 
-    def prepare(self) -> None:
-        """Begins to start or to join the replicas, beside the page's own imports; returns at once."""
-        self._replicas.start()
-
     def start(self) -> None:
-        """Does nothing: `prepare` has started them."""
+        """See `Backend.start`."""
+        self._replicas.start()
 
     def status(self) -> BackendStatus:
         """Ready while at least one replica runs, as was known a moment ago."""

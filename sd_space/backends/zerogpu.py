@@ -48,7 +48,7 @@ MARGIN = 1.5  # on the expected time: a call that takes longer may be ended, and
 WIDTH = 4  # a call draws one request, so its pictures share every UNet call
 
 # A child inherits these by the fork. Where calls fork, the parent never holds `_device`.
-_served: "tuple[LoadedPipeline, Settings]"  # from `prepare` on
+_served: "tuple[LoadedPipeline, Settings]"  # from `start` on
 _engine: "Engine | None" = None
 _device = threading.Lock()
 
@@ -160,7 +160,7 @@ class ZeroGpuBackend:
         self._lock = threading.Lock()  # guards `_calls`; held for moments only
         self._calls: dict[str, _Call] = {}
 
-    def prepare(self) -> None:
+    def start(self) -> None:
         """Loads the weights in the main thread: `spaces` packs them for its children when the page launches."""
         global _served
         try:
@@ -172,9 +172,6 @@ class ZeroGpuBackend:
         except SpaceError as error:
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
             self._stage, self._error = Stage.FAILED, error
-
-    def start(self) -> None:
-        """Does nothing: `prepare` has loaded the model."""
 
     def status(self) -> BackendStatus:
         """Ready when the weights are loaded; only the Hub knows whether a GPU is free."""

@@ -95,7 +95,6 @@ class Lifecycle:
     def _load(self, space: Space) -> None:
         """Returns once the model is loaded, or cannot be, or a signal has come."""
         backend = space.backend
-        backend.start()
         while backend.status().stage not in (Stage.READY, Stage.FAILED) and not self._stop.wait(START_LOOK_S):
             if time.monotonic() > self._collect_from_s:
                 gc.enable()

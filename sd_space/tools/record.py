@@ -30,7 +30,6 @@ SHEET_TILE = 256  # pixels a side
 async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
     """Draws one picture of each example with `seed`, or with the next seed where that is not ok."""
     gate, backend = Gate(load_card(), None, settings.token_ttl_s), make_backend(settings)
-    backend.prepare()
     backend.start()
     try:
         async for _ in until_ready(backend):

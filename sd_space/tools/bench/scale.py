@@ -126,7 +126,6 @@ def settings_for(options: argparse.Namespace, **changes: Any) -> Settings:
 @contextlib.contextmanager
 def started(settings: Settings) -> Iterator[Backend]:
     backend = make_backend(settings)
-    backend.prepare()
     backend.start()
     try:
         yield backend
