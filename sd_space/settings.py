@@ -125,7 +125,7 @@ class Settings:
     backend: str = _setting(
         "auto",
         _one_of("auto", "local", "zerogpu", "ray"),
-        "where pictures are made: `local` (one thread of this process), `zerogpu` (GPUs that the Hub lends by the "
+        "where pictures are made: `local` (a process for each GPU), `zerogpu` (GPUs that the Hub lends by the "
         "call), `ray` (replicas on a Ray cluster); `auto` is `zerogpu` on a ZeroGPU Space, else `local`",
     )
     secret: str | None = _setting(
