@@ -104,6 +104,7 @@ def settings_for(folder: Path) -> dict[str, str]:
         "SD_SPACE_RATE_PER_MINUTE": "100000",
         "SD_SPACE_RESULT_DIR": str(folder / "results"),
         "TMPDIR": str(folder),
+        "XDG_CACHE_HOME": str(folder / "cache"),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
     }

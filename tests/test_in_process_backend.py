@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import json
 import threading
 
 import pytest
@@ -65,7 +66,7 @@ def start(model_folder):
     backends = []
 
     def make(**changes) -> InProcessBackend:
-        backend = InProcessBackend(Settings(**{"model": str(model_folder)} | changes))
+        backend = InProcessBackend(Settings(**{"model": str(model_folder), "max_batch_size": 8} | changes))
         backends.append(backend)
         backend.start()
         return backend
@@ -105,6 +106,42 @@ def test_loading_is_told_stage_by_stage_and_requests_wait_for_it(start):
     assert isinstance(updates[-1], GenerationResult)
     assert backend.status().is_ready
     assert backend.status().info.model == "noise-painter"
+
+
+def test_the_width_is_measured_once_while_nothing_is_asked_for(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    stored = tmp_path / "sd_space" / "widths.json"
+
+    async def measured():
+        backend = start(max_batch_size=None)
+        await ready(backend)
+        async with asyncio.timeout(TIMEOUT_S):
+            while not stored.exists():
+                await asyncio.sleep(0.01)
+
+    asyncio.run(measured())
+    (width,) = json.loads(stored.read_text()).values()
+    monkeypatch.setattr("sd_space.engine.calibration.measure_widths", None)  # would fail if it were called
+
+    async def again():
+        backend = start(max_batch_size=None)
+        await ready(backend)
+        return await updates_of(backend, admitted("a", num_images_per_prompt=4)), backend.status().unet_calls
+
+    updates, calls = asyncio.run(again())
+    assert isinstance(updates[-1], GenerationResult) and max(calls) == min(width, 4)
+
+
+def test_no_request_waits_until_the_width_is_measured(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def endless(*_):
+        while True:
+            yield
+
+    monkeypatch.setattr("sd_space.engine.calibration.measure_widths", endless)
+    updates = asyncio.run(updates_of(start(max_batch_size=None), admitted("a")))
+    assert isinstance(updates[-1], GenerationResult)
 
 
 def test_visitors_run_at_the_same_time(start):

@@ -9,11 +9,13 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sd_space.backends import STOPPED
-from sd_space.backends.loading import build_engine, load
+from sd_space.backends.loading import assemble_engine, load
+from sd_space.backends.update_stream import Stream
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
 from sd_space.lived_time import LivedTime
 from sd_space.runtime_errors import GENERATION_FAILED, is_device_lost, traceback_without_message
@@ -25,7 +27,6 @@ from sd_space.schema import (
     Progress,
     RequestFailed,
     Stage,
-    Update,
 )
 from sd_space.settings import Settings
 
@@ -38,17 +39,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 1.0  # the longest time between two heartbeats of an idle thread
 STUCK_AFTER_S = 60.0  # without a heartbeat for this long, or ten times the slowest step, the thread counts as hung
 BROKEN = "The model stopped working, so no pictures can be made; the operator has been told."
+_DONE = object()
 CHECKER_HANGS = "The safety checker does not answer, so no pictures are shown."
-
-
-class Stream(Protocol):
-    """Carries a request's updates to whoever has asked for it."""
-
-    @property
-    def admitted(self) -> AdmittedRequest: ...
-
-    def send(self, update: Update | SpaceError) -> bool:
-        """Without waiting. A SpaceError ends the request without a result. False if no one reads any more."""
 
 
 class EngineThread:
@@ -174,13 +166,18 @@ class EngineThread:
 
     def _load(self) -> "Engine":
         self._loaded = load(self._settings, self._set_stage, self._set_detail)
-        engine = build_engine(self._loaded, self._settings, self._set_stage)
+        engine = self._assemble(self._set_stage)
         self._stop_if_closing()
         info = _info_of(self._loaded)
         logger.info("%s is ready on %s, %d pictures a call", info.model, info.device, engine.width)
         with self._lock:
             self._info, self._stage, self._detail = info, Stage.READY, ""
             self._slowest_step_s = engine.times.slowest_s
+        return engine
+
+    def _assemble(self, on_stage: Callable[[Stage], None] = lambda stage: None) -> "Engine":
+        engine, self._measuring = assemble_engine(self._loaded, self._settings, on_stage)
+        self._is_measuring = True
         return engine
 
     def _serve(self, engine: "Engine") -> bool:
@@ -193,6 +190,8 @@ class EngineThread:
                 self._read_inbox(engine)
                 if not engine.is_idle:
                     self._step(engine)
+                elif self._is_measuring:  # the width, a step at a time
+                    self._is_measuring = next(self._measuring, _DONE) is not _DONE
             return True
         except Exception as error:
             if is_device_lost(error) or not self._has_finished_any or self._is_closing:
@@ -210,14 +209,14 @@ class EngineThread:
         """A new engine over the same model. The requests of the one that failed end with a sentence."""
         self._has_finished_any = False
         self._end_all(EngineFailed(GENERATION_FAILED))
-        engine = build_engine(self._loaded, self._settings)
+        engine = self._assemble()
         engine.unet_calls = dict(self._unet_calls)  # counters that operators see must not fall
         return engine
 
     def _read_inbox(self, engine: "Engine") -> None:
         """Hands all messages to the engine; while that has nothing to do, waits for one until the next heartbeat."""
         self._heartbeat_s = self._lived_s()
-        may_wait = engine.is_idle and not self._is_closing
+        may_wait = engine.is_idle and not self._is_closing and not self._is_measuring
         with contextlib.suppress(queue.Empty):
             message = self._inbox.get(may_wait, HEARTBEAT_S)
             while True:

@@ -1,14 +1,18 @@
 """Loads the model that the settings name, and builds an engine over it."""
 
-from collections.abc import Callable
+import contextlib
+import platform
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from sd_space.backends.stored_widths import read_width, store_width
 from sd_space.errors import ModelUnavailable
 from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import Defaults, GenerationRequest, Stage
 from sd_space.settings import WIDTHS, Settings
 
 if TYPE_CHECKING:
+    from sd_space.engine.denoiser import Denoiser
     from sd_space.engine.engine import Engine
     from sd_space.model.pipeline import LoadedPipeline
 
@@ -43,11 +47,28 @@ def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
     """The engine over a loaded model: safety screen tested, width measured. Raises SafetyCheckFailed."""
-    from sd_space.engine.calibration import calibrate
+    engine, measuring = assemble_engine(loaded, settings, on_stage, stored=False)
+    for _ in measuring:
+        pass
+    return engine
+
+
+def assemble_engine(
+    loaded: "LoadedPipeline",
+    settings: Settings,
+    on_stage: Callable[[Stage], None] = lambda stage: None,
+    stored: bool = True,
+) -> tuple["Engine", Iterator[None]]:
+    """The engine, safety screen tested, and what measures its width: each step of that is for an idle device.
+
+    With `stored`, nothing is left to measure where an earlier start has. Raises SafetyCheckFailed, or ModelUnavailable
+    where not even one picture fits.
+    """
+    from sd_space.engine.calibration import is_step_short
     from sd_space.engine.denoiser import Denoiser
     from sd_space.engine.engine import Engine
     from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
-    from sd_space.model.hub_errors import VISITORS_SENTENCE
+    from sd_space.engine.step_times import StepTimes
 
     on_stage(Stage.CHECKING)
     pipeline, placement = loaded.pipeline, loaded.placement
@@ -63,15 +84,51 @@ def build_engine(
         loaded.missing_checker_tensors,
     )
     on_stage(Stage.WARMING_UP)
-    widths = tuple(sorted({1, width})) if width else tuple(w for w in WIDTHS if w <= (most or w))
+    request, times = _typical_request(loaded.info.defaults), StepTimes()
+    with _saying_that_nothing_fits():
+        is_short = is_step_short(denoiser, request, times)
+    key = _width_key(loaded) if stored else None
+    known = width or (read_width(key) if key else None) or (None if is_short else 1)
+    engine = Engine(denoiser, screen, min(known or 1, most or WIDTHS[-1]), times)
+    if known:
+        return engine, iter(())
+    return engine, _measure(engine, denoiser, request, tuple(w for w in WIDTHS if w <= (most or w)), key)
+
+
+def _measure(
+    engine: "Engine", denoiser: "Denoiser", request: GenerationRequest, widths: tuple[int, ...], key: str | None
+) -> Iterator[None]:
+    """Measures the engine's width, and stores it under `key`."""
+    from sd_space.engine.calibration import measure_widths
+
+    with _saying_that_nothing_fits():
+        engine.width = yield from measure_widths(denoiser, request, engine.times, widths)
+    if key:
+        store_width(key, engine.width)
+
+
+@contextlib.contextmanager
+def _saying_that_nothing_fits() -> Iterator[None]:
+    from sd_space.model.hub_errors import VISITORS_SENTENCE
+
     try:
-        measured_width, times = calibrate(denoiser, _typical_request(loaded.info.defaults), widths=widths)
+        yield
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         hint = "Not even one picture fits into the device's memory; set SD_SPACE_MODEL to a smaller model."
         raise ModelUnavailable(VISITORS_SENTENCE, hint) from error
-    return Engine(denoiser, screen, width or measured_width, times)
+
+
+def _width_key(loaded: "LoadedPipeline") -> str:
+    """Names all that a width depends on."""
+    import torch
+
+    info, threads = loaded.info, torch.get_num_threads()
+    device = torch.cuda.get_device_name() if info.device.startswith("cuda") else f"{platform.machine()}, {threads}"
+    runner = type(loaded.placement.unet_runner).__name__
+    parts = (device, info.model, info.revision, info.dtype, info.memory_profile, runner, torch.__version__)
+    return "; ".join(map(str, parts))
 
 
 def _typical_request(defaults: Defaults) -> GenerationRequest:

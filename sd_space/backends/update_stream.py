@@ -2,9 +2,20 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sd_space.errors import SpaceError
 from sd_space.schema import AdmittedRequest, Update
+
+
+class Stream(Protocol):
+    """Carries a request's updates to whoever has asked for it."""
+
+    @property
+    def admitted(self) -> AdmittedRequest: ...
+
+    def send(self, update: Update | SpaceError) -> bool:
+        """Without waiting. A SpaceError ends the request without a result. False if no one reads any more."""
 
 
 @dataclass(slots=True, eq=False)

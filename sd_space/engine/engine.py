@@ -76,7 +76,12 @@ class Engine:
 
     @property
     def width(self) -> int:
+        """May be set while the engine is idle."""
         return self._batcher.width
+
+    @width.setter
+    def width(self, width: int) -> None:
+        self._batcher.width = width
 
     @property
     def is_idle(self) -> bool:
