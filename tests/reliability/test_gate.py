@@ -602,9 +602,9 @@ MUTANTS = (
     Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47", PICTURE),
     Mutant("sd_space.serving.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
     Mutant(
-        "sd_space.ui.handlers:Handlers.resume",
-        "self.gate.visitor_of(token)",
-        "list(self.runs._runs.values())[-1].admitted.visitor",
+        SIGNED,
+        "self._serializer.loads(token)",
+        "self._serializer.loads_unsafe(token)[1]",
         "G31",
         PICTURE,
     ),
