@@ -72,6 +72,7 @@ class EngineProcesses:
             status = replace(
                 furthest,
                 replicas=Counter(_STATES.get(status.stage, "starting") for _, status, _ in found),
+                running=sum(status.running for _, status, _ in found),
                 unet_calls=self._totals.total(),
                 restarts=sum((Counter(restarts) for _, _, restarts in found), Counter()),
             )

@@ -73,7 +73,7 @@ class Replicas(Protocol):
         """Begins to start or to join them, and returns at once."""
 
     def status(self) -> BackendStatus:
-        """Ready while at least one of them runs; `waiting`, `running` and `reruns` are left out."""
+        """Ready while at least one of them runs. `running` is what they say of this page's requests, if they do."""
 
     def stream(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """The request's updates from the least busy one; waits until there is one. Closing it frees the device.
@@ -111,10 +111,11 @@ class ReplicatedBackend:
 
     def status(self) -> BackendStatus:
         """Ready while at least one replica runs, as was known a moment ago."""
+        status = self._replicas.status()
         with self._lock:
-            running = sum(call.is_running for call in self._calls.values())
-            waiting, reruns = len(self._calls) - running, self._reruns
-        return replace(self._replicas.status(), waiting=waiting, running=running, reruns=reruns)
+            begun = sum(call.is_running for call in self._calls.values())
+            running = min(len(self._calls), max(begun, status.running))
+            return replace(status, waiting=len(self._calls) - running, running=running, reruns=self._reruns)
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. A picture that the caller has already is not sent again when its request reruns."""
