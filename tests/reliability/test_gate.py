@@ -226,7 +226,7 @@ def accepted_session(rig: Rig, visitor: Visitor, token: str):
 def another_run(rig: Rig, visitor: Visitor, token: str):
     run_id = _finished_run(rig, visitor, token)
     for event in events_taking(visitor, *RESUMING):
-        for forged in ("", "x", flipped(token)):
+        for forged in ("", "x", flipped(token), f"{token.partition('.')[0]}.x"):
             yield visitor.join(event["id"], [forged, run_id, ""][: len(event["inputs"])])
 
 
@@ -599,7 +599,7 @@ MUTANTS = (
         "G14",
         "answer.status < 500",
     ),
-    Mutant(VERIFY, "visitor in self._withdrawn", "False", "G47", PICTURE),
+    Mutant(VERIFY, "acceptance.visitor in self._withdrawn", "False", "G47", PICTURE),
     Mutant("sd_space.serving.gate:Gate.issue_token", "agree is not True", "not agree", "G28", "map(is_token"),
     Mutant(
         SIGNED,
