@@ -1,5 +1,6 @@
 """The engine's process on one device: starts it, watches it, and starts another when it is lost."""
 
+import atexit
 import logging
 import multiprocessing
 import queue
@@ -26,7 +27,7 @@ LOOK_S = 0.25
 SILENT_S = 20.0  # without a report for this long, a process that is ready counts as hung
 SILENT_LOADING_S = 180.0  # and one that still imports or loads, which may hold the interpreter's lock
 PAUSES_S = (0.0, 1.0, 4.0, 15.0, 60.0)  # before another start, after so many that never became ready
-STOP_S = 2.0  # that a process gets to end by itself
+STOP_S = 1.5  # that a process gets to end by itself, or to be gone once it is killed
 RESTARTING = "The model is started again after a fault; please try again in a minute."
 
 
@@ -57,6 +58,7 @@ class EngineSlot:
         self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
         self._status = BackendStatus(Stage.STARTING)
         self._starts = 0
+        atexit.register(self._kill)  # else the interpreter waits for it, which ends only after us
         self._restarts: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -113,6 +115,11 @@ class EngineSlot:
         if self._thread.ident is not None:
             self._thread.join(2 * STOP_S)
 
+    def _kill(self) -> None:
+        self._closing.set()
+        if self._process is not None and self._process.exitcode is None:
+            self._process.kill()
+
     # What follows runs in the slot's thread.
 
     def _supervise(self) -> None:
@@ -151,8 +158,8 @@ class EngineSlot:
         return process, ours
 
     def _watch(self, process: BaseProcess, connection: Connection) -> str | None:
-        """Passes on what the process says until it is lost; why, or `None` where another one would fare no better."""
-        while True:
+        """Passes on what the process says until it is lost; why, or `None` where there is to be no other one."""
+        while not self._closing.is_set():
             try:
                 if connection.poll(LOOK_S):
                     message = connection.recv()
@@ -170,6 +177,7 @@ class EngineSlot:
                 return None
             if self._now_s() - self._heard_s > (SILENT_S if self._was_ready else SILENT_LOADING_S):
                 return "hung"
+        return None
 
     def _take_report(self, report: Report) -> None:
         self._set(report.status)
@@ -202,7 +210,7 @@ class EngineSlot:
             process.join(STOP_S)
         if process.exitcode is None:
             process.kill()
-        process.join()
+            process.join(STOP_S)
         connection.close()
         self._lose_streams()
 
