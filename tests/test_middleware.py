@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import httpx
@@ -206,6 +207,14 @@ def test_only_gradios_own_first_startup_call_gets_through(door):
 def test_no_other_file_than_a_result_can_be_fetched(door, tmp_path, name):
     assert door.client.get(f"/gradio_api/file={name.format(results=tmp_path)}").status_code == 404
     assert door.behind.reached == []
+
+
+@pytest.mark.parametrize("name", ["/" + "a/" * 30_000, "{results}/" + "a/" * 2_000, "{results}/" + "a" * 300])
+def test_a_long_name_of_a_file_takes_no_time(door, tmp_path, name):
+    """By the clock of the processor, for others use this machine too."""
+    began_s = time.thread_time()
+    assert not door.filter._contract.may_be_fetched(name.format(results=tmp_path))
+    assert time.thread_time() - began_s < 0.05
 
 
 def test_results_are_not_stored_on_the_way_and_every_answer_is_guarded(door, tmp_path):
