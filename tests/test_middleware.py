@@ -69,7 +69,7 @@ JSON = ("/config", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_ap
 class Filtered:
     """That app behind the filter. `results` is the folder of files that may be fetched."""
 
-    def __init__(self, results: Path, **settings):
+    def __init__(self, results: Path, has_login: bool = True, **settings):
         self.waits_for_its_end, self.is_alone = False, True
         settings = {"max_per_visitor": 1000, **settings}
         self.status = BackendStatus(Stage.READY)
@@ -89,7 +89,7 @@ class Filtered:
             evict_idle=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
-            has_login=True,
+            has_login=has_login,
             title="A page",
             icon=ICON,
         )
@@ -405,6 +405,13 @@ def test_nobody_can_call_as_another(tmp_path):
     for forged in ("198.51.100.7", ":198.51.100.7", "0" * 32 + ":198.51.100.7"):
         door.client.post(GENERATE, json={"prompt": "a cat"}, headers={"X-SD-Space-Tool-Call": forged})
     assert door.behind.callers == ["192.0.2.1"], "and the second call was one too many"
+
+
+@pytest.mark.parametrize(("has_login", "passed"), [(True, "access-token-app=token"), (False, None)])
+def test_no_cookie_but_a_logins_reaches_the_app(tmp_path, has_login, passed):
+    door = Filtered(tmp_path, has_login)
+    door.client.get("/", headers={"Cookie": 'a="' + '\\"' * 9000 + '"; access-token-app=token'})
+    assert door.behind.headers.get("cookie") == passed
 
 
 def test_a_place_cannot_be_named_by_a_caller(door):

@@ -23,7 +23,7 @@ from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
 from sd_space.serving.gate import sent_token
-from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, request_headers
+from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, login_cookie, request_headers
 from sd_space.serving.incoming import IncomingRequest, read_body, replay
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, Place, RateLimiter, client_address
 from sd_space.serving.mcp_message import McpRefusal, tool_error
@@ -220,12 +220,15 @@ class RequestFilter:
         place = request.place
         if place is not None:
             answer.on_json = lambda values: setattr(place, "event_id", values["event_id"])
+        cookie = login_cookie(request.headers) if self._contract.has_login else ""
         scope = {
             **request.scope,
             "path": request.route.path,
             "raw_path": request.route.path.encode("utf-8", "surrogateescape"),
             "query_string": request.query,
-            "headers": request_headers(request.headers, request.body, request.content_type, request.extra_headers),
+            "headers": request_headers(
+                request.headers, request.body, request.content_type, cookie, request.extra_headers
+            ),
             "client": (request.address, 0) if request.address else None,
             "scheme": "http",
             "root_path": "",
