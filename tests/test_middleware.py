@@ -414,6 +414,27 @@ def test_no_cookie_but_a_logins_reaches_the_app(tmp_path, has_login, passed):
     assert door.behind.headers.get("cookie") == passed
 
 
+def test_a_logout_ends_the_callers_own_session_alone(door):
+    door.behind.reply = Response(status_code=302)
+    for query in ("", "?all_session=true"):
+        assert door.client.get(f"/logout{query}", follow_redirects=False).status_code == 302
+        assert door.behind.query == "all_session=false"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://elsewhere.example"},
+        {"Referer": "https://elsewhere.example/page"},
+    ],
+)
+def test_another_sites_page_logs_nobody_out(door, headers):
+    refused = door.client.get("/logout", headers=headers)
+    assert refused.status_code == 403 and "Another site's page" in refused.json()["error"]
+    assert door.behind.reached == []
+
+
 def test_a_place_cannot_be_named_by_a_caller(door):
     door.post(json={"prompt": "a cat"}, headers={"X-SD-Space-Place": "mine", "X-SD-Space-Address": "http://evil"})
     assert door.behind.headers["x-sd-space-place"] != "mine"

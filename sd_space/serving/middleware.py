@@ -164,6 +164,8 @@ class RequestFilter:
             if self._has_started:  # a second one would start Gradio's queue again
                 raise Refusal(404, "There is nothing at this address.")
             self._has_started = True
+        if kind is Kind.LOGOUT:  # else Gradio ends all logins of the same name
+            request.query = b"all_session=false"
         await self._forward(request, receive, send)
 
     def _route(self, scope: Scope, headers: Headers) -> Route:
@@ -175,7 +177,7 @@ class RequestFilter:
             raise Refusal(404, "There is nothing at this address.")
         if method == "HEAD" and route.kind not in (Kind.PAGE, Kind.FILE, Kind.ASSET):
             raise _wrong_method(["GET"])
-        if method == "POST" and self._origins.is_foreign(headers):
+        if (method == "POST" or route.kind is Kind.LOGOUT) and self._origins.is_foreign(headers):
             raise Refusal(
                 403, "Another site's page may not call this server; set SD_SPACE_PUBLIC_URL if this is its own address."
             )
