@@ -132,7 +132,7 @@ def test_what_the_page_needs_is_let_through(door, path):
         ("GET", "/assets/y.js"),
         ("GET", "/assets/" + "x" * 300),
         ("GET", "/gradio_api/token"),
-        ("GET", "/gradio_api/heartbeat/a/b"),
+        ("GET", "/gradio_api/heartbeat/a"),
         ("GET", "/gradio_api/call/unknown/event"),
         ("GET", "/gradio_api/mcp/sse"),
     ],
