@@ -26,6 +26,7 @@ ENDPOINTS = {
 }
 
 
+MAX_OPEN = 40
 IS_JSON = {"content-type": "application/json"}
 
 
@@ -97,7 +98,7 @@ class Filtered:
         status = lambda: self.status  # noqa: E731
         self.capacity = Capacity(given, status, lambda: self.behind.under_way or set(), now_s=self.clock)
         self.filter = RequestFilter(
-            self.behind.app, given, status, Metrics(status), contract, self.capacity, now_s=self.clock
+            self.behind.app, given, status, Metrics(status), contract, self.capacity, MAX_OPEN, now_s=self.clock
         )
         self.client = TestClient(self.filter, client=("192.0.2.1", 1))
 
@@ -412,6 +413,34 @@ def test_no_cookie_but_a_logins_reaches_the_app(tmp_path, has_login, passed):
     door = Filtered(tmp_path, has_login)
     door.client.get("/", headers={"Cookie": 'a="' + '\\"' * 9000 + '"; access-token-app=token'})
     assert door.behind.headers.get("cookie") == passed
+
+
+def test_an_address_that_leaves_its_answers_unread_leaves_room_for_others(door):
+    async def unread(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def main():
+        behind, door.filter._app = door.filter._app, unread
+
+        def visitor(address: str) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(door.filter, client=(address, 1))
+            return httpx.AsyncClient(transport=transport, base_url="http://testserver")
+
+        async with visitor("192.0.2.1") as greedy, visitor("192.0.2.2") as other:
+            held = [asyncio.create_task(greedy.get("/assets/x.js")) for _ in range(MAX_OPEN)]
+            while door.filter._open._open["192.0.2.1"] < MAX_OPEN:
+                await asyncio.sleep(0)
+            door.filter._app = behind
+            refused = await greedy.get("/")
+            assert refused.status_code == 429 and "open already" in refused.json()["error"]
+            assert refused.headers["retry-after"] == "30"
+            assert [(await greedy.get("/healthz")).status_code, (await other.get("/")).status_code] == [200, 200]
+            for request in held:
+                request.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            assert (await greedy.get("/")).status_code == 200
+
+    asyncio.run(main())
 
 
 def test_a_logout_ends_the_callers_own_session_alone(door):

@@ -25,7 +25,7 @@ from sd_space.serving.event_streams import EventStreams
 from sd_space.serving.gate import sent_token
 from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, login_cookie, request_headers
 from sd_space.serving.incoming import IncomingRequest, read_body, replay
-from sd_space.serving.limits import RETRY_AFTER_S, Capacity, Place, RateLimiter, client_address
+from sd_space.serving.limits import RETRY_AFTER_S, Capacity, OpenRequests, Place, RateLimiter, client_address
 from sd_space.serving.mcp_message import McpRefusal, tool_error
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.origins import Origins
@@ -55,6 +55,7 @@ class RequestFilter:
         metrics: Metrics,
         contract: AppContract,
         capacity: Capacity,
+        max_open_per_address: int,
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._app = app
@@ -68,6 +69,7 @@ class RequestFilter:
         self._response_headers = ResponseHeaders(settings)
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._page_limiter = RateLimiter(settings.rate_per_minute * PAGE_FACTOR, now_s)
+        self._open = OpenRequests(max_open_per_address)
         self._has_started = False
         self._tool_calls = ToolCalls()
         self._streams = EventStreams(contract)
@@ -119,6 +121,11 @@ class RequestFilter:
             raise Refusal(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")
         if (own := self._own.find(scope["method"], scope["path"])) is not None:
             return own
+        with self._open.counted(client_address(scope, headers, self._trusted_proxies)):
+            return await self._forward_checked(scope, headers, receive, send)
+
+    async def _forward_checked(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> Response | None:
+        """The same for a request whose head is known to be of a sound size."""
         tool_call = self._tool_calls.find(headers)
         request = self._incoming(scope, headers, tool_call)
         if scope["method"] != "POST":
