@@ -31,6 +31,42 @@ def refusal(content_type: str, body: str | bytes) -> Refusal:
     return refused.value
 
 
+FILE_PART = b'--x\r\nContent-Disposition: form-data; name="username"; filename="f"\r\n\r\nme\r\n--x--\r\n'
+
+
+def test_a_login_is_read_in_both_forms():
+    parts = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % pair
+        for pair in ((b"username", b"me"), (b"password", b"a&b=c"))
+    )
+    for content_type, body in (
+        ("multipart/form-data; boundary=x", parts + b"--x--\r\n"),
+        ("application/x-www-form-urlencoded", b"username=me&password=a%26b%3Dc&more=1"),
+    ):
+        assert login_body(Headers({"content-type": content_type}), body) == b"username=me&password=a%26b%3Dc"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/json", b"{}"),
+        ("", b"username=me"),
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=x", b"no parts"),
+        ("multipart/form-data; boundary=x", FILE_PART),
+        ("application/x-www-form-urlencoded", b"username=me"),
+        ("application/x-www-form-urlencoded", b"username=me&password="),
+        ("application/x-www-form-urlencoded", b"username=me&password=" + b"x" * 2000),
+        ("application/x-www-form-urlencoded", b"\xff=1"),
+        ("application/x-www-form-urlencoded", b"a=1&" * 50),
+    ],
+)  # fmt: skip
+def test_a_login_of_any_other_form_is_refused_in_a_sentence(content_type, body):
+    with pytest.raises(Refusal) as refused:
+        login_body(Headers({"content-type": content_type}), body)
+    assert refused.value.status in (400, 415) and refused.value.sentence.endswith(".")
+
+
 @pytest.mark.parametrize("is_in_parts", [True, False])
 def test_a_login_is_read_as_clients_send_it(is_in_parts):
     values = {"username": "gäst", "password": "a&b=c\r\n-- ü"}
