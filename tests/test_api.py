@@ -197,6 +197,12 @@ def test_leaving_an_api_call_frees_the_device(ready_server, token):
     ready_server.wait_for_metric("sd_space_requests_running", 0)
 
 
+def test_no_client_is_asked_for_a_heartbeat(ready_server):
+    """Nothing of ours lives as long as a page's connection does, so that no such stream is open to anybody."""
+    assert ready_server.get("/config").json()["connect_heartbeat"] is False
+    assert ready_server.get("/gradio_api/heartbeat/made-up").status_code == 404
+
+
 def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(ready_server, token):
     """At once: what is drawn for a page that only lost its connection goes on for half a minute."""
     config = ready_server.get("/config").json()

@@ -6,6 +6,7 @@ Gradio would take another port where that one is taken, and knows no IPv6.
 import contextlib
 import errno
 import functools
+import ipaddress
 import os
 import socket
 import threading
@@ -96,6 +97,7 @@ def _bound(host: str, port: int) -> list[socket.socket]:
     try:
         for family, kind, protocol, _, where in dict.fromkeys(found):
             try:
+                _check_is_one_machines(family, where)
                 sockets.append(_listener(family, kind, protocol, where))
             except OSError as error:  # `localhost` may stand for an address of a kind that is switched off
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -108,6 +110,18 @@ def _bound(host: str, port: int) -> list[socket.socket]:
             listener.close()
         raise
     return sockets
+
+
+def _check_is_one_machines(family: int, where: Any) -> None:
+    """Systems let a server listen at an address of many machines, where no connection can end. Raises OSError."""
+    is_broadcast = False
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(where)  # sends nothing
+        except PermissionError:
+            is_broadcast = True
+    if is_broadcast or ipaddress.ip_address(where[0]).is_multicast:
+        raise OSError(errno.EADDRNOTAVAIL, "it stands for many machines")
 
 
 def _listener(family: int, kind: int, protocol: int, where: Any) -> socket.socket:
