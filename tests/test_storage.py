@@ -12,6 +12,13 @@ def test_what_is_remembered_is_recalled():
         assert f'window["{area}"].setItem("sd_space.{name}", value' in remember_js((area, name))
 
 
+def test_without_the_acceptance_what_else_was_stored_is_removed():
+    recall = recall_js(TOKEN, RUN, DRAFT)
+    assert 'window["localStorage"].removeItem("sd_space.run")' in recall
+    assert 'window["sessionStorage"].removeItem("sd_space.draft")' in recall
+    assert 'removeItem("sd_space.token")' not in recall
+
+
 def test_only_the_draft_belongs_to_its_tab():
     assert [area for area, _ in (TOKEN, RUN, DRAFT)] == ["localStorage", "localStorage", "sessionStorage"]
 

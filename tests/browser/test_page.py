@@ -221,10 +221,17 @@ def test_whoever_has_only_a_keyboard_is_led_on(new_page):
 
 def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(workspace):
     page = workspace()
+    page.get_by_label("Prompt", exact=True).fill("a secret garden")
+    page.wait_for_function("sessionStorage['sd_space.draft']")
     other = page.context.new_page()
     other.goto("/")
     other.get_by_role("button", name="Withdraw my acceptance").click()
-    expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
+    accept = page.get_by_role("button", name=ACCEPT)
+    expect(accept).to_be_visible()
+    assert page.evaluate("sessionStorage['sd_space.draft'] || ''") == ""
+    page.get_by_label("I have read the licence and accept it").check()
+    accept.click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
 
 
 def test_a_phone_shows_it_all_without_sideways_scrolling(workspace):
