@@ -36,6 +36,16 @@ def test_without_an_acceptance_nothing_is_recalled_then_or_later(page):
     assert page.evaluate(recall_js(*ITEMS)) == ["another's", "", ""]
 
 
+@pytest.mark.parametrize("index", range(3))
+def test_what_is_longer_than_it_can_be_is_dropped(page, index):
+    values = ["t", "r", "a cat"]
+    too_long = [values[k] if k != index else "x" * (ITEMS[index].max_chars + 1) for k in range(3)]
+    remember(page, *too_long)
+    left = [value if k != index and index != 0 else "" for k, value in enumerate(values)]  # the token owns the others
+    assert page.evaluate(recall_js(*ITEMS)) == left
+    assert page.evaluate("(key) => localStorage.getItem(key)", f"sd_space.{ITEMS[index].name}") is None
+
+
 def test_a_frame_without_storage_recalls_nothing(page):
     page.set_content('<iframe sandbox="allow-scripts" srcdoc="<p>"></iframe>')
     frame = page.frames[1]
