@@ -260,6 +260,16 @@ def test_each_run_has_a_new_seed_unless_the_visitor_wants_his_own(tmp_path):
     play(tmp_path, scene)
 
 
+def test_a_seed_that_is_typed_unticks_the_box_and_one_that_the_server_fills_in_does_not(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        (typed,) = window.triggered("input", "Seed")
+        assert [block.label for block in typed.outputs] == ["New seed each time"] and typed.js == "() => false"
+        assert window.triggered("change", "Seed") == []
+
+    play(tmp_path, scene)
+
+
 def test_withheld_and_broken_pictures_are_explained(tmp_path):
     outcomes = (Outcome.OK, Outcome.WITHHELD, Outcome.BROKEN, Outcome.OK)
 

@@ -189,6 +189,20 @@ def test_words_that_are_being_written_and_the_last_settings_survive_a_reload(wor
     expect(open_options(page)).to_have_value("11")
 
 
+@pytest.mark.nightly
+def test_a_seed_that_is_typed_is_the_one_that_is_used(workspace):
+    page = workspace()
+    generate(page, steps=2)
+    expect(page.locator("#status")).to_contain_text("4 pictures in")
+    new_seed = page.get_by_label("New seed each time")
+    expect(new_seed).to_be_checked()
+    page.get_by_label("Seed", exact=True).fill("42")
+    expect(new_seed).not_to_be_checked()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("button", name="Seed 42")).to_be_visible()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
+
+
 def test_whoever_has_only_a_keyboard_is_led_on(new_page):
     """What is pressed goes away at each step, and the focus goes to what stands there then."""
     page = new_page(viewport={"width": 390, "height": 844})
