@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sd_space.errors import EngineFailed, QueueFull
-from sd_space.schema import BackendStatus, Outcome, Stage
+from sd_space.schema import BackendStatus, Outcome, RequestFailed, Stage
 from sd_space.serving.limits import FULL
 from sd_space.serving.results import GONE
 from sd_space.ui.form import CARD_DEFAULTS
@@ -463,6 +463,32 @@ def test_pictures_that_were_deleted_are_told_and_the_others_shown(tmp_path):
         for picture in host.store.root.rglob("*.png"):
             picture.unlink()
         await reloaded.open()
-        assert reloaded["status"] == ""
+        assert "1 hour after" in reloaded["status"]
 
     play(tmp_path, scene)
+
+
+def test_a_run_that_is_gone_is_told_once(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await window.open(run_id="of-yesterday")
+        assert "deletes pictures 2 hours after" in window["status"] and window["run_id"] == ""
+        await window.open()
+        assert window["status"] == ""
+
+    play(tmp_path, scene, result_ttl_s=7200)
+
+
+def test_a_run_that_made_no_pictures_has_lost_none(tmp_path):
+    class Refusing(FakeBackend):
+        async def generate(self, admitted):
+            yield RequestFailed(admitted.request_id, EngineFailed("The device was lost."))
+
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window)
+        reloaded = host.window()
+        await reloaded.open(token=window["token"], run_id=window["run_id"])
+        assert window["run_id"] and reloaded["status"] == ""
+
+    play(tmp_path, scene, Refusing())

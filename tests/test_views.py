@@ -39,6 +39,14 @@ def test_seconds_are_said_as_people_say_them(seconds, words):
     assert views.duration(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(45, "45 seconds"), (60, "1 minute"), (3600, "1 hour"), (5400, "90 minutes"), (172_800, "2 days")],
+)
+def test_how_long_pictures_are_kept_is_said_in_whole_units(seconds, words):
+    assert f"deletes pictures {words} after" in views.deleted(seconds)
+
+
 @pytest.mark.parametrize("stage", [Stage.STARTING, Stage.IMPORTING, Stage.LOADING, Stage.CHECKING, Stage.WARMING_UP])
 def test_the_banner_says_how_far_loading_is(stage):
     assert str(stage) in views.banner(BackendStatus(stage))

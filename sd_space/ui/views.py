@@ -34,6 +34,22 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def setting_duration(seconds: int) -> str:
+    """A time that was set, in the largest unit that it is a whole number of: '1 hour', '90 minutes', '2 days'."""
+    units = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
+    unit = next(name for name, length_s in units.items() if seconds % length_s == 0)
+    count = seconds // units[unit]
+    return f"{count} {unit}{'s' * (count != 1)}"
+
+
+def deleted(ttl_s: int) -> str:
+    """Where the last run was, once it is gone."""
+    return note(
+        f"Your last pictures are no longer here: the server deletes pictures {setting_duration(ttl_s)} after they were "
+        "made, and when it restarts."
+    )
+
+
 def note(text: str, kind: str = "info") -> str:
     """A sentence in the status line. `kind` is info, error or done; errors interrupt a screen reader."""
     role = "alert" if kind == "error" else "status"
