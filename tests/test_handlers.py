@@ -325,14 +325,14 @@ def test_nobody_cancels_another_visitors_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("prompt", " ", "prompt must not be empty"),
-        ("Steps", "9", "num_inference_steps must be a whole number from 1 to 150"),
-        ("Guidance scale", 0, "guidance_scale must be a number from 1 to 20"),
-        ("Size", "64x", "height must be a whole number"),
-        ("Noise scheduler", "x", "scheduler must be one of"),
+        ("prompt", " ", "Prompt must not be empty"),
+        ("Steps", "9", "Steps must be a whole number from 1 to 150"),
+        ("Guidance scale", 0, "Guidance scale must be a number from 1 to 20"),
+        ("Size", "64x", "Height must be a whole number"),
+        ("Noise scheduler", "x", "Noise scheduler must be one of"),
     ],
 )
-def test_a_bad_value_is_refused_in_a_sentence_that_names_it(tmp_path, name, value, says):
+def test_a_bad_value_is_refused_in_a_sentence_that_names_it_as_the_page_does(tmp_path, name, value, says):
     async def scene(host: Host):
         window = await host.visitor()
         await drawn(window, **{name: value})

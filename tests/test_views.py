@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_space.errors import Cancelled, EngineFailed
+from sd_space.errors import Cancelled, EngineFailed, InvalidRequest
 from sd_space.recorded import load_recorded
 from sd_space.schema import BackendStatus, GenerationResult, Outcome, Preview, Progress, Stage
 from sd_space.serving.gate import USE_RESTRICTIONS
@@ -111,6 +111,19 @@ def test_the_progress_has_a_tile_for_each_picture_in_its_state():
 )
 def test_the_summary_says_what_came_out(run, says):
     assert says in views.run_summary(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (InvalidRequest("num_inference_steps", "num_inference_steps must be whole."), "Steps must be whole."),
+        (InvalidRequest("num_inference_steps", "This would take too long."), "This would take too long."),
+        (InvalidRequest("colour", "'colour' is not a field of a request."), "'colour' is not a field of a request."),
+        (EngineFailed("seed 7 was lost."), "seed 7 was lost."),
+    ],
+)
+def test_a_refused_field_goes_by_its_label(error, says):
+    assert views.refusal(error) == says
 
 
 def test_a_failure_interrupts_a_screen_reader_and_a_cancel_does_not():

@@ -148,7 +148,7 @@ class Handlers:
         except LicenceNotAccepted as error:
             yield self._visibility(False) | {page.status: views.note(str(error), "error")}
         except SpaceError as error:
-            yield {page.status: views.note(str(error), "error")}
+            yield {page.status: views.note(views.refusal(error), "error")}
         else:
             async for updates in self._follow(run):
                 yield updates

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from html import escape
 
 from sd_space.card import LICENCE_URL
-from sd_space.errors import Cancelled, SpaceError
+from sd_space.errors import Cancelled, InvalidRequest, SpaceError
 from sd_space.recorded import RecordedExample
-from sd_space.schema import BackendStatus, Outcome, Preview, Stage
+from sd_space.schema import REQUEST_FIELDS, BackendStatus, Outcome, Preview, Stage
 from sd_space.serving.gate import USE_RESTRICTIONS
 from sd_space.serving.images import preview_uri
 from sd_space.serving.recipe import recipe_query
@@ -54,6 +54,14 @@ def note(text: str, kind: str = "info") -> str:
     """A sentence in the status line. `kind` is info, error or done; errors interrupt a screen reader."""
     role = "alert" if kind == "error" else "status"
     return f'<p class="note {kind}" role="{role}">{escape(text)}</p>'
+
+
+def refusal(error: SpaceError) -> str:
+    """What the visitor reads of an error: a field of the request goes by its label on the page."""
+    sentence = str(error)
+    if isinstance(error, InvalidRequest) and sentence.startswith(f"{error.field} "):
+        return REQUEST_FIELDS[error.field].label + sentence.removeprefix(error.field)
+    return sentence
 
 
 def banner(status: BackendStatus) -> str:
@@ -158,7 +166,7 @@ def run_summary(run: Run) -> str:
     if isinstance(end, Cancelled):
         return note(f"Cancelled; the device is free for the next visitor.{kept}", "done")
     if isinstance(end, SpaceError):
-        return note(f"{end}{kept}", "error")
+        return note(f"{refusal(end)}{kept}", "error")
     assert end is not None, "the run is over"
     parts = []
     shown = outcomes.count(Outcome.OK)

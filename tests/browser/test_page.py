@@ -159,7 +159,7 @@ def test_withdrawing_during_a_run_ends_it(workspace, ready_server):
 def test_an_empty_prompt_is_refused_in_a_sentence(workspace):
     page = workspace()
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("alert")).to_contain_text("prompt must not be empty")
+    expect(page.get_by_role("alert")).to_contain_text("Prompt must not be empty")
 
 
 @pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
