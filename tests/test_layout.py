@@ -42,6 +42,11 @@ def test_every_field_of_a_request_has_a_control_with_its_label(page):
         assert control.label == REQUEST_FIELDS[name].label
 
 
+def test_the_seeds_help_counts_pictures_as_their_captions_do(page):
+    assert page.controls["seed"].info == "The first picture has this seed, the next one seed + 1"
+    assert "the first picture's seed" in REQUEST_FIELDS["seed"].help and "seed + k" not in REQUEST_FIELDS["seed"].help
+
+
 def test_the_form_goes_by_the_fields_names_in_their_order(page):
     names = [name for name in REQUEST_FIELDS if name not in SIDES]
     assert list(page.form) == [*names, "random_seed", "size", "embed_recipe"]

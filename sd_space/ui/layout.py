@@ -182,7 +182,12 @@ def _options(prompt: gr.components.Component) -> dict[str, Any]:
         )
         with gr.Row():
             controls["seed"] = gr.Number(
-                0, label=_label("seed"), info="Picture k has seed + k", minimum=0, maximum=MAX_SEED, precision=0
+                0,
+                label=_label("seed"),
+                info="The first picture has this seed, the next one seed + 1",
+                minimum=0,
+                maximum=MAX_SEED,
+                precision=0,
             )
             random_seed = gr.Checkbox(True, label="New seed each time")
         embed_recipe = gr.Checkbox(
