@@ -62,7 +62,9 @@ def test_the_picture_book_is_labelled_for_what_it_is():
     banner = views.banner(BackendStatus(Stage.READY, info))
     assert "stand-in" in banner and views.V1_4_URL in banner and "v1-4 could not be loaded." in banner
     assert "on a CUDA GPU" not in banner, "there is one"
-    assert "on a CUDA GPU" in views.banner(BackendStatus(Stage.READY, replace(info, fallback_reason="")))
+    without_gpu = views.banner(BackendStatus(Stage.READY, replace(info, fallback_reason="")))
+    assert "on a CUDA GPU" in without_gpu
+    assert "<code>" not in banner + without_gpu, "visitors give no commands"
     assert "stand-in" not in views.banner(BackendStatus(Stage.READY, INFO))
 
 

@@ -80,9 +80,9 @@ def banner(status: BackendStatus) -> str:
     info = status.info
     if info.is_picture_book:
         link = f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a>'
-        way = f"For {link} itself, start this Space on a CUDA GPU, or with <code>--model {V1_4}</code>."
+        way = f"{link} itself draws where this Space runs on a CUDA GPU."
         if info.fallback_reason:  # the GPU is there; the reason itself is nothing for the public
-            way = f"The log, and <code>python -m sd_space.tools.doctor</code>, say why {link} does not."
+            way = f"The Space's log says why {link} does not draw."
         why = f" {escape(info.fallback_reason)}" if info.fallback_reason else ""
         return (
             f'<div class="banner" role="status"><strong>{escape(info.title)}, a tiny stand-in model, is drawing.'
