@@ -32,6 +32,11 @@ _REFUSED_SWITCHES = {
 }
 
 
+def short_repr(text: str, chars: int = 80) -> str:
+    """A value as a refusal repeats it: on one line, and its beginning where it is long."""
+    return repr(text if len(text) <= chars else f"{text[:chars]}…")
+
+
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= high:
@@ -216,7 +221,9 @@ class Settings:
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known:
-                raise InvalidSetting(f"{name} is not a setting; sd_space/README.md lists those that are.")
+                raise InvalidSetting(
+                    f"{short_repr(name)[1:-1]} is not a setting; sd_space/README.md lists those that are."
+                )
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space
@@ -231,7 +238,7 @@ class Settings:
             try:
                 values[f.name] = f.metadata["read"](text)
             except ValueError as error:
-                shown = "its value" if f.name == "secret" else repr(text)
+                shown = "its value" if f.name == "secret" else short_repr(text)
                 raise InvalidSetting(f"{name} must be {error}, not {shown}.") from None
         return cls(**values)
 

@@ -57,6 +57,13 @@ def test_a_bad_value_is_refused_with_its_variable_and_range(name, text, says):
         Settings.from_env({f"SD_SPACE_{name}": text})
 
 
+@pytest.mark.parametrize("name", ["SD_SPACE_MAX_QUEUE", "SD_SPACE_PUBLIC_URL", "SD_SPACE_NO_SUCH"])
+def test_a_long_value_is_repeated_by_its_beginning_alone(name):
+    with pytest.raises(InvalidSetting) as refusal:
+        Settings.from_env({name: "x" * 5000})
+    assert name in str(refusal.value) and len(str(refusal.value)) < 250
+
+
 def test_a_misspelt_variable_is_refused_rather_than_ignored():
     with pytest.raises(InvalidSetting, match="SD_SPACE_MODELL is not a setting"):
         Settings.from_env({"SD_SPACE_MODELL": "tiny"})
