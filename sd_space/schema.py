@@ -1,4 +1,4 @@
-"""The data that crosses module borders.
+"""The data that crosses module borders; `GenerationRequest` is the one table of a request's fields.
 
 Everything here is frozen, slotted and picklable, and imports nothing but the standard library, so that a
 request can travel to another thread, a forked ZeroGPU worker or a Ray replica unchanged.
