@@ -312,7 +312,7 @@ def test_words_beyond_the_77_tokens_are_named(client, token):
 def test_the_example_client_saves_its_pictures(ready_server, tmp_path):
     command = [sys.executable, "examples/api_client.py", ready_server.url, PROMPT, "--agree", "--seed", "3"]
     run = subprocess.run([*command, "--out", tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "seed 3, ok" in run.stdout
+    assert "seed 3, ok" in run.stdout and "\r" not in run.stderr
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 

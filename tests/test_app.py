@@ -135,4 +135,4 @@ def test_a_model_that_is_not_there_leaves_the_page_up_and_says_why():
         while "cannot be loaded" not in reason:
             reason = server.get("/readyz").json()["reason"]
         assert "secret-place" not in reason and server.get("/").status_code == 200
-        assert "does not exist" in server.log, "the operator reads which model and why"
+        assert "does not exist; correct SD_SPACE_MODEL or --model." in server.log, "the operator reads why, and the fix"

@@ -19,6 +19,7 @@ import uvicorn
 
 from sd_space.errors import CannotStart
 from sd_space.serving.connections import MAX_HEAD_BYTES, BoundedProtocol, Connections, max_connections
+from sd_space.settings import short_repr
 
 NAME, PORT, NUM_PORTS = "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"
 DEFAULT_HOST, DEFAULT_PORT, DEFAULT_NUM_PORTS = "127.0.0.1", 7860, 100
@@ -57,7 +58,7 @@ class Address:
 def _number(name: str, text: str, high: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= high):
         raise CannotStart(
-            f"{name} must be a whole number from 1 to {high}, not {text!r}; leave it out for the default."
+            f"{name} must be a whole number from 1 to {high}, not {short_repr(text)}; leave it out for the default."
         )
     return int(text)
 
@@ -144,7 +145,7 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"Port {port} of {host} may not be opened by this user; set {PORT} to one from 1024 on."
     return (
-        f"{NAME} must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::, not {host!r} "
+        f"{NAME} must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::, not {short_repr(host)} "
         f"({error.strerror or type(error).__name__})."
     )
 
