@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build(command: Command) -> Space:
     """Imports libraries late: what can be checked without them is checked before, for they take seconds."""
     from sd_space.logs import set_up_logs
-    from sd_space.serving.connections import quieten_logs, raise_handle_limit
+    from sd_space.serving.connections import max_open_per_address, quieten_logs, raise_handle_limit
     from sd_space.serving.environment import check_environment, turn_off_analytics
     from sd_space.serving.listening import Address, check, start_server
 
@@ -49,7 +49,7 @@ def build(command: Command) -> Space:
     demo = build_demo(settings, card, gate, backend, store, metrics, recorded, capacity)
     serve_with(partial(start_server, address, handles))
     parts = (demo, settings, backend, metrics, capacity, gate, served_files(store, recorded))
-    open_page = partial(launch, *parts, share=command.share, auth=command.auth)
+    open_page = partial(launch, *parts, max_open_per_address(handles), share=command.share, auth=command.auth)
     drain, close_page = partial(drain_event_streams, demo), partial(demo.close, verbose=False)
     return Space(backend, store, open_page, drain, close_page, on_loaded=freeze_gc)
 

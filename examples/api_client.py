@@ -14,6 +14,12 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 
+def show_progress(text: object) -> None:
+    """On one line of a terminal that is written over; a file or a pipe gets none."""
+    if sys.stderr.isatty():
+        print(f"\r{text!s:<60}", end="", file=sys.stderr, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="the Space's address, or its id on the Hub")
@@ -31,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if model["stage"] in ("failed", "stopped"):
                 print(model.get("reason", "The Space has stopped."), file=sys.stderr)
                 return 1
-            print(f"\r{model['stage']}…".ljust(60), end="", file=sys.stderr)
+            show_progress(f"{model['stage']}…")
             time.sleep(2)
         job = client.submit(
             prompt=arguments.prompt,
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         while not job.done():
             if job.outputs():
-                print(f"\r{job.outputs()[-1][1].get('progress', '')}", end="", file=sys.stderr)
+                show_progress(job.outputs()[-1][1].get("progress", ""))
             time.sleep(0.5)
         files, result = job.result()
     except AppError as refusal:  # one sentence that says what to change

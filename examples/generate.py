@@ -9,7 +9,7 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,29 +25,38 @@ from sd_space.serving.png_text import png_chunks
 from sd_space.settings import Settings
 
 
+def progress_line() -> Callable[[str], None]:
+    """Shows how far it is, on one line of a terminal that is written over; a file or a pipe gets one line in all."""
+    if sys.stderr.isatty():
+        return lambda text: print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
+    print("drawing…", file=sys.stderr)
+    return lambda text: None
+
+
 async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
     """Draws the picture that `values` ask for into `out`; returns what to say about it. Raises SpaceError."""
+    show = progress_line()
     gate = Gate(load_card(), settings.secret, settings.token_ttl_s)
     backend = make_backend(settings)
     backend.start()
     try:
         async for stage in until_ready(backend):
-            print(f"\r{stage}…".ljust(60), end="", file=sys.stderr)
+            show(f"{stage}…")
         info = backend.status().info
         admitted = gate.admit(gate.issue_token(True), values, info)
         async for update in backend.generate(admitted):
             match update:
                 case Progress():
-                    print(f"\rstep {update.step_index} of {update.num_timesteps}".ljust(60), end="", file=sys.stderr)
+                    show(f"step {update.step_index} of {update.num_timesteps}")
                 case RequestFailed():
                     raise update.error
                 case GenerationResult():
                     image = update.images[0]
-        print(file=sys.stderr)
         embed = image.outcome is Outcome.OK
         render_image(image).save(out, "PNG", pnginfo=png_chunks(admitted.request, image.seed, info, embed))
         return f"{out}: seed {image.seed}, {image.outcome}, drawn by {info.model} on {info.device}"
     finally:
+        show("")
         backend.close(0)
 
 
@@ -66,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(asyncio.run(draw(Settings.from_env(os.environ), values, values.pop("out"))))
     except (SpaceError, InvalidSetting) as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(error, file=sys.stderr)
         return 1
     return 0
 

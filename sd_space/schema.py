@@ -1,4 +1,4 @@
-"""The data that crosses module borders.
+"""The data that crosses module borders; `GenerationRequest` is the one table of a request's fields.
 
 Everything here is frozen, slotted and picklable, and imports nothing but the standard library, so that a
 request can travel to another thread, a forked ZeroGPU worker or a Ray replica unchanged.
@@ -82,7 +82,9 @@ _SIDE_HELP = "in pixels, a multiple of {limits.size_step}; the model's own when 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a visitor asks for, valid by construction through `parse`. Picture k has seed + k (modulo 2**32).
+    """What a visitor asks for, valid by construction through `parse`.
+
+    The first picture has `seed`, the next one seed + 1, modulo 2**32.
 
     Form, API description, checks and all forms of a recipe (`serving/recipe.py`) are made from this table.
     """
@@ -110,7 +112,7 @@ class GenerationRequest:
     seed: int = _field(
         _SEED,
         "Seed",
-        f"the first picture's seed, 0 to {MAX_SEED}, or -1 for a random one; picture k has seed + k",
+        f"the first picture's seed, 0 to {MAX_SEED}, or -1 for a random one; the next one has seed + 1",
         -1,
         parameter="Seed",
     )

@@ -1,6 +1,8 @@
 """Settings: one table of environment variables `SD_SPACE_<NAME>`, read once into a frozen object."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -30,6 +32,11 @@ _REFUSED_SWITCHES = {
     "GRADIO_VIBE_MODE": "it would let visitors edit the code",
     "GRADIO_WATCH_DIRS": "it would restart the Space whenever a file changes",
 }
+
+
+def short_repr(text: str, chars: int = 80) -> str:
+    """A value as a refusal repeats it: on one line, and its beginning where it is long."""
+    return repr(text if len(text) <= chars else f"{text[:chars]}…")
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -66,6 +73,21 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return text.lower()
 
     return read
+
+
+def _line(text: str) -> str:
+    """Text that stands whole in a sentence of the log."""
+    if len(text) > 1000 or any(unicodedata.category(c) == "Cc" for c in text):
+        raise ValueError("a line of at most 1000 characters, none of them a control character")
+    return text
+
+
+def _path(text: str) -> str:
+    """Shells replace ~ and $; a file of environment variables is read without one."""
+    path = os.path.expanduser(_line(text))
+    if path.startswith(("~", "$")):
+        raise ValueError("a path that is written out: here ~ stands for a home, and $ for nothing")
+    return path
 
 
 def _address(text: str) -> str:
@@ -111,11 +133,11 @@ class Settings:
 
     model: str = _setting(
         "auto",
-        str,
+        _path,
         "`auto` (v1-4 where CUDA is, else the picture book), `tiny`, a Hub id, a folder or a `.safetensors` file",
     )
-    revision: str | None = _setting(None, str, "Hub commit, tag or branch; v1-4 is pinned to a commit")
-    variant: str | None = _setting(None, str, "file variant such as `fp16`; chosen by device and model when empty")
+    revision: str | None = _setting(None, _line, "Hub commit, tag or branch; v1-4 is pinned to a commit")
+    variant: str | None = _setting(None, _line, "file variant such as `fp16`; chosen by device and model when empty")
     device: str = _setting("auto", _one_of("auto", "cpu", "cuda", "mps"), "`auto`, `cpu`, `cuda` or `mps`")
     dtype: str = _setting(
         "auto",
@@ -172,7 +194,7 @@ class Settings:
         3600, _whole(10, 7 * 86_400), "seconds after the end of a run for which its files are kept"
     )
     result_dir: str | None = _setting(
-        None, str, "where each process makes a folder of its own for results; the temporary folder when empty"
+        None, _path, "where each process makes a folder of its own for results; the temporary folder when empty"
     )
     reconnect_s: float = _setting(
         30.0, _positive, "seconds for which a page's run goes on after its connection was lost, so that it can return"
@@ -227,12 +249,17 @@ class Settings:
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known:
-                raise InvalidSetting(f"{name} is not a setting; sd_space/README.md lists those that are.")
+                raise InvalidSetting(
+                    f"{short_repr(name)[1:-1]} is not a setting; sd_space/README.md lists those that are."
+                )
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space
         if host := environ.get("SPACE_HOST"):
-            values["public_url"] = f"https://{host}"
+            try:  # a Space with a domain of its own names several
+                values["public_url"] = _address(f"https://{host.split(',')[0].strip()}")
+            except ValueError:
+                raise InvalidSetting(f"SPACE_HOST must be a host, not {short_repr(host)}; leave it out.") from None
         if environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
             values["backend"] = "zerogpu"
         for name, f in known.items():
@@ -242,7 +269,7 @@ class Settings:
             try:
                 values[f.name] = f.metadata["read"](text)
             except ValueError as error:
-                shown = "its value" if f.name == "secret" else repr(text)
+                shown = "its value" if f.name == "secret" else short_repr(text)
                 raise InvalidSetting(f"{name} must be {error}, not {shown}.") from None
         return cls(**values)
 

@@ -142,6 +142,16 @@ def test_a_cancelled_call_does_not_look_completed():
     assert stream(done, kind=Kind.EVENT_STREAM)[2].decode() == done
 
 
+def test_a_cancelled_event_of_a_session_does_not_look_completed():
+    ended = {"msg": "process_completed", "event_id": "x", "output": {}, "success": True, "title": None}
+    body = stream(f"data: {json.dumps(ended, separators=(',', ':'))}\n\n")[2].decode()
+    assert json.loads(body.removeprefix("data: ")) == ended | {"success": False, "output": {"error": CANCELLED}}
+    done = 'data: {"msg":"process_completed","event_id":"x","output":{"data":[]},"success":true}\n\n'
+    assert stream(done)[2].decode() == done
+    step = 'data: {"msg":"process_starts","output":{},"x":"\\"output\\":{}"}\n\n'
+    assert json.loads(stream(step)[2].decode().removeprefix("data: "))["output"] == {}
+
+
 def test_a_sentence_of_ours_in_a_stream_stays_word_for_word():
     event = 'event: error\ndata: {"error": "prompt must not be empty; describe the picture you want."}\n\n'
     assert stream(event, kind=Kind.EVENT_STREAM)[2].decode() == event

@@ -197,6 +197,12 @@ def test_leaving_an_api_call_frees_the_device(ready_server, token):
     ready_server.wait_for_metric("sd_space_requests_running", 0)
 
 
+def test_no_client_is_asked_for_a_heartbeat(ready_server):
+    """Nothing of ours lives as long as a page's connection does, so that no such stream is open to anybody."""
+    assert ready_server.get("/config").json()["connect_heartbeat"] is False
+    assert ready_server.get("/gradio_api/heartbeat/made-up").status_code == 404
+
+
 def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(ready_server, token):
     """At once: what is drawn for a page that only lost its connection goes on for half a minute."""
     config = ready_server.get("/config").json()
@@ -306,7 +312,7 @@ def test_words_beyond_the_77_tokens_are_named(client, token):
 def test_the_example_client_saves_its_pictures(ready_server, tmp_path):
     command = [sys.executable, "examples/api_client.py", ready_server.url, PROMPT, "--agree", "--seed", "3"]
     run = subprocess.run([*command, "--out", tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "seed 3, ok" in run.stdout
+    assert "seed 3, ok" in run.stdout and "\r" not in run.stderr
     assert len(list(tmp_path.glob("*.png"))) == 1
 
 

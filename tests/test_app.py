@@ -118,6 +118,14 @@ def test_a_password_guards_the_page_and_the_endpoints_but_not_the_health():
         assert "contact-sheet" not in server.get("/").text, "no path is shown to strangers"
         client = Client(server.url, auth=("guest", "a:b"), verbose=False, analytics_enabled=False)
         assert client.predict(agree=True, api_name="/accept_license")
+        with httpx.Client(base_url=server.url, timeout=30) as leaving, httpx.Client(base_url=server.url) as staying:
+            for browser in (leaving, staying):
+                assert browser.post("/login", data={"username": "guest", "password": "a:b"}).status_code == 200
+            kept = {"Cookie": "; ".join(f"{name}={value}" for name, value in leaving.cookies.items())}
+            assert leaving.get("/config").status_code == 200
+            assert leaving.get("/logout").status_code == 302
+            assert server.get("/config", headers=kept).status_code == 401, "its token is void, not only forgotten"
+            assert staying.get("/config").status_code == 200
 
 
 def test_a_model_that_is_not_there_leaves_the_page_up_and_says_why():
@@ -127,4 +135,4 @@ def test_a_model_that_is_not_there_leaves_the_page_up_and_says_why():
         while "cannot be loaded" not in reason:
             reason = server.get("/readyz").json()["reason"]
         assert "secret-place" not in reason and server.get("/").status_code == 200
-        assert "does not exist" in server.log, "the operator reads which model and why"
+        assert "does not exist; correct SD_SPACE_MODEL or --model." in server.log, "the operator reads why, and the fix"

@@ -186,6 +186,11 @@ def test_the_soft_limit_is_raised_and_too_few_handles_are_refused(monkeypatch):
     assert connections.raise_handle_limit() == connections.MAX_HANDLES
 
 
+@pytest.mark.parametrize("handles", [connections.MIN_HANDLES, 256, 1024, connections.MAX_HANDLES])
+def test_no_address_may_hold_all_connections(handles):
+    assert 6 < connections.max_open_per_address(handles) < connections.max_connections(handles)
+
+
 def test_a_limit_that_may_not_be_raised_as_far_is_raised_as_far_as_it_may(monkeypatch):
     """macOS says that the hard limit is endless, and refuses more than 10,240."""
     in_force = [(256, resource.RLIM_INFINITY)]

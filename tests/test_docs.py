@@ -71,6 +71,18 @@ def test_readme_has_the_settings_most_used_word_for_word():
     assert set(rows) <= set(settings_table().splitlines()) and len(rows) == 2 + 12
 
 
+def test_every_setting_that_a_readme_names_is_one():
+    known = {name for name, _, _ in Settings.table()}
+    for path in [ROOT / "README.md", *ROOT.glob("sd_space/**/README.md"), *ROOT.glob("tests/**/README.md")]:
+        named = set(re.findall(r"SD_SPACE_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
+        assert named <= known, path.relative_to(ROOT)
+
+
+def test_the_words_that_the_code_uses_are_explained_in_a_few_lines():
+    words = page(PACKAGE).split("## Words\n")[1].split("\n## ")[0]
+    assert 5 <= words.count("- **") <= 10
+
+
 def test_readme_is_short_enough_to_be_read():
     assert len(README.encode()) <= 10_000
 

@@ -1,10 +1,8 @@
-import asyncio
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.datastructures import Headers
 
 from sd_space.serving.envelope import (
     Parameter,
@@ -15,7 +13,6 @@ from sd_space.serving.envelope import (
     link_query,
     page_event,
 )
-from sd_space.serving.login import login_body
 from sd_space.serving.mcp_message import McpRefusal, mcp_message
 
 ENDPOINTS = {
@@ -115,49 +112,6 @@ def test_of_a_pages_query_only_a_links_recipe_comes_along():
     query = b"prompt=a+cat&seed=7&__theme=dark&page=x&deep_link=../x&prompt=twice&scheduler=" + b"x" * 5000
     assert link_query(query, {"prompt", "seed", "scheduler"}) == b"prompt=twice&seed=7"
     assert link_query(b"a=1&" * 500, {"a"}) == b""
-
-
-# --- logins
-
-
-FILE_PART = b'--x\r\nContent-Disposition: form-data; name="username"; filename="f"\r\n\r\nme\r\n--x--\r\n'
-
-
-def login(content_type: str, body: bytes) -> bytes:
-    return asyncio.run(login_body(Headers({"content-type": content_type}), body))
-
-
-def test_a_login_is_read_in_both_forms():
-    parts = b"".join(
-        b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % pair
-        for pair in ((b"username", b"me"), (b"password", b"a&b=c"))
-    )
-    for content_type, body in (
-        ("multipart/form-data; boundary=x", parts + b"--x--\r\n"),
-        ("application/x-www-form-urlencoded", b"username=me&password=a%26b%3Dc&more=1"),
-    ):
-        assert login(content_type, body) == b"username=me&password=a%26b%3Dc"
-
-
-@pytest.mark.parametrize(
-    ("content_type", "body"),
-    [
-        ("application/json", b"{}"),
-        ("", b"username=me"),
-        ("multipart/form-data", b"x"),
-        ("multipart/form-data; boundary=x", b"no parts"),
-        ("multipart/form-data; boundary=x", FILE_PART),
-        ("application/x-www-form-urlencoded", b"username=me"),
-        ("application/x-www-form-urlencoded", b"username=me&password="),
-        ("application/x-www-form-urlencoded", b"username=me&password=" + b"x" * 2000),
-        ("application/x-www-form-urlencoded", b"\xff=1"),
-        ("application/x-www-form-urlencoded", b"a=1&" * 50),
-    ],
-)  # fmt: skip
-def test_a_login_of_any_other_form_is_refused_in_a_sentence(content_type, body):
-    with pytest.raises(Refusal) as refused:
-        login(content_type, body)
-    assert refused.value.status in (400, 415) and refused.value.sentence.endswith(".")
 
 
 # --- messages of MCP clients

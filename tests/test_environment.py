@@ -26,6 +26,7 @@ def refusal(environ: dict[str, str]) -> str:
 @pytest.mark.parametrize("name", ["GRADIO_NUM_PORTS", "GRADIO_ANALYTICS_MAX_EVENTS", "HF_HUB_DOWNLOAD_TIMEOUT"])
 def test_numbers_that_libraries_read_are_numbers_or_left_out(name):
     assert refusal({name: "many"}) == f"{name} must be a whole number, not 'many'; leave it out for the default."
+    assert len(refusal({name: "many" * 1250})) < 250
     environ = {name: " ", "PATH": "/bin"}
     check_environment(environ, "127.0.0.1")
     assert environ == {"PATH": "/bin"}

@@ -53,8 +53,8 @@ def quick_doctor(folder: Path) -> str | None:
     doctor.spec = PipelineSpec.from_settings(Settings(model=str(folder)), Hardware("cpu"))
     try:
         doctor.check_files()
-    except Failed as failure:
-        return str(failure)
+    except (Failed, ModelUnavailable) as failure:
+        return getattr(failure, "operator_hint", str(failure))
     return None
 
 

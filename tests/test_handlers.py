@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sd_space.errors import EngineFailed, QueueFull
-from sd_space.schema import BackendStatus, Outcome, Stage
+from sd_space.schema import BackendStatus, Outcome, RequestFailed, Stage
 from sd_space.serving.limits import FULL
 from sd_space.serving.results import GONE
 from sd_space.ui.form import CARD_DEFAULTS
@@ -260,6 +260,16 @@ def test_each_run_has_a_new_seed_unless_the_visitor_wants_his_own(tmp_path):
     play(tmp_path, scene)
 
 
+def test_a_seed_that_is_typed_unticks_the_box_and_one_that_the_server_fills_in_does_not(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        (typed,) = window.triggered("input", "Seed")
+        assert [block.label for block in typed.outputs] == ["New seed each time"] and typed.js == "() => false"
+        assert window.triggered("change", "Seed") == []
+
+    play(tmp_path, scene)
+
+
 def test_withheld_and_broken_pictures_are_explained(tmp_path):
     outcomes = (Outcome.OK, Outcome.WITHHELD, Outcome.BROKEN, Outcome.OK)
 
@@ -315,14 +325,14 @@ def test_nobody_cancels_another_visitors_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("prompt", " ", "prompt must not be empty"),
-        ("Steps", "9", "num_inference_steps must be a whole number from 1 to 150"),
-        ("Guidance scale", 0, "guidance_scale must be a number from 1 to 20"),
-        ("Size", "64x", "height must be a whole number"),
-        ("Noise scheduler", "x", "scheduler must be one of"),
+        ("prompt", " ", "Prompt must not be empty"),
+        ("Steps", "9", "Steps must be a whole number from 1 to 150"),
+        ("Guidance scale", 0, "Guidance scale must be a number from 1 to 20"),
+        ("Size", "64x", "Height must be a whole number"),
+        ("Noise scheduler", "x", "Noise scheduler must be one of"),
     ],
 )
-def test_a_bad_value_is_refused_in_a_sentence_that_names_it(tmp_path, name, value, says):
+def test_a_bad_value_is_refused_in_a_sentence_that_names_it_as_the_page_does(tmp_path, name, value, says):
     async def scene(host: Host):
         window = await host.visitor()
         await drawn(window, **{name: value})
@@ -453,6 +463,32 @@ def test_pictures_that_were_deleted_are_told_and_the_others_shown(tmp_path):
         for picture in host.store.root.rglob("*.png"):
             picture.unlink()
         await reloaded.open()
-        assert reloaded["status"] == ""
+        assert "1 hour after" in reloaded["status"]
 
     play(tmp_path, scene)
+
+
+def test_a_run_that_is_gone_is_told_once(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await window.open(run_id="of-yesterday")
+        assert "deletes pictures 2 hours after" in window["status"] and window["run_id"] == ""
+        await window.open()
+        assert window["status"] == ""
+
+    play(tmp_path, scene, result_ttl_s=7200)
+
+
+def test_a_run_that_made_no_pictures_has_lost_none(tmp_path):
+    class Refusing(FakeBackend):
+        async def generate(self, admitted):
+            yield RequestFailed(admitted.request_id, EngineFailed("The device was lost."))
+
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window)
+        reloaded = host.window()
+        await reloaded.open(token=window["token"], run_id=window["run_id"])
+        assert window["run_id"] and reloaded["status"] == ""
+
+    play(tmp_path, scene, Refusing())

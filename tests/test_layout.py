@@ -9,7 +9,7 @@ from sd_space.card import load_card
 from sd_space.recorded import load_recorded
 from sd_space.schema import MAX_PROMPT_CHARS, REQUEST_FIELDS
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS
-from sd_space.ui.layout import lay_out
+from sd_space.ui.layout import THEME, lay_out
 
 CARD, RECORDED = load_card(), load_recorded()
 SIDES = {"width", "height"}
@@ -42,6 +42,11 @@ def test_every_field_of_a_request_has_a_control_with_its_label(page):
         assert control.label == REQUEST_FIELDS[name].label
 
 
+def test_the_seeds_help_counts_pictures_as_their_captions_do(page):
+    assert page.controls["seed"].info == "The first picture has this seed, the next one seed + 1"
+    assert "the first picture's seed" in REQUEST_FIELDS["seed"].help and "seed + k" not in REQUEST_FIELDS["seed"].help
+
+
 def test_the_form_goes_by_the_fields_names_in_their_order(page):
     names = [name for name in REQUEST_FIELDS if name not in SIDES]
     assert list(page.form) == [*names, "random_seed", "size", "embed_recipe"]
@@ -55,6 +60,28 @@ def test_the_form_shows_the_cards_values_within_the_cards_limits(page):
     assert page.controls["num_images_per_prompt"].maximum == CARD_LIMITS.max_images
     assert page.controls["scheduler"].value == CARD_DEFAULTS.scheduler
     assert page.controls["prompt"].max_length == page.controls["negative_prompt"].max_length == MAX_PROMPT_CHARS
+
+
+def theme_color(name: str) -> str:
+    """A variable of the theme as the browser resolves it."""
+    value = getattr(THEME, name)
+    return theme_color(value.removeprefix("*")) if value.startswith("*") else {"white": "#ffffff"}.get(value, value)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of #rrggbb: https://www.w3.org/TR/WCAG22/#dfn-relative-luminance"""
+    channels = [int(color[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(weight * channel for weight, channel in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", ["", "_dark"])
+@pytest.mark.parametrize("state", ["", "_hover"])
+@pytest.mark.parametrize("behind", ["block_background_fill", "checkbox_background_color"])
+def test_an_unticked_box_can_be_seen_in_both_themes(theme, state, behind):
+    colors = (f"checkbox_border_color{state}{theme}", f"{behind}{theme}")
+    dark, light = sorted(luminance(theme_color(name)) for name in colors)
+    assert (light + 0.05) / (dark + 0.05) >= 3
 
 
 def test_nothing_but_the_card_is_open_before_the_server_has_said_so(page):

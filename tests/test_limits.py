@@ -2,7 +2,8 @@ import pytest
 
 from sd_space.errors import QueueFull
 from sd_space.schema import BackendStatus, Stage
-from sd_space.serving.limits import GLOBAL_FACTOR, Capacity, RateLimiter, limit_key
+from sd_space.serving.envelope import Refusal
+from sd_space.serving.limits import GLOBAL_FACTOR, Capacity, OpenRequests, RateLimiter, limit_key
 from sd_space.settings import Settings
 
 
@@ -57,6 +58,22 @@ class House:
     def claim(self, place, visitor: str) -> None:
         with self.capacity.claimed(place.id, visitor):
             pass
+
+
+def test_an_address_has_so_many_requests_open_and_others_have_theirs():
+    requests = OpenRequests(2)
+    with requests.counted("192.0.2.1"), requests.counted("192.0.2.2"):
+        with requests.counted("192.0.2.1"), pytest.raises(Refusal, match="open"), requests.counted("192.0.2.1"):
+            pass
+        with requests.counted("192.0.2.1"), requests.counted("192.0.2.2"):
+            pass
+    assert not requests._open, "no address is remembered"
+
+
+def test_callers_who_share_an_address_are_not_bounded_together():
+    requests = OpenRequests(1)
+    with requests.counted(None), requests.counted(None):
+        pass
 
 
 def test_one_visitor_cannot_take_all_places_while_the_model_loads():

@@ -96,6 +96,13 @@ def test_an_address_that_cannot_be_bound_is_told(host):
     assert said.startswith(
         "GRADIO_SERVER_NAME must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::, not "
     )
+    assert len(said) < 250
+
+
+@pytest.mark.parametrize("host", ["224.0.0.1", "239.255.0.1", "255.255.255.255", "127.255.255.255"])
+def test_an_address_of_many_machines_is_told(host):
+    said = refusal(check, address(host))
+    assert said.startswith("GRADIO_SERVER_NAME must be an address of this machine") and "many machines" in said
 
 
 def test_a_port_that_needs_rights_is_told(monkeypatch):

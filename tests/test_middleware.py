@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import httpx
@@ -25,6 +26,7 @@ ENDPOINTS = {
 }
 
 
+MAX_OPEN = 40
 IS_JSON = {"content-type": "application/json"}
 
 
@@ -68,7 +70,7 @@ JSON = ("/config", "/gradio_api/info", "/gradio_api/startup-events", "/gradio_ap
 class Filtered:
     """That app behind the filter. `results` is the folder of files that may be fetched."""
 
-    def __init__(self, results: Path, **settings):
+    def __init__(self, results: Path, has_login: bool = True, **settings):
         self.waits_for_its_end, self.is_alone = False, True
         settings = {"max_per_visitor": 1000, **settings}
         self.status = BackendStatus(Stage.READY)
@@ -88,7 +90,7 @@ class Filtered:
             evict_idle=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
             draws={"generate", 3},
-            has_login=True,
+            has_login=has_login,
             title="A page",
             icon=ICON,
         )
@@ -96,7 +98,7 @@ class Filtered:
         status = lambda: self.status  # noqa: E731
         self.capacity = Capacity(given, status, lambda: self.behind.under_way or set(), now_s=self.clock)
         self.filter = RequestFilter(
-            self.behind.app, given, status, Metrics(status), contract, self.capacity, now_s=self.clock
+            self.behind.app, given, status, Metrics(status), contract, self.capacity, MAX_OPEN, now_s=self.clock
         )
         self.client = TestClient(self.filter, client=("192.0.2.1", 1))
 
@@ -131,7 +133,7 @@ def test_what_the_page_needs_is_let_through(door, path):
         ("GET", "/assets/y.js"),
         ("GET", "/assets/" + "x" * 300),
         ("GET", "/gradio_api/token"),
-        ("GET", "/gradio_api/heartbeat/a/b"),
+        ("GET", "/gradio_api/heartbeat/a"),
         ("GET", "/gradio_api/call/unknown/event"),
         ("GET", "/gradio_api/mcp/sse"),
     ],
@@ -206,6 +208,14 @@ def test_only_gradios_own_first_startup_call_gets_through(door):
 def test_no_other_file_than_a_result_can_be_fetched(door, tmp_path, name):
     assert door.client.get(f"/gradio_api/file={name.format(results=tmp_path)}").status_code == 404
     assert door.behind.reached == []
+
+
+@pytest.mark.parametrize("name", ["/" + "a/" * 30_000, "{results}/" + "a/" * 2_000, "{results}/" + "a" * 300])
+def test_a_long_name_of_a_file_takes_no_time(door, tmp_path, name):
+    """By the clock of the processor, for others use this machine too."""
+    began_s = time.thread_time()
+    assert not door.filter._contract.may_be_fetched(name.format(results=tmp_path))
+    assert time.thread_time() - began_s < 0.05
 
 
 def test_results_are_not_stored_on_the_way_and_every_answer_is_guarded(door, tmp_path):
@@ -396,6 +406,62 @@ def test_nobody_can_call_as_another(tmp_path):
     for forged in ("198.51.100.7", ":198.51.100.7", "0" * 32 + ":198.51.100.7"):
         door.client.post(GENERATE, json={"prompt": "a cat"}, headers={"X-SD-Space-Tool-Call": forged})
     assert door.behind.callers == ["192.0.2.1"], "and the second call was one too many"
+
+
+@pytest.mark.parametrize(("has_login", "passed"), [(True, "access-token-app=token"), (False, None)])
+def test_no_cookie_but_a_logins_reaches_the_app(tmp_path, has_login, passed):
+    door = Filtered(tmp_path, has_login)
+    door.client.get("/", headers={"Cookie": 'a="' + '\\"' * 9000 + '"; access-token-app=token'})
+    assert door.behind.headers.get("cookie") == passed
+
+
+def test_an_address_that_leaves_its_answers_unread_leaves_room_for_others(door):
+    async def unread(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def main():
+        behind, door.filter._app = door.filter._app, unread
+
+        def visitor(address: str) -> httpx.AsyncClient:
+            transport = httpx.ASGITransport(door.filter, client=(address, 1))
+            return httpx.AsyncClient(transport=transport, base_url="http://testserver")
+
+        async with visitor("192.0.2.1") as greedy, visitor("192.0.2.2") as other:
+            held = [asyncio.create_task(greedy.get("/assets/x.js")) for _ in range(MAX_OPEN)]
+            while door.filter._open._open["192.0.2.1"] < MAX_OPEN:
+                await asyncio.sleep(0)
+            door.filter._app = behind
+            refused = await greedy.get("/")
+            assert refused.status_code == 429 and "open already" in refused.json()["error"]
+            assert refused.headers["retry-after"] == "30"
+            assert [(await greedy.get("/healthz")).status_code, (await other.get("/")).status_code] == [200, 200]
+            for request in held:
+                request.cancel()
+            await asyncio.gather(*held, return_exceptions=True)
+            assert (await greedy.get("/")).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_a_logout_ends_the_callers_own_session_alone(door):
+    door.behind.reply = Response(status_code=302)
+    for query in ("", "?all_session=true"):
+        assert door.client.get(f"/logout{query}", follow_redirects=False).status_code == 302
+        assert door.behind.query == "all_session=false"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "https://elsewhere.example"},
+        {"Referer": "https://elsewhere.example/page"},
+    ],
+)
+def test_another_sites_page_logs_nobody_out(door, headers):
+    refused = door.client.get("/logout", headers=headers)
+    assert refused.status_code == 403 and "Another site's page" in refused.json()["error"]
+    assert door.behind.reached == []
 
 
 def test_a_place_cannot_be_named_by_a_caller(door):

@@ -49,6 +49,8 @@ def test_a_set_address_stands_whatever_a_request_names():
         ({"origin": "https://demo.example.org", "sec-fetch-site": "same-origin"}, False),  # a proxy that hides the host
         ({"origin": "http://example.org", "sec-fetch-site": "cross-site"}, True),
         ({"sec-fetch-site": "same-site"}, True),
+        ({"referer": "https://evil.example/page"}, True),
+        ({"referer": "http://example.org/page"}, False),
         ({"sec-fetch-site": "none"}, False),  # typed into the address bar
     ],
 )

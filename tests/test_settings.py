@@ -33,9 +33,42 @@ def test_a_value_is_read_in_its_own_type(name, text, value):
     assert getattr(Settings.from_env({f"SD_SPACE_{name}": text}), name.lower()) == value
 
 
+@pytest.mark.parametrize("name", ["MODEL", "RESULT_DIR"])
+@pytest.mark.parametrize(("text", "tail"), [("~", ""), ("~/pictures", "/pictures")])
+def test_a_tilde_is_the_home(monkeypatch, name, text, tail):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    settings = Settings.from_env({f"SD_SPACE_{name}": text})
+    assert getattr(settings, name.lower()) == f"/home/somebody{tail}"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("me-demo.hf.space", "https://me-demo.hf.space"),
+        ("art.example.org,me-demo.hf.space", "https://art.example.org"),  # a Space with a domain of its own
+    ],
+)
+def test_on_a_space_the_hubs_host_is_the_public_address(host, address):
+    assert Settings.from_env({"SPACE_HOST": host}).public_url == address
+    own = {"SPACE_HOST": host, "SD_SPACE_PUBLIC_URL": "https://example.org"}
+    assert Settings.from_env(own).public_url == "https://example.org"
+
+
+@pytest.mark.parametrize("host", ["evil.example/?", "me@example.org", "a b", "x\r\nX-Header: y", "example.org:0"])
+def test_a_host_that_is_none_is_refused_as_a_public_address_is(host):
+    with pytest.raises(InvalidSetting, match="SPACE_HOST must be a host, not "):
+        Settings.from_env({"SPACE_HOST": host})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
+        ("MODEL", "a\x01/b", r"none of them a control character, not 'a\\x01/b'"),
+        ("MODEL", "x" * 1001, "at most 1000 characters"),
+        ("REVISION", "a\nb", "none of them a control character"),
+        ("VARIANT", "a\x7fb", "none of them a control character"),
+        ("RESULT_DIR", "$HOME/x", "a path that is written out"),
+        ("RESULT_DIR", "~nobody-of-this-name/x", "a path that is written out"),
         ("MAX_QUEUE", "many", "a whole number from 1 to 10000, not 'many'"),
         ("MAX_QUEUE", "0", "from 1 to 10000"),
         ("LOW_VRAM_GB", "-1", "a number above 0"),
@@ -55,6 +88,13 @@ def test_a_value_is_read_in_its_own_type(name, text, value):
 def test_a_bad_value_is_refused_with_its_variable_and_range(name, text, says):
     with pytest.raises(InvalidSetting, match=f"SD_SPACE_{name} must be .*{says}"):
         Settings.from_env({f"SD_SPACE_{name}": text})
+
+
+@pytest.mark.parametrize("name", ["SD_SPACE_MAX_QUEUE", "SD_SPACE_PUBLIC_URL", "SD_SPACE_NO_SUCH"])
+def test_a_long_value_is_repeated_by_its_beginning_alone(name):
+    with pytest.raises(InvalidSetting) as refusal:
+        Settings.from_env({name: "x" * 5000})
+    assert name in str(refusal.value) and len(str(refusal.value)) < 250
 
 
 def test_a_misspelt_variable_is_refused_rather_than_ignored():

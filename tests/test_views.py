@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sd_space.errors import Cancelled, EngineFailed
+from sd_space.errors import Cancelled, EngineFailed, InvalidRequest
 from sd_space.recorded import load_recorded
 from sd_space.schema import BackendStatus, GenerationResult, Outcome, Preview, Progress, Stage
 from sd_space.serving.gate import USE_RESTRICTIONS
@@ -39,6 +39,14 @@ def test_seconds_are_said_as_people_say_them(seconds, words):
     assert views.duration(seconds) == words
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(45, "45 seconds"), (60, "1 minute"), (3600, "1 hour"), (5400, "90 minutes"), (172_800, "2 days")],
+)
+def test_how_long_pictures_are_kept_is_said_in_whole_units(seconds, words):
+    assert f"deletes pictures {words} after" in views.deleted(seconds)
+
+
 @pytest.mark.parametrize("stage", [Stage.STARTING, Stage.IMPORTING, Stage.LOADING, Stage.CHECKING, Stage.WARMING_UP])
 def test_the_banner_says_how_far_loading_is(stage):
     assert str(stage) in views.banner(BackendStatus(stage))
@@ -54,7 +62,9 @@ def test_the_picture_book_is_labelled_for_what_it_is():
     banner = views.banner(BackendStatus(Stage.READY, info))
     assert "stand-in" in banner and views.V1_4_URL in banner and "v1-4 could not be loaded." in banner
     assert "on a CUDA GPU" not in banner, "there is one"
-    assert "on a CUDA GPU" in views.banner(BackendStatus(Stage.READY, replace(info, fallback_reason="")))
+    without_gpu = views.banner(BackendStatus(Stage.READY, replace(info, fallback_reason="")))
+    assert "on a CUDA GPU" in without_gpu
+    assert "<code>" not in banner + without_gpu, "visitors give no commands"
     assert "stand-in" not in views.banner(BackendStatus(Stage.READY, INFO))
 
 
@@ -103,6 +113,19 @@ def test_the_progress_has_a_tile_for_each_picture_in_its_state():
 )
 def test_the_summary_says_what_came_out(run, says):
     assert says in views.run_summary(run)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (InvalidRequest("num_inference_steps", "num_inference_steps must be whole."), "Steps must be whole."),
+        (InvalidRequest("num_inference_steps", "This would take too long."), "This would take too long."),
+        (InvalidRequest("colour", "'colour' is not a field of a request."), "'colour' is not a field of a request."),
+        (EngineFailed("seed 7 was lost."), "seed 7 was lost."),
+    ],
+)
+def test_a_refused_field_goes_by_its_label(error, says):
+    assert views.refusal(error) == says
 
 
 def test_a_failure_interrupts_a_screen_reader_and_a_cancel_does_not():

@@ -109,10 +109,14 @@ class Window:
         async for _ in self.follow(event, name):
             pass
 
+    def triggered(self, event: str, name: str | None = None) -> list[BlockFunction]:
+        """What an event of a component, or of the page, sets off at once."""
+        target = self.host.demo._id if name is None else self._ids[name]
+        return [fn for fn in self.host.demo.fns.values() if (target, event) in fn.targets]
+
     async def follow(self, event: str, name: str | None = None) -> AsyncIterator[None]:
         """Does what follows on an event of a component, or of the page; comes back after each update."""
-        target = self.host.demo._id if name is None else self._ids[name]
-        triggered = [fn for fn in self.host.demo.fns.values() if (target, event) in fn.targets]
+        triggered = self.triggered(event, name)
         for fn in triggered:
             if fn.fn is not None:
                 async for _ in self._run(fn):

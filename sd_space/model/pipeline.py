@@ -31,6 +31,7 @@ from sd_space.model.files import WEIGHTS
 from sd_space.model.folder import examine, examine_checkpoint
 from sd_space.model.hub import Snapshot, fetch
 from sd_space.model.hub_errors import operator_hint, unavailable
+from sd_space.model.location import local_path
 from sd_space.model.memory import GIB, fallback_order
 from sd_space.model.model_info import describe
 from sd_space.model.openvino_unet import OpenVinoUNet
@@ -91,17 +92,12 @@ def _load_or_fall_back(spec: PipelineSpec, on_progress: Callable[[str], None]) -
 
 
 def _load(spec: PipelineSpec, on_progress: Callable[[str], None]) -> LoadedPipeline:
-    path = Path(spec.model).expanduser()
-    is_local = path.is_absolute() or spec.model.startswith(("./", "../", "~")) or path.exists()
-    if is_local and not path.exists():
-        raise unavailable(f"SD_SPACE_MODEL names {spec.model}, which does not exist.")
-    checkpoint = path if path.is_file() or path.suffix == ".safetensors" else None
-    if checkpoint is not None and path.suffix != ".safetensors":
-        raise unavailable(f"{spec.model} is no .safetensors file, and nothing else is loaded; convert it first.")
+    path = local_path(spec.model)
+    checkpoint = path if path is not None and path.is_file() else None
     try:
         if checkpoint is not None:
             snapshot = _companions_of(checkpoint, spec, on_progress)
-        elif is_local:
+        elif path is not None:
             snapshot = Snapshot(path)
         else:
             snapshot = fetch(spec.model, spec.revision, spec.variant, on_progress, spec.hub_timeout_s)

@@ -28,7 +28,8 @@ _SENTENCES = {
 }
 CANCELLED = "Cancelled before it was done."
 WRONG_PASSWORD = "The name or the password is not right."
-_NOTHING = b"event: complete\ndata: null"  # of an event that was cancelled: no endpoint of ours answers so
+# Ends of events that were cancelled: nothing of ours ends so.
+_NOTHING, _NO_OUTPUT = b"event: complete\ndata: null", b'"output":{}'
 # Headers of Gradio's answers that callers need; all others are dropped.
 _PASSED = frozenset(
     [
@@ -168,7 +169,9 @@ def _own_sentence(route: Route, body: bytes) -> str | None:
 
 def _known_events(chunk: bytes) -> bytes:
     """The events of a stream, those of failures in our words where Gradio has put its own, or none."""
-    if not any(mark in chunk for mark in (b"unexpected_error", b"event: error", b'"success":false', _NOTHING)):
+    if not any(
+        mark in chunk for mark in (b"unexpected_error", b"event: error", b'"success":false', _NOTHING, _NO_OUTPUT)
+    ):
         return chunk
     return b"".join(_known_event(event) + b"\n\n" for event in chunk.split(b"\n\n") if event)
 
@@ -191,6 +194,8 @@ def _known_failure(data: bytes, is_error: bool) -> bytes:
         return json.dumps({"error": BROKEN}).encode()
     if isinstance(values, dict) and values.get("msg") == "unexpected_error":
         values["message"] = BROKEN
+    elif isinstance(values, dict) and values.get("success") is True and values.get("output") == {}:
+        values |= {"success": False, "output": {"error": CANCELLED}}
     elif isinstance(values, dict) and values.get("success") is False:
         output = values.get("output")
         if not isinstance(output, dict) or not isinstance(output.get("error"), str):

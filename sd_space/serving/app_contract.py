@@ -7,6 +7,8 @@ from pathlib import Path
 
 from sd_space.serving.envelope import Endpoints
 
+MAX_PATH_CHARS = 4096  # PATH_MAX of Linux; other systems take less
+
 
 @dataclass(frozen=True, slots=True)
 class AppContract:
@@ -31,9 +33,10 @@ class AppContract:
 
     def may_be_fetched(self, name: str) -> bool:
         """Only our results and the page's pictures, by their plain names, whatever else Gradio would serve."""
+        if len(name) > MAX_PATH_CHARS or posixpath.normpath(name) != name:
+            return False
         path = Path(name)
-        is_ours = any(path == root or root in path.parents for root in self.files)
-        if not is_ours or posixpath.normpath(name) != name:
+        if not any(path.parts[: len(root.parts)] == root.parts for root in self.files):
             return False
         try:
             return path.is_file()

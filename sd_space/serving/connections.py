@@ -59,6 +59,11 @@ def max_connections(handles: int) -> int:
     return max(8, min(MAX_CONNECTIONS, (handles - RESERVED_HANDLES) // 2))
 
 
+def max_open_per_address(handles: int) -> int:
+    """Requests: enough for a browser, or a school, and never all connections."""
+    return max(8, max_connections(handles) // 4)
+
+
 class Connections:
     """All of a server's connections; the idle ones in the order in which they became idle."""
 

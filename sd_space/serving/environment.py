@@ -10,6 +10,7 @@ from typing import Any
 
 from sd_space.errors import CannotStart
 from sd_space.serving.result_folder import temporary_folder
+from sd_space.settings import short_repr
 
 # Whole numbers that are read while libraries are imported; they fail at an empty value, which is no mistake.
 _NUMBERS = (
@@ -31,7 +32,8 @@ def check_environment(environ: MutableMapping[str, str], host: str) -> None:
         if name in environ and not environ[name].strip():
             del environ[name]
         elif not re.fullmatch("[0-9]{1,9}", environ.get(name, "0")):
-            raise CannotStart(f"{name} must be a whole number, not {environ[name]!r}; leave it out for the default.")
+            shown = short_repr(environ[name])
+            raise CannotStart(f"{name} must be a whole number, not {shown}; leave it out for the default.")
     _check_certificates(environ)
     _check_proxies(environ)
     _bypass_proxies_here(environ, host)

@@ -63,7 +63,7 @@ async def read_body(request: IncomingRequest, receive: Receive, contract: AppCon
     route = request.route
     match route.kind:
         case Kind.LOGIN:
-            request.body = await login_body(request.headers, body)
+            request.body = login_body(request.headers, body)
             request.content_type = "application/x-www-form-urlencoded"
         case Kind.MCP:
             message = mcp_message(body, contract.tools)

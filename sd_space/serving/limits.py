@@ -12,12 +12,14 @@ from starlette.types import Scope
 
 from sd_space.errors import QueueFull
 from sd_space.schema import BackendStatus
+from sd_space.serving.envelope import Refusal
 from sd_space.settings import Settings
 
 MAX_ADDRESSES = 10_000
 GLOBAL_FACTOR = 20  # all addresses together may call this many times as often as one
 FULL = "Too many visitors are waiting already; please come back in a few minutes."
 SHARE_FULL = "{share} of your requests are under way already; please wait until one is done."
+TOO_MANY_OPEN = "Too many requests from this address are open already; please close some of your pages."
 RETRY_AFTER_S = 30  # after which a place may be free; a guess, a request's length is the caller's choice
 _CLAIM_WITHIN_S = 60.0  # until its handler starts, a request waits for nothing but the event loop
 
@@ -88,6 +90,34 @@ class RateLimiter:
 
     def _wait(self, key: str | None, rate: int) -> float:
         return max(0.0, (1 - self._tokens(key, rate)) * 60 / rate)
+
+
+class OpenRequests:
+    """The requests that are not answered whole yet, by address: each may have `most` of them.
+
+    A client that does not read its answers, or has streams without end, must not hold all of the server's connections.
+    Callers without an address share one, and are not bounded.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def counted(self, address: str | None) -> Iterator[None]:
+        """Counts a request for as long as the block runs. Raises Refusal."""
+        if address is None:
+            yield
+            return
+        if self._open[address] >= self._most:
+            raise Refusal(429, TOO_MANY_OPEN, {"Retry-After": str(RETRY_AFTER_S)})
+        self._open[address] += 1
+        try:
+            yield
+        finally:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
 
 
 class Place:

@@ -6,6 +6,7 @@ Gradio would take another port where that one is taken, and knows no IPv6.
 import contextlib
 import errno
 import functools
+import ipaddress
 import os
 import socket
 import threading
@@ -18,6 +19,7 @@ import uvicorn
 
 from sd_space.errors import CannotStart
 from sd_space.serving.connections import MAX_HEAD_BYTES, BoundedProtocol, Connections, max_connections
+from sd_space.settings import short_repr
 
 NAME, PORT, NUM_PORTS = "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"
 DEFAULT_HOST, DEFAULT_PORT, DEFAULT_NUM_PORTS = "127.0.0.1", 7860, 100
@@ -56,7 +58,7 @@ class Address:
 def _number(name: str, text: str, high: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= high):
         raise CannotStart(
-            f"{name} must be a whole number from 1 to {high}, not {text!r}; leave it out for the default."
+            f"{name} must be a whole number from 1 to {high}, not {short_repr(text)}; leave it out for the default."
         )
     return int(text)
 
@@ -96,6 +98,7 @@ def _bound(host: str, port: int) -> list[socket.socket]:
     try:
         for family, kind, protocol, _, where in dict.fromkeys(found):
             try:
+                _check_is_one_machines(family, where)
                 sockets.append(_listener(family, kind, protocol, where))
             except OSError as error:  # `localhost` may stand for an address of a kind that is switched off
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
@@ -108,6 +111,18 @@ def _bound(host: str, port: int) -> list[socket.socket]:
             listener.close()
         raise
     return sockets
+
+
+def _check_is_one_machines(family: int, where: Any) -> None:
+    """Systems let a server listen at an address of many machines, where no connection can end. Raises OSError."""
+    is_broadcast = False
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(where)  # sends nothing
+        except PermissionError:
+            is_broadcast = True
+    if is_broadcast or ipaddress.ip_address(where[0]).is_multicast:
+        raise OSError(errno.EADDRNOTAVAIL, "it stands for many machines")
 
 
 def _listener(family: int, kind: int, protocol: int, where: Any) -> socket.socket:
@@ -130,7 +145,7 @@ def _why_not(host: str, port: int, error: OSError) -> str:
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"Port {port} of {host} may not be opened by this user; set {PORT} to one from 1024 on."
     return (
-        f"{NAME} must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::, not {host!r} "
+        f"{NAME} must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::, not {short_repr(host)} "
         f"({error.strerror or type(error).__name__})."
     )
 

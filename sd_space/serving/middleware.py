@@ -23,9 +23,9 @@ from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
 from sd_space.serving.gate import sent_token
-from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, request_headers
+from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, login_cookie, request_headers
 from sd_space.serving.incoming import IncomingRequest, read_body, replay
-from sd_space.serving.limits import RETRY_AFTER_S, Capacity, Place, RateLimiter, client_address
+from sd_space.serving.limits import RETRY_AFTER_S, Capacity, OpenRequests, Place, RateLimiter, client_address
 from sd_space.serving.mcp_message import McpRefusal, tool_error
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.origins import Origins
@@ -55,6 +55,7 @@ class RequestFilter:
         metrics: Metrics,
         contract: AppContract,
         capacity: Capacity,
+        max_open_per_address: int,
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._app = app
@@ -68,6 +69,7 @@ class RequestFilter:
         self._response_headers = ResponseHeaders(settings)
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
         self._page_limiter = RateLimiter(settings.rate_per_minute * PAGE_FACTOR, now_s)
+        self._open = OpenRequests(max_open_per_address)
         self._has_started = False
         self._tool_calls = ToolCalls()
         self._streams = EventStreams(contract)
@@ -119,6 +121,11 @@ class RequestFilter:
             raise Refusal(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")
         if (own := self._own.find(scope["method"], scope["path"])) is not None:
             return own
+        with self._open.counted(client_address(scope, headers, self._trusted_proxies)):
+            return await self._forward_checked(scope, headers, receive, send)
+
+    async def _forward_checked(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> Response | None:
+        """The same for a request whose head is known to be of a sound size."""
         tool_call = self._tool_calls.find(headers)
         request = self._incoming(scope, headers, tool_call)
         if scope["method"] != "POST":
@@ -164,6 +171,8 @@ class RequestFilter:
             if self._has_started:  # a second one would start Gradio's queue again
                 raise Refusal(404, "There is nothing at this address.")
             self._has_started = True
+        if kind is Kind.LOGOUT:  # else Gradio ends all logins of the same name
+            request.query = b"all_session=false"
         await self._forward(request, receive, send)
 
     def _route(self, scope: Scope, headers: Headers) -> Route:
@@ -175,7 +184,7 @@ class RequestFilter:
             raise Refusal(404, "There is nothing at this address.")
         if method == "HEAD" and route.kind not in (Kind.PAGE, Kind.FILE, Kind.ASSET):
             raise _wrong_method(["GET"])
-        if method == "POST" and self._origins.is_foreign(headers):
+        if (method == "POST" or route.kind is Kind.LOGOUT) and self._origins.is_foreign(headers):
             raise Refusal(
                 403, "Another site's page may not call this server; set SD_SPACE_PUBLIC_URL if this is its own address."
             )
@@ -220,12 +229,15 @@ class RequestFilter:
         place = request.place
         if place is not None:
             answer.on_json = lambda values: setattr(place, "event_id", values["event_id"])
+        cookie = login_cookie(request.headers) if self._contract.has_login else ""
         scope = {
             **request.scope,
             "path": request.route.path,
             "raw_path": request.route.path.encode("utf-8", "surrogateescape"),
             "query_string": request.query,
-            "headers": request_headers(request.headers, request.body, request.content_type, request.extra_headers),
+            "headers": request_headers(
+                request.headers, request.body, request.content_type, cookie, request.extra_headers
+            ),
             "client": (request.address, 0) if request.address else None,
             "scheme": "http",
             "root_path": "",

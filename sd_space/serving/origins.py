@@ -37,7 +37,8 @@ class Origins:
 
     def is_foreign(self, headers: Headers) -> bool:
         """Whether another site's page sends this, by what the browser says of itself."""
-        origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+        site = headers.get("sec-fetch-site")
+        origin = headers.get("origin", headers.get("referer"))  # a link's address is in the second alone
         if site is not None:
             return site not in _SAME_ORIGIN
         if origin is None:

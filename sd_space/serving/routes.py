@@ -11,7 +11,6 @@ API = "/gradio_api"
 FILE = f"{API}/file="
 MCP = f"{API}/mcp/"
 STARTUP = f"{API}/startup-events"
-_HEARTBEAT = re.compile(rf"{API}/heartbeat/([A-Za-z0-9_-]{{1,64}})")
 _EVENT = re.compile(rf"{API}/call/(?:v2/)?([a-z_]{{1,64}})/([A-Za-z0-9_-]{{1,64}})")
 _CALL = re.compile(rf"{API}/call/(v2/)?([^/]{{1,200}})")
 
@@ -23,7 +22,6 @@ class Kind(Enum):
     PUBLIC_JSON = auto()  # JSON for any caller, with the public address in it
     STREAM = auto()  # of a session: the page's, or a client's that speaks as the page does
     EVENT_STREAM = auto()  # of one event of an endpoint
-    HEARTBEAT = auto()
     FILE = auto()  # a result, or a picture of the page
     ASSET = auto()  # a part of Gradio's page
     STARTUP = auto()  # Gradio's own call while it launches
@@ -101,8 +99,6 @@ class Routes:
             return Route(Kind.ASSET, path, ("",))
         if path.startswith(FILE):
             return Route(Kind.FILE, path, ("image/png", "application/zip"), path.removeprefix(FILE))
-        if match := _HEARTBEAT.fullmatch(path):
-            return Route(Kind.HEARTBEAT, path, ("text/event-stream",), match[1])
         if (match := _EVENT.fullmatch(path)) and match[1] in self._endpoints:
             return Route(Kind.EVENT_STREAM, f"{API}/call/{match[1]}/{match[2]}", ("text/event-stream",), match[2])
         if plain == "/logout" and self._has_login:

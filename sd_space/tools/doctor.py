@@ -24,6 +24,7 @@ from sd_space.model.files import INDEX, WEIGHTS, format_size, needed_files
 from sd_space.model.folder import examine, examine_checkpoint
 from sd_space.model.hub import ask, cached, is_complete
 from sd_space.model.hub_errors import operator_hint
+from sd_space.model.location import local_path
 from sd_space.schema import Outcome
 from sd_space.serving.console import make_printable
 from sd_space.serving.gate import Gate
@@ -133,13 +134,11 @@ class Doctor:
 
     def check_files(self) -> str:
         spec = _found(self.spec)
-        path = Path(spec.model).expanduser()
-        if path.is_dir():
+        path = local_path(spec.model)
+        if path is not None and path.is_dir():
             self._examine(path, spec)
             return f"{path}, complete, and its parts fit together"
-        if path.suffix == ".safetensors" or path.is_absolute():
-            if not path.is_file():
-                raise Failed(f"SD_SPACE_MODEL names {spec.model}, which does not exist.")
+        if path is not None:
             if (path.parent / INDEX).is_file():
                 self._examine(path.parent, spec, path)
             self.is_there = True

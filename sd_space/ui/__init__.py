@@ -80,6 +80,10 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
     page.token.change(None, page.token, None, js=remember_js(TOKEN), **quiet)
     page.run_id.change(None, page.run_id, None, js=remember_js(RUN), **quiet)
 
+    # By hand alone: after each run the server fills the field.
+    seed: Any = page.controls["seed"]
+    seed.input(None, None, page.random_seed, js="() => false", **quiet)
+
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(translate_errors(on.accept), page.agree, [*visibility, page.token], **quiet)

@@ -148,7 +148,7 @@ class Handlers:
         except LicenceNotAccepted as error:
             yield self._visibility(False) | {page.status: views.note(str(error), "error")}
         except SpaceError as error:
-            yield {page.status: views.note(str(error), "error")}
+            yield {page.status: views.note(views.refusal(error), "error")}
         else:
             async for updates in self._follow(run):
                 yield updates
@@ -156,12 +156,14 @@ class Handlers:
     async def resume(self, token: str, run_id: str, prompt: str, request: gr.Request) -> AsyncIterator[dict]:
         """After a reload: shows the last run, finished or not, and its values in the form.
 
-        Values from a link, and a prompt that was being written, stay.
+        Values from a link, and a prompt that was being written, stay. A run whose pictures are gone is told once.
         """
         visitor = self.gate.visitor_of(token)
         run = self.runs.get(run_id, visitor) if visitor is not None else None
         if run is None or (run.is_done and not _still_there(run)):
-            yield {self.page.status: ""}
+            had_pictures = bool(run.finished if run else run_id and visitor)
+            gone = {self.page.run_id: "", self.page.status: views.deleted(self.settings.result_ttl_s)}
+            yield gone if had_pictures else {self.page.status: ""}
             return
         is_linked = bool(recipe_from_query(request.query_params))
         if not is_linked:

@@ -41,13 +41,14 @@ def launch(
     capacity: Capacity,
     gate: Gate,
     files: Sequence[Path],
+    max_open_per_address: int,
     **options: Any,
 ) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
 
     def filtered(app: ASGIApp) -> ASGIApp:
         contract = _contract(demo, gate, files, has_login=bool(options.get("auth")))
-        return RequestFilter(app, settings, backend.status, metrics, contract, capacity)
+        return RequestFilter(app, settings, backend.status, metrics, contract, capacity, max_open_per_address)
 
     gradio_queue.wrap_apps(filtered)
     gradio_queue.add_link_preview_tags(views.TITLE, views.DESCRIPTION, _PREVIEW_IMAGE_URL)

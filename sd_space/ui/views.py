@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from html import escape
 
 from sd_space.card import LICENCE_URL
-from sd_space.errors import Cancelled, SpaceError
+from sd_space.errors import Cancelled, InvalidRequest, SpaceError
 from sd_space.recorded import RecordedExample
-from sd_space.schema import BackendStatus, Outcome, Preview, Stage
+from sd_space.schema import REQUEST_FIELDS, BackendStatus, Outcome, Preview, Stage
 from sd_space.serving.gate import USE_RESTRICTIONS
 from sd_space.serving.images import preview_uri
 from sd_space.serving.recipe import recipe_query
@@ -34,10 +34,34 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def setting_duration(seconds: int) -> str:
+    """A time that was set, in the largest unit that it is a whole number of: '1 hour', '90 minutes', '2 days'."""
+    units = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
+    unit = next(name for name, length_s in units.items() if seconds % length_s == 0)
+    count = seconds // units[unit]
+    return f"{count} {unit}{'s' * (count != 1)}"
+
+
+def deleted(ttl_s: int) -> str:
+    """Where the last run was, once it is gone."""
+    return note(
+        f"Your last pictures are no longer here: the server deletes pictures {setting_duration(ttl_s)} after they were "
+        "made, and when it restarts."
+    )
+
+
 def note(text: str, kind: str = "info") -> str:
     """A sentence in the status line. `kind` is info, error or done; errors interrupt a screen reader."""
     role = "alert" if kind == "error" else "status"
     return f'<p class="note {kind}" role="{role}">{escape(text)}</p>'
+
+
+def refusal(error: SpaceError) -> str:
+    """What the visitor reads of an error: a field of the request goes by its label on the page."""
+    sentence = str(error)
+    if isinstance(error, InvalidRequest) and sentence.startswith(f"{error.field} "):
+        return REQUEST_FIELDS[error.field].label + sentence.removeprefix(error.field)
+    return sentence
 
 
 def banner(status: BackendStatus) -> str:
@@ -56,9 +80,9 @@ def banner(status: BackendStatus) -> str:
     info = status.info
     if info.is_picture_book:
         link = f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a>'
-        way = f"For {link} itself, start this Space on a CUDA GPU, or with <code>--model {V1_4}</code>."
+        way = f"{link} itself draws where this Space runs on a CUDA GPU."
         if info.fallback_reason:  # the GPU is there; the reason itself is nothing for the public
-            way = f"The log, and <code>python -m sd_space.tools.doctor</code>, say why {link} does not."
+            way = f"The Space's log says why {link} does not draw."
         why = f" {escape(info.fallback_reason)}" if info.fallback_reason else ""
         return (
             f'<div class="banner" role="status"><strong>{escape(info.title)}, a tiny stand-in model, is drawing.'
@@ -142,7 +166,7 @@ def run_summary(run: Run) -> str:
     if isinstance(end, Cancelled):
         return note(f"Cancelled; the device is free for the next visitor.{kept}", "done")
     if isinstance(end, SpaceError):
-        return note(f"{end}{kept}", "error")
+        return note(f"{refusal(end)}{kept}", "error")
     assert end is not None, "the run is over"
     parts = []
     shown = outcomes.count(Outcome.OK)

@@ -159,7 +159,7 @@ def test_withdrawing_during_a_run_ends_it(workspace, ready_server):
 def test_an_empty_prompt_is_refused_in_a_sentence(workspace):
     page = workspace()
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("alert")).to_contain_text("prompt must not be empty")
+    expect(page.get_by_role("alert")).to_contain_text("Prompt must not be empty")
 
 
 @pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
@@ -187,6 +187,20 @@ def test_words_that_are_being_written_and_the_last_settings_survive_a_reload(wor
     expect(finished_pictures(page)).to_have_count(4)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("something new")
     expect(open_options(page)).to_have_value("11")
+
+
+@pytest.mark.nightly
+def test_a_seed_that_is_typed_is_the_one_that_is_used(workspace):
+    page = workspace()
+    generate(page, steps=2)
+    expect(page.locator("#status")).to_contain_text("4 pictures in")
+    new_seed = page.get_by_label("New seed each time")
+    expect(new_seed).to_be_checked()
+    page.get_by_label("Seed", exact=True).fill("42")
+    expect(new_seed).not_to_be_checked()
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("button", name="Seed 42")).to_be_visible()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("42")
 
 
 def test_whoever_has_only_a_keyboard_is_led_on(new_page):
@@ -221,10 +235,17 @@ def test_whoever_has_only_a_keyboard_is_led_on(new_page):
 
 def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(workspace):
     page = workspace()
+    page.get_by_label("Prompt", exact=True).fill("a secret garden")
+    page.wait_for_function("sessionStorage['sd_space.draft']")
     other = page.context.new_page()
     other.goto("/")
     other.get_by_role("button", name="Withdraw my acceptance").click()
-    expect(page.get_by_role("button", name=ACCEPT)).to_be_visible()
+    accept = page.get_by_role("button", name=ACCEPT)
+    expect(accept).to_be_visible()
+    assert page.evaluate("sessionStorage['sd_space.draft'] || ''") == ""
+    page.get_by_label("I have read the licence and accept it").check()
+    accept.click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
 
 
 def test_a_phone_shows_it_all_without_sideways_scrolling(workspace):

@@ -537,7 +537,9 @@ def second_listener(rig: Rig, visitor: Visitor, token: str):
 def anothers_heartbeat(rig: Rig, visitor: Visitor, token: str):
     with Victim(rig, token, "victim45") as victim:
         for _ in range(3):
-            yield visitor.events(f"/gradio_api/heartbeat/{victim.session}", Answer(200, b"", 0.0), lambda line: True)
+            answer = visitor.events(f"/gradio_api/heartbeat/{victim.session}", Answer(200, b"", 0.0), lambda line: True)
+            assert answer.status == 404, "a stream without an end"
+            yield answer
         victim.assert_served()
 
 

@@ -181,6 +181,8 @@ ENVELOPES: dict[str, tuple[str, Callable]] = {  # what -> (what the sentence mus
     "a path of 20 kB": ("nothing at this address", _raw(f"GET /{'x' * 20_000} HTTP/1.1")),
     "an unknown method": ("takes GET only", _raw("PURGE / HTTP/1.1")),
     "HTTP 1.0 without a body": ("JSON", _raw("POST /gradio_api/call/v2/generate HTTP/1.0")),
+    "a file in 30,000 folders": ("no such file", _raw(f"GET /gradio_api/file=/{'a/' * 30_000} HTTP/1.1")),
+    "a cookie of 15,000 quotes": ("licence", _body('{"prompt": ""}', Cookie='a="' + '\\"' * 15_000 + '"')),
 }  # fmt: skip
 for _number, (_what, (_names, _make)) in enumerate(ENVELOPES.items(), start=201):
     V.add(f"V{_number}", _what, _make)
