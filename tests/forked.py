@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import subprocess
@@ -33,6 +34,15 @@ _INHERITED = {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 _READ_AT_IMPORT = ("huggingface_hub.constants", "gradio.http_server")  # settings that differ from process to process
 
 
+def forking_context() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have their imports behind them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, __name__])
+    with mock.patch.dict(os.environ, _INHERITED):
+        forkserver.ensure_running()
+    return context
+
+
 class Forked:
     """A process of the fork server, as if it were a `subprocess.Popen`; functions sent to `connection` run in it."""
 
@@ -45,10 +55,7 @@ class Forked:
         first: Callable[[], None] | None = None,
     ):
         """Runs `main(arguments)` of the module `program`, and `first` before it."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*PRELOADED, __name__])
-        with mock.patch.dict(os.environ, _INHERITED):
-            forkserver.ensure_running()
+        context = forking_context()
         self.connection, there = context.Pipe()
         server = forkserver._forkserver._forkserver_address
         options = (there, dict(environ), list(arguments), log, program, first, server)

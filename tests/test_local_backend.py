@@ -17,12 +17,13 @@ from sd_space.errors import Cancelled, ModelUnavailable
 from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
 from sd_space.settings import Settings
 
+from .forked import forking_context
 from .server import ROOT, until
 from .test_in_process_backend import updates_of
 from .tiny_models import admitted
 
 TIMEOUT_S = 180.0  # a busy machine imports torch for half a minute
-LONG = {"num_inference_steps": 150, "num_images_per_prompt": 4}
+LONG = {"num_inference_steps": 60, "num_images_per_prompt": 2}
 
 
 def started(model, **changes) -> LocalBackend:
@@ -37,6 +38,14 @@ def engines_of(backend: LocalBackend) -> list[psutil.Process]:
 
 async def drawn(backend: LocalBackend, request) -> list:
     return await updates_of(backend, request, TIMEOUT_S)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked():
+    """Engines have torch at once: a process of their own imports it for seconds, as the last test's does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine_slot, "CONTEXT", forking_context())
+        yield
 
 
 @pytest.fixture(scope="module")
