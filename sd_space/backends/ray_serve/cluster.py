@@ -12,7 +12,7 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 import sd_space
 from sd_space.backends import STOPPED
@@ -77,8 +77,8 @@ class Cluster:
             has_ended = True
             raise ReplicaLost(type(error).__name__) from None
         finally:
-            if not has_ended:
-                asyncio.get_running_loop().run_in_executor(None, stream.cancel)  # waits a moment for the router
+            if not has_ended:  # in another thread: it waits a moment for the router
+                asyncio.get_running_loop().run_in_executor(None, _cancel, handle, stream, admitted.request_id)
 
     def status(self) -> BackendStatus:
         """Ready while at least one replica runs."""
@@ -182,3 +182,10 @@ class Cluster:
         with self._lock:
             if self._stage is not Stage.STOPPED:
                 self._stage, self._reason = stage, reason
+
+
+def _cancel(handle: DeploymentHandle, stream: DeploymentResponseGenerator, request_id: str) -> None:
+    """Ends the stream, and the request: a replica may notice the end of a stream only once it collects garbage."""
+    stream.cancel()
+    with contextlib.suppress(RayError, RayServeException):
+        handle.broadcast("cancel", request_id)

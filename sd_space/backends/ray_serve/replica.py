@@ -49,6 +49,10 @@ class EngineReplica:
                 sent_s, was_waiting = time.monotonic(), is_waiting
             yield update
 
+    async def cancel(self, request_id: str) -> None:
+        """See `Backend.cancel`. Ignores requests of other replicas."""
+        self._backend.cancel(request_id)
+
     def check_health(self) -> None:
         """Raises if the engine's thread is dead or hangs, or if the checker does; Serve then replaces the replica."""
         status = self._backend.status()
