@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import psutil
 import pytest
 
@@ -103,6 +104,41 @@ def test_an_engine_that_is_lost_costs_time_and_nothing_else(backend, monkeypatch
     status = backend.status()
     assert status.restarts.get(reason, 0) == before.restarts.get(reason, 0) + 1 and status.reruns == before.reruns + 1
     assert not lost[0].is_running()
+
+
+@pytest.mark.nightly
+def test_of_forty_requests_none_is_lost_to_five_kills(backend):
+    """Four visitors, ten requests each; every picture is the one of its seed."""
+
+    finished: list[int] = []
+
+    async def one(seed: int) -> np.ndarray:
+        updates = await drawn(backend, admitted(f"r{seed}", seed=seed, num_inference_steps=20))
+        finished.append(seed)
+        return np.frombuffer(pixels(updates)[0], np.uint8).astype(int)
+
+    async def visitor(first: int) -> list[np.ndarray]:
+        return [await one(first + k) for k in range(10)]
+
+    async def kill() -> None:
+        for number in range(5):
+            while len(finished) < 40 + 7 * number or not backend.status().running:
+                await asyncio.sleep(0.01)
+            engines_of(backend)[0].kill()
+            while backend.status().is_ready:
+                await asyncio.sleep(0.01)
+
+    async def main() -> tuple[list[list[np.ndarray]], list[list[np.ndarray]]]:
+        expected = [await visitor(first) for first in range(0, 40, 10)]
+        killing = asyncio.create_task(kill())
+        found = await asyncio.gather(*(visitor(first) for first in range(0, 40, 10)))
+        await killing
+        return expected, found
+
+    before = backend.status().restarts.get("killed", 0)
+    expected, found = asyncio.run(main())
+    assert np.abs(np.array(found) - np.array(expected)).max() <= 1
+    assert backend.status().restarts["killed"] == before + 5
 
 
 def test_cancel_frees_the_device(backend):
