@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from gradio_client import Client
 
@@ -95,6 +96,10 @@ def test_a_python_that_is_too_old_is_told_so(program):
         ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=(3, 7))
 
 
+def has_torch(process: psutil.Process) -> bool:
+    return any("libtorch" in mapped.path for mapped in process.memory_maps())
+
+
 def test_the_page_answers_before_the_model_is_there_and_sigterm_ends_it_well():
     with serve(is_fresh=True) as server:
         server.wait_for("/", timeout_s=60)
@@ -102,8 +107,11 @@ def test_the_page_answers_before_the_model_is_there_and_sigterm_ends_it_well():
         assert early.status_code == 503 and "Getting ready" in early.json()["reason"]
         assert server.get("/healthz").status_code == 200
         server.wait_for("/readyz", timeout_s=120)
+        page = psutil.Process(server.process.pid)
+        engines = [child for child in page.children() if has_torch(child)]
+        assert len(engines) == 1 and not has_torch(page), "the page's process knows no torch"
         assert server.stop(timeout_s=30) == 0
-        assert list(server.results.iterdir()) == []
+        assert list(server.results.iterdir()) == [] and not engines[0].is_running()
         assert "Traceback" not in server.log
 
 
