@@ -10,7 +10,7 @@ from .generated import SEED, Attempts
 PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
-SERVED = ("reliability", "browser")
+SERVED = ("reliability", "browser", "cluster")
 settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 settings.load_profile("any machine")
 
