@@ -42,7 +42,8 @@ def make_scheduler(name: str, config: Mapping[str, Any], num_inference_steps: in
     if name == "LCM":
         # LCM picks its steps from 50 training steps and would refuse more than 50.
         changes = {"original_inference_steps": max(50, num_inference_steps)}
-    return scheduler_class.from_config(config, **changes)
+    # The stock pipeline sets this whatever the config says; a value that a config leaves out, `from_config` forgets.
+    return scheduler_class.from_config(config, steps_offset=1, **changes)
 
 
 def fitting_schedulers(config: Mapping[str, Any], max_steps: int) -> tuple[str, ...]:

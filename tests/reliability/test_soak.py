@@ -26,7 +26,7 @@ class Soaked:
     def __init__(self, rig: Rig):
         self.rig, self.visitor = rig, Visitor(rig.url)
         self.token, self.number = self.visitor.token(), 0
-        self.visit(2 * STATES)
+        self.visit(VISITS)  # in which Gradio's and our threads come up
         self.before, self.sampled_before = self.after, self.sampled_after
 
     def visit(self, number: int, is_patient: bool = True) -> None:
@@ -78,7 +78,7 @@ for _id, _what, _most in (
 
 @K("K14", "objects of Python")
 def objects(soaked: Soaked):
-    assert soaked.after["objects"] - soaked.before["objects"] < VISITS
+    assert soaked.after["objects"] - soaked.before["objects"] < 1.5 * VISITS
 
 
 @K("K15", "open files")
