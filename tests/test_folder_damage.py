@@ -124,7 +124,7 @@ def judges_alike(loaded: LoadedPipeline, whole: LoadedPipeline) -> bool:
     )
 
 
-@drawn(20, nightly=5_000)
+@drawn(30, nightly=5_000)
 def test_a_damaged_folder_serves_exactly_or_says_why(model_folder, noise_painter, tmp_path, monkeypatch, attempts):
     monkeypatch.setattr(pipeline, "_loaded", {})
     for attempt in attempts:
