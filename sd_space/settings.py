@@ -103,8 +103,10 @@ def _with_small_host(address: str) -> str:
 
 
 def _devices(text: str) -> str:
-    if not re.fullmatch("all|[1-9][0-9]{0,2}|([0-9]{1,3},)+([0-9]{1,3})?", text.lower()):
-        raise ValueError("all, a number such as 2, or a list with commas such as 0,2")
+    numbers = [number for number in text.split(",") if number]
+    is_known = re.fullmatch("all|[1-9][0-9]{0,2}|([0-9]{1,3},)+([0-9]{1,3})?", text.lower())
+    if not is_known or len(set(map(str.lower, numbers))) < len(numbers):
+        raise ValueError("all, a number such as 2, or a list with commas such as 0,2, each GPU once")
     return text.lower()
 
 

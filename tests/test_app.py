@@ -1,6 +1,7 @@
 """The command as an operator meets it: wrong calls, the page before the model, passwords, being told to stop."""
 
 import ast
+import gc
 import os
 import resource
 import socket
@@ -12,6 +13,8 @@ import httpx
 import psutil
 import pytest
 from gradio_client import Client
+
+from sd_space.serving.lifecycle import Lifecycle
 
 from .server import ROOT, ended, serve
 
@@ -94,6 +97,17 @@ def test_a_python_that_is_too_old_is_told_so(program):
     assert refused("-c", pretend) == "This program needs Python 3.11 or newer, not 3.9; start it with one."
     for path in ("app.py", "sd_space/__init__.py"):
         ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=(3, 7))
+
+
+def test_an_interrupt_before_the_page_is_up_ends_in_a_sentence(capsys):
+    def build():
+        raise KeyboardInterrupt
+
+    try:
+        assert Lifecycle().run(build) == 130
+    finally:
+        gc.enable()
+    assert capsys.readouterr().err == "Stopped before the page was up.\n"
 
 
 def has_torch(process: psutil.Process) -> bool:

@@ -3,6 +3,8 @@
 It ends when it is asked to, and when the process that has started it is gone.
 """
 
+import contextlib
+import ctypes
 import gc
 import os
 import queue
@@ -88,6 +90,7 @@ class _Stream:
 def run(connection: Connection, settings: Settings, environ: Mapping[str, str]) -> None:
     """The life of the process. `environ` is set first: which device it sees is read when torch is imported."""
     os.environ.update(environ)
+    _end_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the parent decides about the end
         signal.signal(number, signal.SIG_IGN)
     set_up_logs()
@@ -103,6 +106,13 @@ def run(connection: Connection, settings: Settings, environ: Mapping[str, str]) 
     outbox.put(None)
     sender.join(1.0)
     os._exit(0)  # an interpreter that ends while a thread computes may crash
+
+
+def _end_with_parent() -> None:
+    """On Linux: also while this process is stopped or hangs, so that it cannot see the end of the pipe."""
+    pr_set_pdeathsig = 1  # prctl.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _report(engine: EngineThread, outbox: _Outbox) -> None:

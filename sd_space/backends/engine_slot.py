@@ -132,7 +132,7 @@ class EngineSlot:
                 self._set(BackendStatus(Stage.FAILED, reason=BROKEN))
             elif reason is not None:
                 self._set(BackendStatus(Stage.STARTING, reason=RESTARTING))
-            self._end(process, connection)
+            self._end(process, connection, reason or "closed")
             if reason is None or self._closing.is_set() or self._status.stage is Stage.FAILED:
                 return
             logger.error("the engine's process was lost: %s", reason)
@@ -200,7 +200,7 @@ class EngineSlot:
         with self._lock:
             self._status = status
 
-    def _end(self, process: BaseProcess, connection: Connection) -> None:
+    def _end(self, process: BaseProcess, connection: Connection, reason: str) -> None:
         """Ends the process for certain; its requests are lost."""
         with self._lock:
             outbox, self._outbox = self._outbox, None
@@ -212,13 +212,10 @@ class EngineSlot:
             process.kill()
             process.join(STOP_S)
         connection.close()
-        self._lose_streams()
-
-    def _lose_streams(self) -> None:
         with self._lock:
             streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
-            stream.send(ReplicaLost("its process ended"))
+            stream.send(ReplicaLost(reason))
 
 
 def _is_end(message: Update | Ended | Report) -> bool:

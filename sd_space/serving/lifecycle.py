@@ -54,7 +54,10 @@ class Lifecycle:
         self._stop = threading.Event()
 
     def run(self, build: Callable[[], Space]) -> int:
-        """Serves what `build` puts together until a signal stops it; returns the exit status: 2 if it cannot start."""
+        """Serves what `build` puts together until a signal stops it; returns the exit status.
+
+        That is 2 if it cannot start, and 130 if it is interrupted before the page is up.
+        """
         make_printable()
         try:
             space = build()
@@ -62,6 +65,9 @@ class Lifecycle:
         except CannotStart as error:
             print(error, file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("Stopped before the page was up.", file=sys.stderr)
+            return 130  # as shells say of SIGINT
         except Exception as error:  # a library's own: what it says is all that is known
             print(f"The Space cannot start: {innermost(error)} says “{error}”; correct that first.", file=sys.stderr)
             return 2
