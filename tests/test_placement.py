@@ -282,6 +282,11 @@ def test_the_cap_on_pictures_reaches_the_engine(fitted):
     assert build_engine(fitted, Settings(reproducible=True)).width == 1
 
 
+def test_a_width_that_was_asked_for_is_taken_where_memory_allows(fitted):
+    fitted.placement._profiles[:] = [MemoryProfile()]
+    assert build_engine(fitted, Settings(max_batch_size=16)).width == 16
+
+
 # --- not a number
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import platform
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -72,9 +73,9 @@ def assemble_engine(
 
     on_stage(Stage.CHECKING)
     pipeline, placement = loaded.pipeline, loaded.placement
+    most = placement.profile.max_pictures or sys.maxsize
     width = settings.max_batch_size or (REPRODUCIBLE_WIDTH if settings.reproducible else None)
-    most = placement.profile.max_pictures
-    width = min(width, most) if width and most else width
+    width = min(width, most) if width else None
     fixed_rows = 2 * width if settings.reproducible and width else None
     denoiser = Denoiser(pipeline, fixed_rows, placement.fall_back, placement.unet_runner, settings.turbo)
     screen = SafetyScreen(
@@ -89,10 +90,10 @@ def assemble_engine(
         is_short = is_step_short(denoiser, request, times)
     key = _width_key(loaded) if stored else None
     known = width or (read_width(key) if key else None) or (None if is_short else 1)
-    engine = Engine(denoiser, screen, min(known or 1, most or WIDTHS[-1]), times)
+    engine = Engine(denoiser, screen, min(known or 1, most), times)
     if known:
         return engine, iter(())
-    return engine, _measure(engine, denoiser, request, tuple(w for w in WIDTHS if w <= (most or w)), key)
+    return engine, _measure(engine, denoiser, request, tuple(w for w in WIDTHS if w <= most), key)
 
 
 def _measure(
