@@ -17,3 +17,5 @@ def test_a_counter_does_not_fall_when_an_engine_is_lost_and_replaced():
     assert totals.total() == {1: (31, 3.1)}
     totals.update("c", {1: (1, 0.1)})
     assert totals.total()[1][0] == 32
+    totals.update("c", {})  # it is lost, and its process says nothing more
+    assert totals.total()[1][0] == 32

@@ -11,8 +11,12 @@ class UNetCallTotals:
         self._by_source: dict[str, Mapping[int, tuple[int, float]]] = {}
 
     def update(self, source_id: str, unet_calls: Mapping[int, tuple[int, float]]) -> None:
-        """Replaces the counts of one engine: by pictures a call, how many calls and their seconds in all."""
-        self._by_source[source_id] = unet_calls
+        """Replaces the counts of one engine: by pictures a call, how many calls and their seconds in all.
+
+        One that has none, because it is lost or has just begun, takes nothing back.
+        """
+        if unet_calls:
+            self._by_source[source_id] = unet_calls
 
     def total(self) -> dict[int, tuple[int, float]]:
         calls: Counter[int] = Counter()
