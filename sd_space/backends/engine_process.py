@@ -7,16 +7,16 @@ import contextlib
 import ctypes
 import gc
 import os
-import queue
 import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from sd_space.backends.engine_thread import EngineThread
-from sd_space.backends.loading import num_gpus
+from sd_space.backends.loading import has_nvidia_driver, num_gpus
+from sd_space.backends.outbox import Outbox
 from sd_space.errors import SpaceError
 from sd_space.logs import set_up_logs
 from sd_space.process_memory import freeze_gc, tune_malloc
@@ -56,31 +56,12 @@ class Ended:
 Message = Update | Report | Ended
 
 
-@dataclass(slots=True)
-class _Outbox:
-    """Sends in a thread of its own: neither the engine nor the receiver of messages waits for a full pipe."""
-
-    connection: Connection
-    _messages: queue.SimpleQueue[Message | None] = field(default_factory=queue.SimpleQueue)
-
-    def put(self, message: Message | None) -> None:
-        """`None` ends the thread once all before it is sent."""
-        self._messages.put(message)
-
-    def send_all(self) -> None:
-        try:
-            while (message := self._messages.get()) is not None:
-                self.connection.send(message)
-        except OSError:  # nobody reads any more: the receiver of messages sees it too
-            return
-
-
 @dataclass(frozen=True, slots=True)
 class _Stream:
     """Carries a request's updates into the pipe, for `EngineThread`."""
 
     admitted: AdmittedRequest
-    outbox: _Outbox
+    outbox: Outbox[Message]
 
     def send(self, update: Update | SpaceError) -> bool:
         self.outbox.put(Ended(self.admitted.request_id, update) if isinstance(update, SpaceError) else update)
@@ -94,17 +75,14 @@ def run(connection: Connection, settings: Settings, environ: Mapping[str, str]) 
     for number in (signal.SIGINT, signal.SIGTERM):  # a terminal sends them to all; the parent decides about the end
         signal.signal(number, signal.SIG_IGN)
     set_up_logs()
-    if not os.path.exists("/dev/nvidiactl"):
+    if not has_nvidia_driver():
         tune_malloc()
     gc.disable()  # nearly all that loading makes lives on
-    engine, outbox = EngineThread(settings), _Outbox(connection)
-    sender = threading.Thread(target=outbox.send_all, daemon=True)
-    sender.start()
+    engine, outbox = EngineThread(settings), Outbox[Message](connection)
     engine.start()
     threading.Thread(target=_report, args=(engine, outbox), daemon=True).start()
     _receive(connection, engine, outbox)
-    outbox.put(None)
-    sender.join(1.0)
+    outbox.close(1.0)
     os._exit(0)  # an interpreter that ends while a thread computes may crash
 
 
@@ -115,7 +93,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _report(engine: EngineThread, outbox: _Outbox) -> None:
+def _report(engine: EngineThread, outbox: Outbox[Message]) -> None:
     """Reports the engine's state whenever it has changed, and once in `BEAT_S`."""
     last, sent_s, is_frozen = None, 0.0, False
     while True:
@@ -129,7 +107,7 @@ def _report(engine: EngineThread, outbox: _Outbox) -> None:
         time.sleep(LOOK_S)
 
 
-def _receive(connection: Connection, engine: EngineThread, outbox: _Outbox) -> None:
+def _receive(connection: Connection, engine: EngineThread, outbox: Outbox[Message]) -> None:
     """Passes on what comes until the process is to end, which it is too when the other end of the pipe is gone."""
     while True:
         try:

@@ -3,7 +3,6 @@
 import atexit
 import logging
 import multiprocessing
-import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from sd_space.backends import engine_process
 from sd_space.backends.engine_process import Cancel, Close, Ended, Report
 from sd_space.backends.engine_thread import BROKEN
+from sd_space.backends.outbox import Outbox
 from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.errors import ModelUnavailable, SpaceError
@@ -54,12 +54,12 @@ class EngineSlot:
         self._process: BaseProcess | None = None
         self._heard_s, self._was_ready = 0.0, False  # of the present process
         self._lock = threading.Lock()  # guards all that follows; held for moments only
-        self._outbox: queue.SimpleQueue[AdmittedRequest | Cancel | Close | None] | None = None
+        self._outbox: Outbox[AdmittedRequest | Cancel | Close] | None = None
         self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
         self._status = BackendStatus(Stage.STARTING)
         self._starts = 0
-        atexit.register(self._kill)  # else the interpreter waits for it, which ends only after us
         self._restarts: Counter[str] = Counter()
+        atexit.register(self._kill)  # else the interpreter waits for it, which ends only after us
 
     def start(self) -> None:
         """Starts the process and its watch; returns at once."""
@@ -150,11 +150,9 @@ class EngineSlot:
         )
         process.start()
         theirs.close()
-        outbox: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=_send_all, args=(ours, outbox), daemon=True).start()
         self._heard_s, self._was_ready = self._now_s(), False
         with self._lock:
-            self._process, self._outbox, self._starts = process, outbox, self._starts + 1
+            self._process, self._outbox, self._starts = process, Outbox(ours), self._starts + 1
         return process, ours
 
     def _watch(self, process: BaseProcess, connection: Connection) -> str | None:
@@ -205,7 +203,7 @@ class EngineSlot:
         with self._lock:
             outbox, self._outbox = self._outbox, None
         if outbox is not None:
-            outbox.put(None)
+            outbox.close()
         if self._closing.is_set():
             process.join(STOP_S)
         if process.exitcode is None:
@@ -226,12 +224,3 @@ def _is_end(message: Update | Ended | Report) -> bool:
         case Ended(_, error):
             return isinstance(error, ModelUnavailable)
     return False
-
-
-def _send_all(connection: Connection, outbox: queue.SimpleQueue) -> None:
-    """In a thread of its own, because a process that hangs does not empty its pipe."""
-    try:
-        while (message := outbox.get()) is not None:
-            connection.send(message)
-    except OSError:  # the process is gone, as its watch notices
-        return

@@ -1,6 +1,7 @@
 """Loads the model that the settings name, and builds an engine over it."""
 
 import contextlib
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -35,6 +36,11 @@ def load(
 
     on_stage(Stage.LOADING)
     return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()), on_progress=on_progress)
+
+
+def has_nvidia_driver() -> bool:
+    """Whether CUDA devices can be there; known before torch is imported."""
+    return os.path.exists("/dev/nvidiactl")
 
 
 def num_gpus() -> int:

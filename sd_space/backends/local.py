@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from sd_space.backends import STOPPED
 from sd_space.backends.engine_slot import EngineSlot
+from sd_space.backends.loading import has_nvidia_driver
 from sd_space.backends.replicas import ReplicatedBackend
 from sd_space.backends.totals import UNetCallTotals
 from sd_space.backends.update_stream import UpdateStream
@@ -143,7 +144,7 @@ def _num_at_first(settings: Settings) -> int:
 
 
 def _is_without_gpu(settings: Settings) -> bool:
-    return settings.device in ("cpu", "mps") or not os.path.exists("/dev/nvidiactl")
+    return settings.device in ("cpu", "mps") or not has_nvidia_driver()
 
 
 def _environ(settings: Settings, number: int) -> dict[str, str]:
