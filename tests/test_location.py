@@ -9,15 +9,7 @@ from sd_space.errors import ModelUnavailable
 from sd_space.model.location import local_path
 from sd_space.settings import V1_4
 
-from .test_folder_damage import assert_is_one_sentence, quick_doctor, served_or_told
-
-
-def told_of(path: Path) -> str:
-    told = served_or_told(path)
-    assert isinstance(told, str), "served"
-    assert_is_one_sentence(told)
-    assert quick_doctor(path) == told
-    return told
+from .test_model_folder import told_of
 
 
 def pipe(path: Path) -> None:
