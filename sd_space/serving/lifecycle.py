@@ -74,8 +74,6 @@ class Lifecycle:
         self._load(space)
         self._stop.wait()
         self._close(space)
-        if any(thread.name == "engine" for thread in threading.enumerate()):
-            os._exit(0)  # an interpreter that ends while a thread imports or computes may crash
         return 0
 
     def _open(self, space: Space) -> None:
