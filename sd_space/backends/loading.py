@@ -109,7 +109,7 @@ def _measure(
     from sd_space.engine.calibration import measure_widths
 
     with _saying_that_nothing_fits():
-        engine.width = yield from measure_widths(denoiser, request, engine.times, widths)
+        engine.batcher.width = yield from measure_widths(denoiser, request, engine.times, widths)
     if key:
         store_width(key, engine.width)
 

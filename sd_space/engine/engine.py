@@ -63,7 +63,7 @@ class Engine:
         self.unet_calls: dict[int, tuple[int, float]] = {}  # by pictures: how many calls, and their seconds in all
         self._denoiser = denoiser
         self._screen = screen
-        self._batcher = StepBatcher(width)
+        self.batcher = StepBatcher(width)
         self.previews = previews
         self._report_every_s = report_every_s
         self._now_s = now_s
@@ -76,12 +76,7 @@ class Engine:
 
     @property
     def width(self) -> int:
-        """May be set while the engine is idle."""
-        return self._batcher.width
-
-    @width.setter
-    def width(self, width: int) -> None:
-        self._batcher.width = width
+        return self.batcher.width
 
     @property
     def is_idle(self) -> bool:
@@ -93,7 +88,7 @@ class Engine:
 
     def counts(self) -> tuple[int, int]:
         """How many requests wait, and how many run."""
-        waiting = sum(place > 0 for place in self._batcher.queue_positions().values())
+        waiting = sum(place > 0 for place in self.batcher.queue_positions().values())
         return waiting, len(self._requests) - waiting
 
     def add_request(self, admitted: AdmittedRequest) -> None:
@@ -107,7 +102,7 @@ class Engine:
         active = ActiveRequest(admitted, num_timesteps, self._now_s())
         for _ in request.seeds:
             self._next_id += 1
-            self._batcher.add(active.new_trajectory(self._next_id))
+            self.batcher.add(active.new_trajectory(self._next_id))
         self._requests[admitted.request_id] = active
 
     def step(self) -> list[Update]:
@@ -115,7 +110,7 @@ class Engine:
 
         An error ends only the requests that it concerns.
         """
-        batch = [trajectory for trajectory in self._batcher.next_batch() if self._prepare(trajectory)]
+        batch = [trajectory for trajectory in self.batcher.next_batch() if self._prepare(trajectory)]
         self._denoise(batch)
         self._finish_pictures()
         self._report_progress()
@@ -177,7 +172,7 @@ class Engine:
         for trajectory, error in zip(batch, errors, strict=True):
             if error is not None:
                 self._fail(trajectory.request_id, error)
-        self._denoised.extend(self._batcher.advance([t for t in batch if t.request_id in self._requests]))
+        self._denoised.extend(self.batcher.advance([t for t in batch if t.request_id in self._requests]))
 
     def _recover(self, batch: list[Trajectory], failure: Exception) -> None:
         """Runs the step that failed once more: in halves, or with less memory where it was a single picture's."""
@@ -211,7 +206,7 @@ class Engine:
         if not self._denoised:
             return
         group = [self._denoised.popleft()]
-        while self._denoised and len(self._requests) == 1 and not len(self._batcher):
+        while self._denoised and len(self._requests) == 1 and not len(self.batcher):
             group.append(self._denoised.popleft())
         active = self._requests[group[0].request_id]
         began_s = self._now_s()
@@ -262,7 +257,7 @@ class Engine:
         active = self._requests.pop(request_id, None)
         if active is None:
             return
-        self._batcher.remove(request_id)
+        self.batcher.remove(request_id)
         for trajectory in active.trajectories:
             self._states.pop(trajectory.trajectory_id, None)
         self._denoised = deque(t for t in self._denoised if t.request_id != request_id)
@@ -278,8 +273,8 @@ class Engine:
         due = [active for active in self._requests.values() if now_s - active.reported_s >= self._report_every_s]
         if not due:
             return
-        positions = self._batcher.queue_positions()
-        seconds_left = self.times.forecast(self._denoised, self._batcher.in_order(), self.width)
+        positions = self.batcher.queue_positions()
+        seconds_left = self.times.forecast(self._denoised, self.batcher.in_order(), self.width)
         for active in due:
             active.reported_s = now_s
             position = positions.get(active.request_id, 0)
