@@ -1,6 +1,6 @@
 """The kinds of fields that a request has: what each of them takes, and the sentence that refuses anything else.
 
-A bound is a number, or the name of one of the served model's limits (`schema.Limits`).
+A bound is a number, or the name of one of the served model's limits (`served_model.Limits`).
 """
 
 import json

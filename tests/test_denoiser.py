@@ -5,7 +5,8 @@ from diffusers import StableDiffusionPipeline
 from sd_space.engine.denoiser import Denoiser
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, fitting_schedulers, make_scheduler
 from sd_space.model.pipeline import LoadedPipeline
-from sd_space.schema import SCHEDULERS, GenerationRequest
+from sd_space.schema import GenerationRequest
+from sd_space.served_model import SCHEDULERS
 
 from .generated import paired
 from .tiny_models import make_request

@@ -13,7 +13,8 @@ from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed
 from sd_space.model.pipeline import LoadedPipeline
-from sd_space.schema import SCHEDULERS, GenerationResult, Outcome, PictureFinished, Progress, RequestFailed, Update
+from sd_space.schema import GenerationResult, Outcome, PictureFinished, Progress, RequestFailed, Update
+from sd_space.served_model import SCHEDULERS
 
 from .generated import paired, sampled
 from .test_denoiser import plain_call

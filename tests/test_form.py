@@ -1,6 +1,6 @@
 import pytest
 
-from sd_space.schema import Defaults
+from sd_space.served_model import Defaults
 from sd_space.ui.form import (
     CARD_DEFAULTS,
     CARD_LIMITS,

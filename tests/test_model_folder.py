@@ -15,7 +15,7 @@ from sd_space.model import pipeline
 from sd_space.model.configs import Unfit
 from sd_space.model.folder import examine
 from sd_space.model.spec import TINY_FOLDER
-from sd_space.schema import SCHEDULERS
+from sd_space.served_model import SCHEDULERS
 
 from .folder_damage import LFS_POINTER, WEB_PAGE, replaced
 from .hub import save_2022_repository

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from sd_space import schema
 from sd_space.errors import InvalidRequest, ModelUnavailable, QueueFull
-from sd_space.schema import BackendStatus, Defaults, GenerationRequest, Limits, ModelInfo, Stage
+from sd_space.schema import BackendStatus, GenerationRequest, Stage
+from sd_space.served_model import Defaults, Limits, ModelInfo
 
 INFO = ModelInfo(
     model="picture-book",

@@ -19,15 +19,8 @@ from sd_space.backends.update_stream import Stream
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
 from sd_space.lived_time import LivedTime
 from sd_space.runtime_errors import GENERATION_FAILED, is_device_lost, traceback_without_message
-from sd_space.schema import (
-    AdmittedRequest,
-    BackendStatus,
-    GenerationResult,
-    ModelInfo,
-    Progress,
-    RequestFailed,
-    Stage,
-)
+from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, Progress, RequestFailed, Stage
+from sd_space.served_model import ModelInfo
 from sd_space.settings import Settings
 
 if TYPE_CHECKING:

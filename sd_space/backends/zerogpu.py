@@ -30,11 +30,11 @@ from sd_space.schema import (
     BackendStatus,
     GenerationRequest,
     GenerationResult,
-    ModelInfo,
     RequestFailed,
     Stage,
     Update,
 )
+from sd_space.served_model import ModelInfo
 from sd_space.settings import Settings
 
 if TYPE_CHECKING:

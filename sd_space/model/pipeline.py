@@ -39,7 +39,7 @@ from sd_space.model.placement import Placement, footprint_of
 from sd_space.model.spec import TINY_FOLDER, PipelineSpec
 from sd_space.model.unet_runner import UNetRunner
 from sd_space.process_memory import tune_malloc
-from sd_space.schema import ModelInfo
+from sd_space.served_model import ModelInfo
 from sd_space.settings import V1_4, V1_4_REVISION, WIDTHS
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 
 from PIL.PngImagePlugin import PngInfo
 
-from sd_space.schema import GenerationRequest, ModelInfo
+from sd_space.schema import GenerationRequest
+from sd_space.served_model import ModelInfo
 from sd_space.serving.recipe import parameters_text
 
 # IPTC's term for media that a trained model made, as the "digital source type" of XMP.

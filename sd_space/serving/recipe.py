@@ -9,14 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from sd_space.schema import (
-    REQUEST_FIELDS,
-    SCHEDULERS,
-    GenerationRequest,
-    GenerationResult,
-    ModelInfo,
-    Outcome,
-)
+from sd_space.schema import REQUEST_FIELDS, GenerationRequest, GenerationResult, Outcome
+from sd_space.served_model import SCHEDULERS, ModelInfo
 from sd_space.serving import infotext
 
 MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours

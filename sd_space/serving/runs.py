@@ -16,15 +16,8 @@ from dataclasses import dataclass, field, replace
 from sd_space.backends import Backend
 from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
 from sd_space.runtime_errors import traceback_without_message
-from sd_space.schema import (
-    AdmittedRequest,
-    GenerationResult,
-    ModelInfo,
-    PictureFinished,
-    Progress,
-    RequestFailed,
-    Update,
-)
+from sd_space.schema import AdmittedRequest, GenerationResult, PictureFinished, Progress, RequestFailed, Update
+from sd_space.served_model import ModelInfo
 from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.results import ResultStore, SavedPicture
 

@@ -10,7 +10,8 @@ import gradio as gr
 
 from sd_space.backends import Backend, until_ready
 from sd_space.errors import LicenceNotAccepted, SpaceError
-from sd_space.schema import ModelInfo, Stage
+from sd_space.schema import Stage
+from sd_space.served_model import ModelInfo
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.recipe import recipe_from_query

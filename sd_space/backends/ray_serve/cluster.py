@@ -21,15 +21,8 @@ from sd_space.backends.ray_serve.replica import ReplicaStatus
 from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.totals import UNetCallTotals
 from sd_space.lived_time import LivedTime
-from sd_space.schema import (
-    AdmittedRequest,
-    BackendStatus,
-    GenerationResult,
-    ModelInfo,
-    RequestFailed,
-    Stage,
-    Update,
-)
+from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
+from sd_space.served_model import ModelInfo
 from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
