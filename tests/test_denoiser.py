@@ -5,7 +5,7 @@ from diffusers import StableDiffusionPipeline
 from sd_space.engine.denoiser import Denoiser
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, fitting_schedulers, make_scheduler
 from sd_space.model.pipeline import LoadedPipeline
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.served_model import SCHEDULERS
 
 from .generated import paired

@@ -10,7 +10,7 @@ import yaml
 from sd_space.card import load_card
 from sd_space.model.memory import GIB, MEMORY_PROFILES, needed_bytes
 from sd_space.recorded import load_recorded
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
 from .fakes import V1_4 as V1_4_FOOTPRINT

@@ -8,7 +8,8 @@ import pytest
 from gradio.utils import get_function_description
 
 from sd_space.errors import EngineFailed
-from sd_space.schema import REQUEST_FIELDS, Outcome, Stage
+from sd_space.request import REQUEST_FIELDS
+from sd_space.schema import Outcome, Stage
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 from .fakes import FakeBackend

@@ -4,7 +4,7 @@ import pytest
 
 from sd_space.errors import InvalidRequest
 from sd_space.fields import Choice, Real, RequestField, Text, Whole
-from sd_space.schema import REQUEST_FIELDS, GenerationRequest
+from sd_space.request import REQUEST_FIELDS, GenerationRequest
 
 from .test_schema import INFO
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.serving import infotext
 from sd_space.serving.png_text import png_chunks
 from sd_space.serving.recipe import parameters_text

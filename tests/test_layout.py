@@ -7,7 +7,7 @@ import pytest
 
 from sd_space.card import load_card
 from sd_space.recorded import load_recorded
-from sd_space.schema import MAX_PROMPT_CHARS, REQUEST_FIELDS
+from sd_space.request import MAX_PROMPT_CHARS, REQUEST_FIELDS
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS
 from sd_space.ui.layout import THEME, lay_out
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sd_space.schema import REQUEST_FIELDS, GenerationRequest, GenerationResult, Outcome
+from sd_space.request import REQUEST_FIELDS, GenerationRequest
+from sd_space.schema import GenerationResult, Outcome
 from sd_space.served_model import SCHEDULERS
 from sd_space.serving.recipe import recipe_from_query, recipe_query, result_json
 

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from sd_space.errors import EngineFailed
-from sd_space.schema import GenerationRequest, Outcome, ScreenedImage
+from sd_space.request import GenerationRequest
+from sd_space.schema import Outcome, ScreenedImage
 from sd_space.serving.placeholder import PLACEHOLDER_SIDE
 from sd_space.serving.results import ResultStore, SavedPicture
 

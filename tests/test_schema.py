@@ -5,9 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sd_space import schema
 from sd_space.errors import InvalidRequest, ModelUnavailable, QueueFull
-from sd_space.schema import BackendStatus, GenerationRequest, Stage
+from sd_space.request import MAX_SEED, GenerationRequest
+from sd_space.schema import BackendStatus, Stage
 from sd_space.served_model import Defaults, Limits, ModelInfo
 
 INFO = ModelInfo(
@@ -35,7 +35,7 @@ def test_what_is_left_out_takes_the_models_own_defaults():
 
 def test_picture_k_has_seed_plus_k_and_wraps_round():
     assert parse(seed=5).seeds == (5, 6, 7, 8)
-    assert parse(seed=schema.MAX_SEED, num_images_per_prompt=2).seeds == (schema.MAX_SEED, 0)
+    assert parse(seed=MAX_SEED, num_images_per_prompt=2).seeds == (MAX_SEED, 0)
 
 
 def test_a_whole_number_may_come_as_a_json_float():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sd_space.card import load_card
-from sd_space.schema import MAX_PROMPT_CHARS
+from sd_space.request import MAX_PROMPT_CHARS
 from sd_space.serving.gate import Gate
 from sd_space.ui.storage import DRAFT, RUN, TOKEN, Item, recall_js, remember_js
 

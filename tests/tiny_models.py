@@ -14,7 +14,8 @@ from sd_space.engine.engine import Engine
 from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
 from sd_space.model.pipeline import LoadedPipeline, load_pipeline
 from sd_space.model.spec import Hardware, PipelineSpec
-from sd_space.schema import AdmittedRequest, GenerationRequest
+from sd_space.request import GenerationRequest
+from sd_space.schema import AdmittedRequest
 from sd_space.settings import Settings
 
 IMAGE_SIZE = 64  # pixels; latents are 8 x 8 with 4 channels

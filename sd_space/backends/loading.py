@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from sd_space.backends.stored_widths import read_width, store_width
 from sd_space.errors import ModelUnavailable
+from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
-from sd_space.schema import GenerationRequest, Stage
+from sd_space.schema import Stage
 from sd_space.served_model import Defaults
 from sd_space.settings import WIDTHS, Settings
 

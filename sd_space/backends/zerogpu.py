@@ -25,15 +25,8 @@ from sd_space.backends.update_stream import UpdateStream
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, InvalidRequest, QueueFull, SafetyCheckFailed, SpaceError
-from sd_space.schema import (
-    AdmittedRequest,
-    BackendStatus,
-    GenerationRequest,
-    GenerationResult,
-    RequestFailed,
-    Stage,
-    Update,
-)
+from sd_space.request import GenerationRequest
+from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
 from sd_space.served_model import ModelInfo
 from sd_space.settings import Settings
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 
 from sd_space.engine.batcher import BatchKey, Trajectory, TrajectoryStatus
 from sd_space.engine.denoising_state import EncodedPrompt
-from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult, Preview, Progress, ScreenedImage
+from sd_space.request import GenerationRequest
+from sd_space.schema import AdmittedRequest, GenerationResult, Preview, Progress, ScreenedImage
 
 
 @dataclass(slots=True, eq=False)

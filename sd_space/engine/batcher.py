@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 
 
 class BatchKey(NamedTuple):

@@ -11,8 +11,8 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import DenoisingState
 from sd_space.engine.step_times import StepTimes
+from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
-from sd_space.schema import GenerationRequest
 from sd_space.settings import WIDTHS
 
 T = TypeVar("T")

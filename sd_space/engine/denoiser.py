@@ -21,8 +21,8 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoising_state import DenoisingState, EncodedPrompt
 from sd_space.engine.schedules import NoiseSchedules
 from sd_space.model.unet_runner import UNetRunner
+from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
-from sd_space.schema import GenerationRequest
 
 Step = TypeVar("Step")
 

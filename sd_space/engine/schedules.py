@@ -10,7 +10,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, make_scheduler
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 
 
 class NoiseSchedules:

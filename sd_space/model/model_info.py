@@ -11,7 +11,7 @@ from sd_space.errors import InvalidRequest
 from sd_space.model.hub_errors import unavailable
 from sd_space.model.noise_schedulers import fitting_schedulers
 from sd_space.model.spec import PipelineSpec
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.served_model import Defaults, Limits, ModelInfo
 from sd_space.settings import V1_4
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from sd_space.schema import MAX_PROMPT_CHARS
+from sd_space.request import MAX_PROMPT_CHARS
 
 Scalar = str | int | float | bool | None
 

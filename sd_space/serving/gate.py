@@ -14,7 +14,8 @@ from itsdangerous import BadSignature, URLSafeSerializer
 
 from sd_space.card import ModelCard
 from sd_space.errors import LicenceNotAccepted
-from sd_space.schema import MAX_SEED, AdmittedRequest, GenerationRequest
+from sd_space.request import MAX_SEED, GenerationRequest
+from sd_space.schema import AdmittedRequest
 from sd_space.served_model import ModelInfo
 
 # CreativeML OpenRAIL-M, Attachment A, clauses (a) to (k), in our own words.

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
-from sd_space.schema import REQUEST_FIELDS
+from sd_space.request import REQUEST_FIELDS
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import (
     Cancellation,

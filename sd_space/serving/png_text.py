@@ -2,7 +2,7 @@
 
 from PIL.PngImagePlugin import PngInfo
 
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.served_model import ModelInfo
 from sd_space.serving.recipe import parameters_text
 

@@ -1,6 +1,6 @@
 """A recipe: the values that make the same pictures again, as a PNG, a link and the API's result carry them.
 
-All of them are made from the table of a request's fields (`schema.GenerationRequest`).
+All of them are made from the table of a request's fields (`request.GenerationRequest`).
 """
 
 import re
@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from sd_space.schema import REQUEST_FIELDS, GenerationRequest, GenerationResult, Outcome
+from sd_space.request import REQUEST_FIELDS, GenerationRequest
+from sd_space.schema import GenerationResult, Outcome
 from sd_space.served_model import SCHEDULERS, ModelInfo
 from sd_space.serving import infotext
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from sd_space.errors import CannotStart, EngineFailed
+from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import traceback_without_message
-from sd_space.schema import GenerationRequest, Outcome, ScreenedImage
+from sd_space.schema import Outcome, ScreenedImage
 from sd_space.served_model import ModelInfo
 from sd_space.serving.images import render_image
 from sd_space.serving.png_text import png_chunks

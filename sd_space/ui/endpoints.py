@@ -3,7 +3,7 @@
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
-from sd_space.schema import REQUEST_FIELDS
+from sd_space.request import REQUEST_FIELDS
 from sd_space.serving.gate import Gate, sent_token
 from sd_space.serving.limits import Capacity
 from sd_space.serving.recipe import result_json

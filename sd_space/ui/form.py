@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from sd_space.fields import Choice, Real, Whole
-from sd_space.schema import REQUEST_FIELDS
+from sd_space.request import REQUEST_FIELDS
 from sd_space.served_model import Defaults, Limits
 
 # What the form shows before any model is loaded.

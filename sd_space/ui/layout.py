@@ -9,7 +9,7 @@ import gradio as gr
 from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
-from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
+from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
 from sd_space.ui import views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 

@@ -6,7 +6,7 @@ Storage is blocked in some frames (huggingface.co with third-party cookies off):
 import json
 from dataclasses import dataclass
 
-from sd_space.schema import MAX_PROMPT_CHARS
+from sd_space.request import MAX_PROMPT_CHARS
 
 
 @dataclass(frozen=True, slots=True)

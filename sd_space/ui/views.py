@@ -6,7 +6,8 @@ from html import escape
 from sd_space.card import LICENCE_URL
 from sd_space.errors import Cancelled, InvalidRequest, SpaceError
 from sd_space.recorded import RecordedExample
-from sd_space.schema import REQUEST_FIELDS, BackendStatus, Outcome, Preview, Stage
+from sd_space.request import REQUEST_FIELDS
+from sd_space.schema import BackendStatus, Outcome, Preview, Stage
 from sd_space.serving.gate import USE_RESTRICTIONS
 from sd_space.serving.images import preview_uri
 from sd_space.serving.recipe import recipe_query

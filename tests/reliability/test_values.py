@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from sd_space.schema import REQUEST_FIELDS
+from sd_space.request import REQUEST_FIELDS
 from sd_space.serving.incoming import MAX_BODY_BYTES
 
 from ..generated import SEED, drawn, sampled

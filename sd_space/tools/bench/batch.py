@@ -12,7 +12,7 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.calibration import calibrate
 from sd_space.engine.denoiser import Denoiser
 from sd_space.model.cuda_graphs import RECORD_AT
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.tools.bench import harness
 
 COLUMNS = (

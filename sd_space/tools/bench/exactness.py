@@ -12,7 +12,8 @@ from sd_space.backends.loading import build_engine
 from sd_space.engine.engine import Engine, run_to_completion
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE
 from sd_space.model.pipeline import LoadedPipeline
-from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult, RequestFailed
+from sd_space.request import GenerationRequest
+from sd_space.schema import AdmittedRequest, GenerationResult, RequestFailed
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
 

@@ -26,7 +26,8 @@ from sd_space.model.cuda_graphs import RECORD_AT
 from sd_space.model.noise_schedulers import make_scheduler
 from sd_space.model.pipeline import LoadedPipeline, load_pipeline
 from sd_space.model.spec import PipelineSpec, detect_hardware
-from sd_space.schema import AdmittedRequest, GenerationRequest
+from sd_space.request import GenerationRequest
+from sd_space.schema import AdmittedRequest
 from sd_space.settings import Settings
 from sd_space.tools import v1_4_random
 from sd_space.tools.bench.figures import print_table as print_table

@@ -25,7 +25,8 @@ from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import SpaceError
 from sd_space.model.pipeline import LoadedPipeline
-from sd_space.schema import AdmittedRequest, GenerationRequest, GenerationResult
+from sd_space.request import GenerationRequest
+from sd_space.schema import AdmittedRequest, GenerationResult
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness, startup
 from sd_space.tools.bench.simulator import Outcome, Work, poisson, replicas_needed, simulate

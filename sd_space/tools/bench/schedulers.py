@@ -9,7 +9,7 @@ import torch
 from sd_space.engine.denoiser import Denoiser
 from sd_space.model.cuda_graphs import RECORD_AT
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.tools.bench import harness
 
 COLUMNS = ("scheduler", "pictures", "step ms", "host ms", "ms per picture", "host waits")

@@ -7,7 +7,7 @@ from typing import Any
 
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
-from sd_space.schema import GenerationRequest
+from sd_space.request import GenerationRequest
 from sd_space.tools.bench import harness
 
 COLUMNS = (
