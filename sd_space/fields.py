@@ -5,7 +5,7 @@ A bound is a number, or the name of one of the served model's limits (`served_mo
 
 import json
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sd_space.errors import InvalidRequest
@@ -26,7 +26,8 @@ class RequestField:
 
     `help` may name the limits, as in "{limits.max_steps}". `default` stands where a request leaves the field out and
     the model has no default of its own. `parameter` is the field's name in the last line of a PNG's "parameters"
-    chunk, which other tools read; fields of one name are joined with an x.
+    chunk, which other tools read; fields of one name are joined with an x. `used_with` is the field without which this
+    one means nothing, so that recipes leave it out.
     """
 
     kind: Kind
@@ -34,6 +35,7 @@ class RequestField:
     help: str
     default: object = None
     parameter: str = ""
+    used_with: str = ""
 
     def describe(self, limits: object) -> str:
         return self.help.format(limits=limits)
@@ -96,6 +98,39 @@ class Real:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise InvalidRequest(name, f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}.")
         return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePicture:
+    """A picture that a request brings, decoded, without metadata: `pixels` are height x width x `channels` bytes.
+
+    `sha256` is that of the file it came in. `seed` is its own where it was drawn here.
+    """
+
+    width: int
+    height: int
+    channels: int  # 3 are RGB, 1 is grey
+    pixels: bytes = field(repr=False)
+    sha256: str
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        """How recipes name it, which never hold the picture itself."""
+        return f"sha256:{self.sha256}"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that has been decoded (`serving/source_pictures.py`), or none."""
+
+    channels: int
+
+    def check(self, name: str, value: object, limits: object) -> SourcePicture | None:
+        if value is None or value == "":
+            return None
+        if not isinstance(value, SourcePicture) or value.channels != self.channels:
+            raise InvalidRequest(name, f"{name} must be a picture as a data URI, not {shown(value)}.")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 """What a visitor asks for: the one table of a request's fields."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from sd_space.errors import InvalidRequest
-from sd_space.fields import Choice, Kind, Real, RequestField, Text, Whole, shown
+from sd_space.fields import Choice, Kind, Picture, Real, RequestField, SourcePicture, Text, Whole, shown
 from sd_space.served_model import ModelInfo
 
 MAX_SEED = 2**32 - 1
@@ -14,6 +14,11 @@ MAX_PROMPT_CHARS = 1000
 
 def _field(kind: Kind, label: str, help: str, default: object = None, parameter: str = "") -> Any:
     return field(metadata={"field": RequestField(kind, label, help, default, parameter)})
+
+
+def _optional(kind: Kind, label: str, help: str, default: object, parameter: str, used_with: str) -> Any:
+    """A field that not every request has; `used_with` as in `RequestField`."""
+    return field(default=default, metadata={"field": RequestField(kind, label, help, default, parameter, used_with)})
 
 
 _SEED = Whole(-1, MAX_SEED, unit=" (-1 picks one at random)")
@@ -59,10 +64,75 @@ class GenerationRequest:
     )
     width: int = _field(_SIDE, "Width", _SIDE_HELP, parameter="Size")
     height: int = _field(_SIDE, "Height", _SIDE_HELP, parameter="Size")
+    init_image: SourcePicture | None = _optional(
+        Picture(channels=3),
+        "Start from a picture",
+        "the picture to start from, as a data URI or the address of one of your own results; noise when left out. "
+        "width and height are its own when left out, within what the model takes",
+        None,
+        "Init image hash",
+        used_with="init_image",
+    )
+    mask: SourcePicture | None = _optional(
+        Picture(channels=1),
+        "Mask",
+        "what may change of init_image, as a data URI: white is drawn anew, black stays; all of it when left out",
+        None,
+        "Mask hash",
+        used_with="mask",
+    )
+    strength: float = _optional(
+        Real(0.0, 1.0),
+        "Strength",
+        "how much of init_image may change, from 0 to 1; of the steps, this share is drawn",
+        0.8,
+        "Denoising strength",
+        used_with="init_image",
+    )
+    variation_seed: int = _optional(
+        _SEED,
+        "Variation seed",
+        "the seed of the first variation, or -1 for a random one; the next picture has variation_seed + 1, and all "
+        "have the same seed",
+        -1,
+        "Variation seed",
+        used_with="variation_strength",
+    )
+    variation_strength: float = _optional(
+        Real(0.0, 1.0),
+        "Variation strength",
+        "how far from the seed's noise to that of the variation seed, from 0, which is none, to 1",
+        0.0,
+        "Variation seed strength",
+        used_with="variation_strength",
+    )
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple((self.seed + k) % (MAX_SEED + 1) for k in range(self.num_images_per_prompt))
+        """Variations of one picture have its seed, and only their variation seeds differ, as in other tools."""
+        if self.variation_strength:
+            return (self.seed,) * self.num_images_per_prompt
+        return self._counted(self.seed)
+
+    @property
+    def variation_seeds(self) -> tuple[int, ...]:
+        """Without a variation they mean nothing."""
+        if not self.variation_strength:
+            return (self.variation_seed,) * self.num_images_per_prompt
+        return self._counted(self.variation_seed)
+
+    def _counted(self, first: int) -> tuple[int, ...]:
+        return tuple((first + k) % (MAX_SEED + 1) for k in range(self.num_images_per_prompt))
+
+    @property
+    def first_step(self) -> int:
+        """Of the schedule's steps, the one that a picture begins with (diffusers' `t_start`): 0 from noise."""
+        steps = self.num_inference_steps
+        return 0 if self.init_image is None else steps - min(int(steps * self.strength), steps)
+
+    def of_picture(self, index: int) -> "GenerationRequest":
+        """The request with the seeds of one of its pictures."""
+        return replace(self, seed=self.seeds[index], variation_seed=self.variation_seeds[index])
 
     @classmethod
     def parse(cls, values: Mapping[str, object], info: ModelInfo, random_seed: int) -> "GenerationRequest":
@@ -75,9 +145,30 @@ class GenerationRequest:
         given: dict[str, Any] = {name: f.default for name, f in REQUEST_FIELDS.items()} | asdict(info.defaults)
         given |= {name: value for name, value in values.items() if value is not None}
         checked = {name: f.kind.check(name, given[name], info.limits) for name, f in REQUEST_FIELDS.items()}
-        if checked["seed"] == -1:
-            checked["seed"] = random_seed
-        return cls(**checked)
+        for name in ("seed", "variation_seed") if checked["variation_strength"] else ("seed",):
+            if checked[name] == -1:
+                checked[name] = random_seed
+                random_seed = (random_seed + checked["num_images_per_prompt"]) % (MAX_SEED + 1)
+        request = cls(**checked)
+        request._check_pictures()
+        return request
+
+    def _check_pictures(self) -> None:
+        """What the fields that are about a picture must agree on. Raises InvalidRequest."""
+        if self.init_image is None:
+            if self.mask is not None:
+                raise InvalidRequest("mask", "mask needs the picture that it belongs to: send init_image as well.")
+            return
+        if self.first_step == self.num_inference_steps:
+            raise InvalidRequest(
+                "strength",
+                f"num_inference_steps x strength must be at least 1, not {self.num_inference_steps} x "
+                f"{self.strength:g}; raise one of them.",
+            )
+        for name in ("init_image", "mask"):
+            picture = getattr(self, name)
+            if picture is not None and (picture.width, picture.height) != (self.width, self.height):
+                raise InvalidRequest(name, f"{name} must be {self.width} x {self.height} pixels, as width and height.")
 
 
 REQUEST_FIELDS: Mapping[str, RequestField] = {f.name: f.metadata["field"] for f in fields(GenerationRequest)}

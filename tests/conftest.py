@@ -107,14 +107,18 @@ def noise_painter(model_folder):
     return load(model_folder)
 
 
-@pytest.fixture(scope="session", params=["noise painter", "picture book"])
-def loaded(request, noise_painter):
-    """Both models that need no network, in turn."""
-    if request.param == "noise painter":
-        return noise_painter
+@pytest.fixture(scope="session")
+def picture_book(one_torch_thread):
+    """The model that ships, loaded."""
     from .tiny_models import load
 
     return load(PICTURE_BOOK)
+
+
+@pytest.fixture(scope="session", params=["noise painter", "picture book"])
+def loaded(request):
+    """Both models that need no network, in turn."""
+    return request.getfixturevalue(request.param.replace(" ", "_"))
 
 
 @pytest.fixture(scope="session")

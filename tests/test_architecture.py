@@ -25,7 +25,12 @@ WINGS = {
 }
 PAGE = {"ui", "serving"}  # of the backends they know the protocol alone
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
-MAKERS = {"AdmittedRequest": {"serving.gate"}, "ScreenedImage": {"engine.safety"}, "Preview": {"engine.safety"}}
+MAKERS = {
+    "AdmittedRequest": {"serving.gate"},
+    "ScreenedImage": {"engine.safety"},
+    "ScreenedSource": {"engine.safety"},
+    "Preview": {"engine.safety"},
+}
 
 
 def name_of(path: Path) -> str:

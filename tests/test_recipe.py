@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import orjson
@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sd_space.fields import SourcePicture
 from sd_space.request import REQUEST_FIELDS, GenerationRequest
 from sd_space.schema import GenerationResult, Outcome
 from sd_space.served_model import SCHEDULERS
-from sd_space.serving.recipe import recipe_from_query, recipe_query, result_json
+from sd_space.serving.recipe import parameters_text, recipe_from_query, recipe_query, recipe_values, result_json
 
 from .fakes import picture
 from .test_schema import INFO
@@ -21,6 +22,8 @@ from .test_schema import INFO
 REQUEST = GenerationRequest.parse(
     {"prompt": "a cabin, snow", "negative_prompt": "people", "seed": 7, "guidance_scale": 2.5}, INFO, 0
 )
+SOURCE = SourcePicture(128, 128, 3, b"the picture itself", "5e" * 32, seed=4)
+MASK = SourcePicture(128, 128, 1, b"the mask itself", "7a" * 32)
 PROPERTY = settings(derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -31,7 +34,7 @@ def test_a_png_has_a_name_for_each_field_that_draws_one_picture():
 
 
 def test_a_link_brings_the_whole_recipe_back():
-    assert recipe_from_query(dict(parse_qsl(recipe_query(REQUEST)))) == asdict(REQUEST)
+    assert recipe_from_query(dict(parse_qsl(recipe_query(REQUEST)))) == recipe_values(REQUEST)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_whatever_a_link_holds_the_form_can_show_what_is_read_from_it(query):
 def test_every_valid_recipe_comes_back_from_its_link(request_):
     assert recipe_from_query(dict(parse_qsl(recipe_query(request_)))) | {
         "negative_prompt": request_.negative_prompt
-    } == asdict(request_)
+    } == recipe_values(request_)
 
 
 def test_the_result_is_plain_json():
@@ -116,7 +119,7 @@ def test_the_result_is_plain_json():
 
 def test_the_result_holds_the_whole_recipe():
     result = GenerationResult("r", (), {"total": 1.0})
-    assert result_json(REQUEST, INFO, [], result)["recipe"] == asdict(REQUEST)
+    assert result_json(REQUEST, INFO, [], result)["recipe"] == recipe_values(REQUEST)
 
 
 def test_no_time_in_the_result_depends_on_who_has_used_the_prompt_before():
@@ -127,3 +130,32 @@ def test_no_time_in_the_result_depends_on_who_has_used_the_prompt_before():
         return result_json(REQUEST, INFO, [], GenerationResult("r", (), elapsed_s))["elapsed_s"]
 
     assert seconds(0.003) == seconds(0.00002) == {"queue": 0.5, "denoise": 2.0, "total": 2.5}
+
+
+def test_a_recipe_of_noise_alone_says_nothing_of_pictures_and_variations():
+    assert set(recipe_values(REQUEST)) == {
+        "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "scheduler", "guidance_scale",
+        "seed", "width", "height",
+    }  # fmt: skip
+
+
+def test_every_recipe_says_where_a_picture_came_from_and_none_holds_it():
+    request = replace(REQUEST, init_image=SOURCE, mask=MASK, strength=0.5)
+    described = result_json(request, INFO, [], GenerationResult("r", (), {}))["recipe"]
+    assert described["init_image"] == f"sha256:{SOURCE.sha256}" and described["init_image_seed"] == 4
+    assert (described["mask"], described["strength"]) == (f"sha256:{MASK.sha256}", 0.5)
+    text, link = parameters_text(request, 7, INFO), dict(parse_qsl(recipe_query(request)))
+    assert "Denoising strength: 0.5" in text and "Init image seed: 4" in text
+    assert f'Init image hash: "sha256:{SOURCE.sha256}", Mask hash: "sha256:{MASK.sha256}"' in text
+    assert link["init_image"] == described["init_image"] and link["init_image_seed"] == "4"
+    assert "itself" not in f"{described} {text} {link}"
+    assert recipe_from_query(link) == recipe_values(replace(REQUEST)) | {"strength": 0.5}
+
+
+def test_a_variation_is_written_as_other_tools_read_it():
+    request = replace(REQUEST, variation_seed=9, variation_strength=0.25, num_images_per_prompt=2)
+    assert "Variation seed: 10, Variation seed strength: 0.25" in parameters_text(request.of_picture(1), 7, INFO)
+    result = GenerationResult("r", (picture(7), picture(7)), {})
+    images = result_json(request, INFO, result.images, result)["images"]
+    assert [(image["seed"], image["variation_seed"]) for image in images] == [(7, 9), (7, 10)]
+    assert recipe_from_query(dict(parse_qsl(recipe_query(request)))) == recipe_values(request)

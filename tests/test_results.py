@@ -264,3 +264,11 @@ def test_a_disk_that_takes_nothing_is_told_in_a_sentence_without_a_path(store, t
         save(store)
     assert "could not be saved" in str(failure.value)
     assert str(tmp_path) not in str(failure.value) + caplog.text
+
+
+def test_variations_of_one_seed_have_a_file_each(store):
+    request = replace(REQUEST, variation_seed=3, variation_strength=0.5, num_images_per_prompt=2)
+    saved = [store.save("r", k, picture(7), request, INFO, True) for k in range(2)]
+    assert [picture.path.name for picture in saved] == ["seed-7-variation-3.png", "seed-7-variation-4.png"]
+    assert saved[1].caption == "Seed 7, variation 4"
+    assert "Variation seed: 4" in Image.open(saved[1].path).text["parameters"]

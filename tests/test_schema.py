@@ -1,11 +1,13 @@
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sd_space.errors import InvalidRequest, ModelUnavailable, QueueFull
+from sd_space.fields import SourcePicture
 from sd_space.request import MAX_SEED, GenerationRequest
 from sd_space.schema import BackendStatus, Stage
 from sd_space.served_model import Defaults, Limits, ModelInfo
@@ -144,3 +146,36 @@ def test_a_ready_backend_names_its_model_and_another_says_why_it_cannot():
         _ = BackendStatus(Stage.LOADING).ready_info
     with pytest.raises(ModelUnavailable, match="disk"):
         _ = BackendStatus(Stage.FAILED, reason="The disk is full.").ready_info
+
+
+SOURCE = SourcePicture(128, 128, 3, bytes(128 * 128 * 3), "5e" * 32)
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(4, 0.1), (1, 0.99), (150, 0.0), (20, 0.049)])
+def test_a_start_that_leaves_no_step_is_refused_by_both_names(steps, strength):
+    with pytest.raises(InvalidRequest) as refusal:
+        parse(init_image=SOURCE, num_inference_steps=steps, strength=strength)
+    assert str(refusal.value) == (
+        f"num_inference_steps x strength must be at least 1, not {steps} x {strength:g}; raise one of them."
+    )
+    assert parse(num_inference_steps=steps, strength=strength).first_step == 0, "it means nothing without a picture"
+
+
+def test_a_source_must_fit_the_picture_that_is_asked_for():
+    assert parse(init_image=SOURCE, mask=replace(SOURCE, channels=1), strength=0.5).first_step == 10
+    refused = (
+        ({"mask": replace(SOURCE, channels=1)}, "send init_image as well"),
+        ({"init_image": replace(SOURCE, width=64)}, "init_image must be 128 x 128 pixels"),
+        ({"init_image": SOURCE, "mask": SOURCE}, "mask must be a picture"),
+        ({"init_image": "data:image/png;base64,AAAA"}, "init_image must be a picture"),
+        ({"init_image": 5}, "init_image must be a picture"),
+    )
+    for values, words in refused:
+        with pytest.raises(InvalidRequest, match=words):
+            parse(**values)
+
+
+def test_a_random_variation_is_drawn_only_where_there_is_one():
+    assert parse(variation_strength=0.5).variation_seed == 81
+    assert parse(variation_strength=0.5, seed=3).variation_seed == 77
+    assert parse().variation_seed == -1

@@ -1,6 +1,7 @@
 """A pipeline of real classes in v1-4's layout with seeded random weights: it paints noise, always the same."""
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPTextConfig, CLIP
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine
 from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
+from sd_space.fields import SourcePicture
 from sd_space.model.pipeline import LoadedPipeline, load_pipeline
 from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.request import GenerationRequest
@@ -171,3 +173,11 @@ def make_request(**changes) -> GenerationRequest:
 
 def admitted(request_id: str, visitor: str = "", **changes) -> AdmittedRequest:
     return AdmittedRequest(request_id, make_request(**changes), visitor or request_id, accepted_at=0.0)
+
+
+def make_source(width: int = IMAGE_SIZE, height: int = IMAGE_SIZE, channels: int = 3, seed: int = 0) -> SourcePicture:
+    """A picture of coloured blots, or a mask of some."""
+    blots = torch.rand(1, channels, 4, 4, generator=torch.Generator().manual_seed(seed))
+    values = torch.nn.functional.interpolate(blots, (height, width), mode="bicubic").clamp(0, 1)
+    pixels = (values[0].permute(1, 2, 0) * 255).to(torch.uint8).numpy().tobytes()
+    return SourcePicture(width, height, channels, pixels, hashlib.sha256(pixels).hexdigest())

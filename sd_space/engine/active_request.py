@@ -1,9 +1,13 @@
 """A request while the engine works on it: its pictures, their results so far and the time that each stage took."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sd_space.engine.batcher import BatchKey, Trajectory, TrajectoryStatus
+from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import EncodedPrompt
+from sd_space.engine.safety import SafetyScreen
+from sd_space.engine.starts import EncodedSource
 from sd_space.request import GenerationRequest
 from sd_space.schema import AdmittedRequest, GenerationResult, Preview, Progress, ScreenedImage
 
@@ -17,6 +21,7 @@ class ActiveRequest:
     added_s: float
     trajectories: list[Trajectory] = field(default_factory=list)
     encoded: EncodedPrompt | None = None
+    source: EncodedSource | None = None
     images: dict[int, ScreenedImage] = field(default_factory=dict)
     elapsed_s: dict[str, float] = field(default_factory=dict)
     started_s: float | None = None
@@ -38,6 +43,23 @@ class ActiveRequest:
             Trajectory(trajectory_id, self.request_id, self.admitted.visitor, seed, index, key, self.num_timesteps)
         )
         return self.trajectories[-1]
+
+    def encode(self, denoiser: Denoiser, screen: SafetyScreen, now_s: Callable[[], float]) -> EncodedPrompt:
+        """Encodes the prompt and, once the screen has passed it, the picture to start from, at the first call."""
+        if self.encoded is not None:
+            return self.encoded
+        began_s = now_s()
+        self.add_elapsed("queue", began_s - self.added_s)
+        self.encoded = denoiser.encode_prompt(self.request)
+        self.add_elapsed("encode_prompt", now_s() - began_s)
+        if self.request.init_image is not None:
+            began_s = now_s()
+            screened = screen.screen_source(self.request.init_image)
+            self.add_elapsed("safety", now_s() - began_s)
+            began_s = now_s()
+            self.source = denoiser.encode_source(screened, self.request.mask)
+            self.add_elapsed("encode_image", now_s() - began_s)
+        return self.encoded
 
     def add_elapsed(self, stage: str, seconds: float) -> None:
         self.elapsed_s[stage] = self.elapsed_s.get(stage, 0.0) + seconds

@@ -20,6 +20,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoising_state import DenoisingState, EncodedPrompt
 from sd_space.engine.schedules import NoiseSchedules
+from sd_space.engine.starts import EncodedSource, ScreenedSource, SourceEncoder, start, with_known_latents
+from sd_space.fields import SourcePicture
 from sd_space.model.unet_runner import UNetRunner
 from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
@@ -57,6 +59,7 @@ class Denoiser:
         self._turbo = turbo
         self._last_step: tuple[torch.cuda.Event, Any] | None = None  # recorded after that step
         self._schedules = NoiseSchedules(pipeline.scheduler.config)
+        self._source_encoder = SourceEncoder(pipeline)
         self._embed = functools.lru_cache(maxsize=CACHED_EMBEDS)(self._compute_embeds)
 
     @property
@@ -83,21 +86,32 @@ class Denoiser:
         return EncodedPrompt(prompt_embeds, self._embed(request.negative_prompt)[0], truncated)
 
     @torch.inference_mode()
-    def prepare_latents(self, request: GenerationRequest, seed: int, encoded: EncodedPrompt) -> DenoisingState:
-        """The state of one picture before its first step: noise of `seed`, drawn on the CPU."""
-        scheduler = self._schedules.scheduler_for(request)
+    def encode_source(self, screened: ScreenedSource, mask: SourcePicture | None) -> EncodedSource:
+        """Encodes the picture that a request starts from."""
+        return self._source_encoder.encode(screened, mask, self.device, self._retry_on_oom)
+
+    @torch.inference_mode()
+    def prepare_latents(
+        self, request: GenerationRequest, seed: int, encoded: EncodedPrompt, source: EncodedSource | None = None
+    ) -> DenoisingState:
+        """The state of one picture before its first step: noise of `seed`, drawn on the CPU, and what lies under it."""
+        scheduler, timesteps = self._schedules.start(request)
         factor = self.vae_scale_factor
         shape = (1, self.latent_channels, request.height // factor, request.width // factor)
-        generator = torch.Generator("cpu").manual_seed(seed)
-        noise = randn_tensor(shape, generator=generator, device=self.device, dtype=encoded.prompt_embeds.dtype)
+
+        def draw(generator: torch.Generator) -> torch.Tensor:
+            return randn_tensor(shape, generator=generator, device=self.device, dtype=encoded.prompt_embeds.dtype)
+
+        begun = start(request, seed, source, draw, scheduler, timesteps)
         return DenoisingState(
-            latents=noise * scheduler.init_noise_sigma,
+            latents=begun.latents,
             prompt_embeds=encoded.prompt_embeds,
             negative_prompt_embeds=encoded.negative_prompt_embeds,
             guidance_scale=request.guidance_scale,
             scheduler=scheduler,
-            generator=generator,
-            timesteps=scheduler.timesteps,
+            generator=begun.generator,
+            timesteps=timesteps,
+            known=begun.known,
         )
 
     @torch.inference_mode()
@@ -122,6 +136,8 @@ class Denoiser:
             try:
                 extra = self._schedules.extra_step_kwargs(state.scheduler, state.generator)
                 state.latents = state.scheduler.step(noise_pred, t, state.latents, **extra, return_dict=False)[0]
+                if state.known is not None:
+                    state.latents = with_known_latents(state, state.known)
             except Exception as error:
                 errors.append(error)
                 continue
@@ -260,8 +276,11 @@ class Denoiser:
         return self._pad(torch.cat(samples)), row_timesteps, self._pad(torch.cat(embeds))
 
     def _pad(self, rows: torch.Tensor) -> torch.Tensor:
-        missing = (self._fixed_rows or 0) - len(rows)
-        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
+        if not self._fixed_rows:
+            return rows
+        missing = max(0, self._fixed_rows - len(rows))
+        # Encoded pictures lie in memory as the VAE's convolutions left them, and kernels depend on that too.
+        return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])]).contiguous()
 
     def _split_outputs(self, rows: torch.Tensor, states: list[DenoisingState]) -> list[torch.Tensor]:
         """Each picture's rows of a UNet output: the inverse of `_batch_inputs`."""

@@ -9,6 +9,15 @@ import torch
 from diffusers import SchedulerMixin
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownLatents:
+    """What stays of a picture of which only a part is drawn anew."""
+
+    latents: torch.Tensor  # (1, C, H/f, W/f)
+    noise: torch.Tensor  # (1, C, H/f, W/f)
+    mask: torch.Tensor  # (1, 1, H/f, W/f): 1 is drawn anew, 0 stays
+
+
 @dataclass(slots=True, eq=False)
 class DenoisingState:
     """One picture's tensors. `model_input` and `noise_pred` are of the last step: a preview is predicted from them."""
@@ -20,6 +29,7 @@ class DenoisingState:
     scheduler: SchedulerMixin
     generator: torch.Generator  # on the CPU, so that a seed means the same picture on every device
     timesteps: torch.Tensor  # (num_timesteps,), on the CPU
+    known: KnownLatents | None = None
     step_index: int = 0
     model_input: torch.Tensor | None = None  # (1, C, H/f, W/f)
     noise_pred: torch.Tensor | None = None  # (1, C, H/f, W/f)

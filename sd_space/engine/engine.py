@@ -122,19 +122,16 @@ class Engine:
         self._fail(request_id, Cancelled("Cancelled; the device is free."))
 
     def _prepare(self, trajectory: Trajectory) -> bool:
-        """Encodes the prompt and draws the noise before a picture's first step; False if that ended its request."""
+        """Encodes the request and starts the picture before its first step; False if that ended the request."""
         active = self._requests.get(trajectory.request_id)
         if active is None:
             return False
         if trajectory.status is TrajectoryStatus.RUNNING:
             return True
-        began_s = self._now_s()
         try:
-            if active.encoded is None:
-                active.add_elapsed("queue", began_s - active.added_s)
-                active.encoded = self._denoiser.encode_prompt(active.request)
-                active.add_elapsed("encode_prompt", self._now_s() - began_s)
-            state = self._denoiser.prepare_latents(active.request, trajectory.seed, active.encoded)
+            encoded = active.encode(self._denoiser, self._screen, self._now_s)
+            request = active.request.of_picture(trajectory.index)
+            state = self._denoiser.prepare_latents(request, trajectory.seed, encoded, active.source)
         except Exception as error:
             self._fail(trajectory.request_id, error)
             return False

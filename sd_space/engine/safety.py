@@ -1,4 +1,4 @@
-"""The safety screen: the only maker of `ScreenedImage` and `Preview`, and it fails closed.
+"""The safety screen: the only maker of `ScreenedImage`, `ScreenedSource` and `Preview`, and it fails closed.
 
 The class is diffusers' StableDiffusionSafetyChecker, which by itself fails open: it takes not-a-number for safe, loads
 missing tensors as whatever memory held, and returns `None` for a picture that it did not check. Here a picture gets
@@ -7,8 +7,6 @@ pixels only if the checker has passed its self-test and has answered `False`; in
 
 import copy
 import logging
-import queue
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,8 +17,10 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from PIL import Image
 from torch import nn
 
-from sd_space.errors import SafetyCheckFailed
-from sd_space.lived_time import wait_lived
+from sd_space.engine.check_thread import CheckThread
+from sd_space.engine.starts import ScreenedSource
+from sd_space.errors import EngineFailed, InvalidRequest, SafetyCheckFailed
+from sd_space.fields import SourcePicture
 from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import Outcome, Preview, ScreenedImage
 
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PREVIEW_CELLS = 16  # a side: too coarse to show what the checker would withhold
 MAX_VIEWS = 8  # views in one call of the checker, which bounds the memory that a long picture takes
+FLAGGED_SOURCE = "init_image was flagged by the safety checker, so nothing is drawn from it; choose another picture."
+UNCHECKED_SOURCE = "The safety checker could not check init_image, so nothing is drawn from it; please try again."
 REFUSAL = "The safety checker of this model does not work, so no pictures are made."
 
 
@@ -57,7 +59,7 @@ class SafetyScreen:
         self._feature_extractor = feature_extractor
         self._latent_rgb = latent_rgb.detach().to("cpu", torch.float32)  # (C + 1, 3), the last row is the offset
         self._timeout_s = timeout_s
-        self._worker = _Worker()
+        self._worker = CheckThread()
         weakref.finalize(self, self._worker.end)
         self.self_test()
 
@@ -73,6 +75,21 @@ class SafetyScreen:
         for any reason, else `ok`. Only `ok` has pixels.
         """
         return [self._screen_one(image, seed) for image, seed in zip(images, seeds, strict=True)]
+
+    def screen_source(self, picture: SourcePicture) -> ScreenedSource:
+        """Checks a picture that a request starts from, as `screen` does those that leave.
+
+        Raises InvalidRequest if it is flagged, EngineFailed if it could not be checked for any reason.
+        """
+        image = Image.frombytes("RGB", (picture.width, picture.height), picture.pixels)
+        try:
+            is_flagged = self._worker.run(lambda: self._is_flagged_with_cpu_fallback(image), self._timeout_s)
+        except Exception as error:
+            logger.error("the safety checker failed and a picture to start from was refused: %s", type(error).__name__)
+            raise EngineFailed(UNCHECKED_SOURCE) from None
+        if is_flagged is not False:
+            raise InvalidRequest("init_image", FLAGGED_SOURCE)
+        return ScreenedSource(image)
 
     def broken(self, seed: int, height: int, width: int) -> ScreenedImage:
         """The result for a picture whose latents are not finite, so that it was not decoded."""
@@ -236,48 +253,3 @@ class _PooledInput(nn.Module):
 
     def forward(self, clip_input: torch.Tensor) -> tuple[None, torch.Tensor]:
         return None, clip_input
-
-
-class _Worker:
-    """One daemon thread that runs checks, so that a check that never ends blocks neither the engine nor the exit."""
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._hanging: threading.Event | None = None  # set when the call that hung returns after all
-
-    @property
-    def is_stuck(self) -> bool:
-        return self._hanging is not None and not self._hanging.is_set()
-
-    def run(self, call: Callable[[], bool], timeout_s: float) -> bool:
-        """The result of `call`; raises what it raises, and SafetyCheckFailed when it takes too long."""
-        if self.is_stuck:
-            raise SafetyCheckFailed("The safety checker does not answer.")
-        if self._thread is None or not self._thread.is_alive():  # also after a fork, which takes no threads along
-            self._thread = threading.Thread(target=self._work, name="safety-checker", daemon=True)
-            self._thread.start()
-        done = threading.Event()
-        outcome: list[Any] = []
-        self._calls.put((call, done, outcome))
-        if not wait_lived(done, timeout_s):
-            self._hanging = done
-            raise SafetyCheckFailed("The safety checker does not answer.")
-        verdict, error = outcome
-        if error is not None:
-            raise error
-        return verdict
-
-    def end(self) -> None:
-        """Ends the worker thread, which frees its per-thread CUDA handles."""
-        self._calls.put(None)
-
-    def _work(self) -> None:
-        while (item := self._calls.get()) is not None:
-            call, done, outcome = item
-            try:
-                outcome[:] = [call(), None]
-            except Exception as error:
-                outcome[:] = [None, error]
-            done.set()
-            del item, call, done, outcome  # holds no picture while it waits for the next

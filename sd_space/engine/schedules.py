@@ -25,12 +25,21 @@ class NoiseSchedules:
         }
 
     def num_timesteps(self, request: GenerationRequest) -> int:
-        """How many UNet calls one picture of `request` takes: n + 1 with PNDM, 2n - 1 with Heun, n with most others."""
-        return len(self._prepared(request.scheduler, request.num_inference_steps).timesteps)
+        """How many UNet calls one picture of `request` takes: n + 1 with PNDM, 2n - 1 with Heun, n with most others.
 
-    def scheduler_for(self, request: GenerationRequest) -> SchedulerMixin:
-        """A noise scheduler before its first step; a copy, because some take milliseconds to compute their schedule."""
-        return copy.deepcopy(self._prepared(request.scheduler, request.num_inference_steps))
+        From a picture they are fewer: its first steps are left out.
+        """
+        return len(_timesteps(self._prepared(request.scheduler, request.num_inference_steps), request))
+
+    def start(self, request: GenerationRequest) -> tuple[SchedulerMixin, torch.Tensor]:
+        """A noise scheduler before its first step, and the timesteps of one picture.
+
+        It is a copy, because some take milliseconds to compute their schedule.
+        """
+        scheduler = copy.deepcopy(self._prepared(request.scheduler, request.num_inference_steps))
+        if request.init_image is not None and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(request.first_step * scheduler.order)
+        return scheduler, _timesteps(scheduler, request)
 
     def extra_step_kwargs(self, scheduler: SchedulerMixin, generator: torch.Generator) -> dict[str, Any]:
         """Those arguments of `scheduler.step` that only some noise schedulers take."""
@@ -42,3 +51,7 @@ class NoiseSchedules:
         # On the CPU, because schedulers index with timesteps: on the device each step would wait for it to catch up.
         scheduler.set_timesteps(num_inference_steps, device="cpu")
         return scheduler
+
+
+def _timesteps(scheduler: SchedulerMixin, request: GenerationRequest) -> torch.Tensor:
+    return scheduler.timesteps[request.first_step * scheduler.order :]

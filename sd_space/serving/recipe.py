@@ -5,15 +5,17 @@ All of them are made from the table of a request's fields (`request.GenerationRe
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
+from sd_space.fields import SourcePicture
 from sd_space.request import REQUEST_FIELDS, GenerationRequest
 from sd_space.schema import GenerationResult, Outcome
 from sd_space.served_model import SCHEDULERS, ModelInfo
 from sd_space.serving import infotext
 
+INIT_IMAGE_SEED = "init_image_seed"  # of a picture that was drawn here and is the start of others
 MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
 # The samplers' names in other tools' "parameters" chunks, where they differ from ours.
 _SAMPLERS = {"PNDM": "PLMS"}
@@ -31,18 +33,36 @@ class FinishedPicture(Protocol):
 
 def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> str:
     """The recipe of the picture with this seed, in the form that other tools read back."""
-    request = replace(request, seed=seed)
     values: dict[str, str] = {}
-    for name, field in REQUEST_FIELDS.items():
-        if field.parameter:
-            written = _parameter(getattr(request, name))
-            values[field.parameter] = f"{values[field.parameter]}x{written}" if field.parameter in values else written
+    for name, value in recipe_values(replace(request, seed=seed)).items():
+        if parameter := _parameter_name(name):
+            written = _parameter(value)
+            values[parameter] = f"{values[parameter]}x{written}" if parameter in values else written
     values["Model"] = info.model
     if info.revision:
         values["Model hash"] = info.revision[:10]
     if info.turbo:  # without it the same values draw another picture
         values["Turbo"] = "on"
     return infotext.write(request.prompt, request.negative_prompt, values)
+
+
+def recipe_values(request: GenerationRequest) -> dict[str, Any]:
+    """The values by name, without those that mean nothing in this request.
+
+    Of a picture that it starts from they hold the hash, and the seed if it was drawn here, never the picture itself.
+    """
+    values = {
+        name: getattr(request, name)
+        for name, field in REQUEST_FIELDS.items()
+        if not field.used_with or getattr(request, field.used_with)
+    }
+    if request.init_image is not None and request.init_image.seed is not None:
+        values[INIT_IMAGE_SEED] = request.init_image.seed
+    return {name: str(value) if isinstance(value, SourcePicture) else value for name, value in values.items()}
+
+
+def _parameter_name(name: str) -> str:
+    return REQUEST_FIELDS[name].parameter if name in REQUEST_FIELDS else "Init image seed"
 
 
 def _parameter(value: object) -> str:
@@ -53,9 +73,13 @@ def result_json(
     request: GenerationRequest, info: ModelInfo, pictures: Sequence[FinishedPicture], result: GenerationResult
 ) -> dict[str, Any]:
     """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
+    images: list[dict[str, Any]] = [{"seed": p.seed, "outcome": str(p.outcome)} for p in pictures]
+    if request.variation_strength:
+        for image, seed in zip(images, request.variation_seeds, strict=False):
+            image["variation_seed"] = seed
     return {
-        "images": [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in pictures],
-        "recipe": asdict(request),
+        "images": images,
+        "recipe": recipe_values(request),
         "model": info.model,
         "revision": info.revision,
         "device": info.device,
@@ -81,17 +105,19 @@ def public_seconds(result: GenerationResult) -> dict[str, float]:
 
 def recipe_query(request: GenerationRequest) -> str:
     """The recipe as a query string, for a link that brings it back."""
-    values = asdict(request)
-    return urlencode({name: value for name, value in values.items() if value != ""})
+    return urlencode({name: value for name, value in recipe_values(request).items() if value != ""})
 
 
 def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
     """The values of a link that the form can show, numbers as numbers; the rest is left out.
 
-    They are not checked against the model's limits: that happens when the form is sent.
+    No link holds a picture, so that one which names the hash of a source brings back all but the source. The values
+    are not checked against the model's limits: that happens when the form is sent.
     """
     read = {
-        name: _READERS[GenerationRequest.__annotations__[name]](query[name]) for name in REQUEST_FIELDS if name in query
+        name: _READERS[kind](query[name])
+        for name in REQUEST_FIELDS
+        if name in query and (kind := GenerationRequest.__annotations__[name]) in _READERS
     }
     if read.get("scheduler") not in SCHEDULERS:
         read["scheduler"] = None

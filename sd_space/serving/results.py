@@ -112,10 +112,12 @@ class ResultStore:
         Raises EngineFailed when the disk does not take it.
         """
         is_ok = image.outcome is Outcome.OK
-        name = f"seed-{image.seed}.png" if is_ok else f"seed-{image.seed}-{image.outcome}.png"
-        chunks = png_chunks(request, image.seed, info, embed_recipe and is_ok)
+        variation = request.variation_seeds[index] if request.variation_strength else None
+        seeds = f"seed-{image.seed}" + (f"-variation-{variation}" if variation is not None else "")
+        name = f"{seeds}.png" if is_ok else f"{seeds}-{image.outcome}.png"
+        chunks = png_chunks(request.of_picture(index), image.seed, info, embed_recipe and is_ok)
         path = self._write(request_id, name, lambda file: render_image(image).save(file, "PNG", pnginfo=chunks))
-        return SavedPicture(path, image.seed, image.outcome, caption(image.outcome, image.seed))
+        return SavedPicture(path, image.seed, image.outcome, caption(image.outcome, image.seed, variation))
 
     def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
         """One archive of the pictures that may be seen and are still there, or `None` where none may be seen.
@@ -199,6 +201,6 @@ class ResultStore:
         folder.mkdir(mode=0o700)
 
 
-def caption(outcome: Outcome, seed: int) -> str:
+def caption(outcome: Outcome, seed: int, variation: int | None = None) -> str:
     """What stands below a picture, and is its alternative text."""
-    return f"Seed {seed}{_CAPTIONS[outcome]}"
+    return f"Seed {seed}{'' if variation is None else f', variation {variation}'}{_CAPTIONS[outcome]}"

@@ -397,7 +397,7 @@ MUTANTS = (
     Mutant(f"{SCREEN}._is_any_flagged", "all(isinstance(flag, bool) for flag in flags)", "True", "S25", OUTCOME),
     Mutant("sd_space.engine.safety:_views", "not excess", "True", "S44", OUTCOME),
     Mutant(
-        "sd_space.engine.safety:_Worker.run",
+        "sd_space.engine.check_thread:CheckThread.run",
         "if not wait_lived(done, timeout_s):",
         "if not wait_lived(done, 2.1):",
         "S38",
