@@ -1,12 +1,14 @@
-"""Draws one picture without a page, through the same gate, engine and safety screen.
+"""Draws or changes one picture without a page, through the same gate, engine and safety screen.
 
     python examples/generate.py "a small cabin on a snowy mountain" --seed 1 --out picture.png
+    python examples/generate.py "a red cabin on a snowy mountain" --init-image picture.png --strength 0.6 --out red.png
 
 Using the model means accepting its licence: https://huggingface.co/spaces/CompVis/stable-diffusion-license
 """
 
 import argparse
 import asyncio
+import base64
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -60,6 +62,14 @@ async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
         backend.close(0)
 
 
+def data_uri(path: str) -> str:
+    """A file as requests bring it."""
+    try:
+        return f"data:;base64,{base64.b64encode(Path(path).read_bytes()).decode()}"
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error.strerror}") from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompt")
@@ -70,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--scheduler", help="the model's own when left out")
     parser.add_argument("--width", type=int)
     parser.add_argument("--height", type=int)
+    parser.add_argument("--init-image", type=data_uri, help="the picture to start from: a PNG, JPEG or WebP file")
+    parser.add_argument("--mask", type=data_uri, help="what may change of it: white is drawn anew, black stays")
+    parser.add_argument("--strength", type=float, help="how much of it may change, from 0 to 1; 0.8 when left out")
     parser.add_argument("--out", type=Path, default=Path("picture.png"))
     values = vars(parser.parse_args(argv)) | {"num_images_per_prompt": 1}
     try:

@@ -134,6 +134,11 @@ class GenerationRequest:
         """The request with the seeds of one of its pictures."""
         return replace(self, seed=self.seeds[index], variation_seed=self.variation_seeds[index])
 
+    def without_pixels(self) -> "GenerationRequest":
+        """The request once its pictures are not needed any more, but for their hashes."""
+        sources = {name: getattr(self, name) for name in ("init_image", "mask")}
+        return replace(self, **{name: replace(source, pixels=b"") for name, source in sources.items() if source})
+
     @classmethod
     def parse(cls, values: Mapping[str, object], info: ModelInfo, random_seed: int) -> "GenerationRequest":
         """Checks untrusted `values` against the model's limits; `None` or a missing one takes the model's default.

@@ -8,6 +8,7 @@ import pytest
 from gradio.utils import get_function_description
 
 from sd_space.errors import EngineFailed
+from sd_space.fields import Picture
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Outcome, Stage
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
@@ -24,6 +25,7 @@ def data(token: str = "", **changes) -> list:
     values = {
         "prompt": "a cat", "negative_prompt": "", "num_images_per_prompt": 4, "num_inference_steps": 20,
         "guidance_scale": 3.0, "seed": 7, "width": None, "height": None, "scheduler": "PNDM", "acceptance_token": token,
+        "init_image": "", "mask": "", "strength": 0.8, "variation_seed": -1, "variation_strength": 0.0,
     } | changes  # fmt: skip
     return list(values.values())
 
@@ -45,18 +47,20 @@ def test_three_endpoints_are_public_and_all_events_of_the_page_private(tmp_path)
 def test_every_field_of_a_request_is_a_parameter_with_the_tables_default_and_help(tmp_path):
     async def scene(host: Host):
         parameters = signature(host, "generate").parameters
-        assert list(parameters)[:-2] == [
+        assert list(parameters) == [
             "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "guidance_scale", "seed",
-            "width", "height", "scheduler",
+            "width", "height", "scheduler", "acceptance_token",
+            "init_image", "mask", "strength", "variation_seed", "variation_strength", "request",
         ]  # fmt: skip
-        assert set(list(parameters)[:-2]) == REQUEST_FIELDS.keys()
-        assert list(parameters)[-2:] == ["acceptance_token", "request"]
+        assert set(parameters) - {"acceptance_token", "request"} == REQUEST_FIELDS.keys()
         (event,) = [event for event in host.demo.fns.values() if event.api_name == "generate"]
         _, helps, _ = get_function_description(event.fn)
         for name, field in REQUEST_FIELDS.items():
             assert helps[name] == field.describe(CARD_LIMITS)
             if field.default is not None:
                 assert parameters[name].default == field.default
+            elif isinstance(field.kind, Picture):
+                assert parameters[name].default == ""
             elif name not in ("prompt", "width", "height"):  # a size is the model's own
                 assert parameters[name].default == getattr(CARD_DEFAULTS, name)
 
@@ -191,5 +195,25 @@ def test_the_model_describes_itself_once_it_is_there(tmp_path):
         host.backend.stage = Stage.LOADING
         ((model,),) = await host.call("model")
         assert model == {"ready": False, "stage": str(Stage.LOADING), "waiting": 0}
+
+    play(tmp_path, scene)
+
+
+def test_a_result_of_ones_own_is_named_by_its_address_and_nobody_elses(tmp_path):
+    async def scene(host: Host):
+        host.backend.outcomes = (Outcome.OK, Outcome.WITHHELD)
+        host.backend.proceed.set()
+        mine, other = host.gate.issue_token(True), host.gate.issue_token(True)
+        *_, (files, _) = await host.call("generate", *data(mine, num_images_per_prompt=2))
+        shown, withheld = (f"http://here/gradio_api/file={file.path}" for file in files)
+        *_, (_, result) = await host.call("generate", *data(mine, init_image=shown, num_images_per_prompt=2))
+        assert result["recipe"]["init_image_seed"] == 7 and result["recipe"]["strength"] == 0.8
+        asked = host.backend.started[-1].request
+        assert (asked.width, asked.height, asked.init_image.seed) == (64, 64, 7), "the size of that picture"
+        refused = ((mine, withheld, "not shown"), (other, shown, "still there"), (mine, f"{shown}x", "still there"))
+        for token, address, words in refused:
+            with pytest.raises(gr.Error, match=words):
+                await host.call("generate", *data(token, init_image=address))
+        assert len(host.backend.started) == 2 and len(host.capacity) == 0
 
     play(tmp_path, scene)

@@ -2,7 +2,9 @@
 
 import sys
 
-from examples.generate import progress_line
+import pytest
+
+from examples.generate import main, progress_line
 
 
 def show_steps(show) -> None:
@@ -22,3 +24,9 @@ def test_a_terminal_gets_one_line_that_is_written_over_and_blank_at_the_end(caps
     shown = capsys.readouterr().err
     assert "\n" not in shown and "step 50 of 50" in shown
     assert shown.split("\r")[-2].strip() == ""
+
+
+def test_a_picture_that_cannot_be_read_is_said_before_anything_starts(capsys):
+    with pytest.raises(SystemExit):
+        main(["a cabin", "--init-image", "/no/such/file.png"])
+    assert "/no/such/file.png cannot be read: No such file" in capsys.readouterr().err

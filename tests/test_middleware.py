@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 
 from sd_space.recorded import ICON
 from sd_space.schema import BackendStatus, Stage
+from sd_space.serving import limits
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Parameter
-from sd_space.serving.incoming import MAX_BODY_BYTES
+from sd_space.serving.incoming import MAX_BODY_BYTES, MAX_PICTURE_BODY_BYTES
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import RequestFilter
@@ -21,7 +22,11 @@ from sd_space.settings import Settings
 
 GENERATE = "/gradio_api/call/v2/generate"
 ENDPOINTS = {
-    "generate": (Parameter("prompt", True, None, "string"), Parameter("seed", False, -1, "integer")),
+    "generate": (
+        Parameter("prompt", True, None, "string"),
+        Parameter("seed", False, -1, "integer"),
+        Parameter("init_image", False, "", "string"),
+    ),
     "model": (),
 }
 
@@ -162,21 +167,55 @@ def test_other_methods_are_refused_with_those_that_there_are(door, method, path,
 
 def test_a_call_reaches_the_app_with_a_value_for_each_parameter(door):
     assert door.post().status_code == 200
-    assert json.loads(door.behind.body) == {"data": ["a cat", -1]}
+    assert json.loads(door.behind.body) == {"data": ["a cat", -1, ""]}
+
+
+def test_a_list_of_values_may_end_before_those_that_came_later(door):
+    """Who calls by position goes on as before when an endpoint takes more."""
+    assert door.post("/gradio_api/call/generate", json={"data": ["a cat", 4]}).status_code == 200
+    assert json.loads(door.behind.body) == {"data": ["a cat", 4, ""]}
+
+
+def test_a_picture_may_be_larger_than_a_prompt(door):
+    for path, body in ((GENERATE, {"prompt": "a cat"}), ("/gradio_api/mcp/", tool_call())):
+        (body["params"]["arguments"] if "params" in body else body)["init_image"] = "x" * 10**6
+        assert door.post(path, json=body).status_code == 200
+
+
+def tool_call() -> dict:
+    return {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "generate", "arguments": {"prompt": "a"}},
+    }
+
+
+def test_the_large_bodies_in_memory_are_bounded_together(door, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", 2_500_000)
+    door.behind.under_way = set()
+    body = {"prompt": "a cat", "init_image": "x" * 10**6}
+    assert [door.post(json=body).status_code for _ in range(3)] == [200, 200, 429]
+    assert door.post().status_code == 200, "a small body is not counted"
+    door.behind.under_way.clear()
+    assert door.post(json=body).status_code == 200, "what is over is not held"
 
 
 @pytest.mark.parametrize(
     ("path", "options", "status", "says"),
     [
-        (GENERATE, {"content": b"x" * (MAX_BODY_BYTES + 1), "headers": IS_JSON}, 413, "larger than 64 KiB"),
+        (GENERATE, {"json": {"prompt": "x" * MAX_BODY_BYTES}}, 413, "larger than 64 KiB"),
+        (GENERATE, {"json": {"init_image": "x" * MAX_PICTURE_BODY_BYTES}}, 413, "larger than 2.5 MB; send smaller"),
+        ("/gradio_api/call/model", {"json": {"data": ["x" * MAX_BODY_BYTES]}}, 413, "larger than 64 KiB"),
+        ("/gradio_api/cancel", {"json": {"event_id": "x" * MAX_BODY_BYTES}}, 413, "larger than 64 KiB"),
         (GENERATE, {"content": b"{", "headers": IS_JSON}, 400, "not valid JSON"),
         (GENERATE, {"content": b"[" * 5000, "headers": IS_JSON}, 400, "not valid JSON"),
         (GENERATE, {"content": b'{"prompt": ' + b"9" * 5000 + b"}", "headers": IS_JSON}, 400, "not valid JSON"),
         (GENERATE, {"json": [1]}, 400, "must be a JSON object"),
-        (GENERATE, {"json": {"colour": 1}}, 400, "/generate takes prompt, seed"),
+        (GENERATE, {"json": {"colour": 1}}, 400, "/generate takes prompt, seed, init_image"),
         (GENERATE, {"json": {"seed": 1}}, 400, "prompt is missing"),
         (GENERATE, {"json": {}, "headers": {"x": "y" * 40_000}}, 431, "headers take more than 32 KiB"),
-        ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3]}}, 400, "a value for each parameter"),
+        ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3, 4]}}, 400, "a value for each parameter"),
         ("/gradio_api/call/generate", {"json": {"data": "x"}}, 400, "data must be a list"),
         ("/gradio_api/call/unknown", {"json": {"data": []}}, 404, "there are /generate, /model"),
         ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 4}}, 400, "one of the page's events"),

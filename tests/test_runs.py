@@ -12,7 +12,7 @@ from sd_space.settings import Settings
 
 from .fakes import FakeBackend
 from .test_schema import INFO
-from .tiny_models import admitted
+from .tiny_models import admitted, make_source
 
 TIMEOUT_S = 30.0
 
@@ -30,8 +30,8 @@ class Scene:
     def _ended(self, run: Run, outcome: RunOutcome) -> None:
         self.done.append(run)
 
-    def start(self, request_id: str = "r", visitor: str = "", address: str | None = None) -> Run:
-        request = admitted(request_id, visitor, num_images_per_prompt=4)
+    def start(self, request_id: str = "r", visitor: str = "", address: str | None = None, **changes) -> Run:
+        request = admitted(request_id, visitor, num_images_per_prompt=4, **changes)
         with self.capacity.claimed(None, visitor, address) as place:
             return self.runs.start(request, INFO, True, place)
 
@@ -62,6 +62,19 @@ def test_a_run_ends_with_its_pictures_on_disk_in_order(tmp_path):
         assert all(p.path.is_file() for p in run.finished)
         assert isinstance(run.outcome, GenerationResult) and s.done == [run]
         assert run.outcome.images == (), "their pixels are not kept beside their files"
+
+    play(tmp_path, scene)
+
+
+def test_a_picture_that_was_brought_is_kept_no_longer_than_its_run(tmp_path):
+    async def scene(s: Scene):
+        run = s.start(init_image=make_source(), mask=make_source(channels=1), strength=0.5)
+        await until(lambda: s.backend.started)
+        assert len(s.backend.started[0].request.init_image.pixels) == 64 * 64 * 3
+        s.backend.proceed.set()
+        kept = (await s.watched(run)).admitted.request
+        assert kept.init_image.pixels == kept.mask.pixels == b""
+        assert kept.init_image.sha256 == make_source().sha256, "but where the pictures came from is known"
 
     play(tmp_path, scene)
 

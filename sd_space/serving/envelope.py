@@ -122,15 +122,16 @@ def session_hash(value: object) -> str:
 
 
 def endpoint_call(name: str, is_named: bool, body: bytes, endpoints: Endpoints) -> EndpointCall:
-    """A call by name (`is_named`: parameters by name, else a list of them all in order)."""
+    """A call by name. `is_named`: parameters by name, else a list in order, whose last ones may be left out."""
     parameters = known_endpoint(name, endpoints)
     values = parse_object(body)
     takes = f"/{name} takes {', '.join(p.name for p in parameters) or 'no parameters'}."
     if is_named:
         return EndpointCall(name, named_data(values, parameters, takes, ignored=_ENVELOPE))
     data = values.get("data")
-    if not isinstance(data, list) or len(data) != len(parameters):
+    if not isinstance(data, list) or len(data) > len(parameters) or any(p.is_required for p in parameters[len(data) :]):
         raise Refusal(400, f"data must be a list with a value for each parameter: {takes}")
+    data += [parameter.default for parameter in parameters[len(data) :]]
     return EndpointCall(name, tuple(scalar(p.name, value) for p, value in zip(parameters, data, strict=True)))
 
 

@@ -17,6 +17,7 @@ from sd_space.errors import LicenceNotAccepted
 from sd_space.request import MAX_SEED, GenerationRequest
 from sd_space.schema import AdmittedRequest
 from sd_space.served_model import ModelInfo
+from sd_space.serving.source_pictures import read_sources
 
 # CreativeML OpenRAIL-M, Attachment A, clauses (a) to (k), in our own words.
 USE_RESTRICTIONS = (
@@ -130,11 +131,12 @@ class Gate:
             raise LicenceNotAccepted(f"The acceptance token is not valid. {HOW_TO_ACCEPT}") from None
 
     def admit(self, token: object, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
-        """The only maker of AdmittedRequests: checks the acceptance first, then every value.
+        """The only maker of AdmittedRequests: checks the acceptance first, then every value, and decodes pictures.
 
         Raises LicenceNotAccepted, or InvalidRequest for a value outside the model's limits.
         """
         acceptance = self.verify_token(token)
+        values = read_sources(values, info)
         return AdmittedRequest(
             request_id=secrets.token_urlsafe(16),
             request=GenerationRequest.parse(values, info, random_seed=secrets.randbelow(MAX_SEED + 1)),

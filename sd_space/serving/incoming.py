@@ -1,7 +1,7 @@
 """A request on its way to the app: its body is read within bounds, parsed, and written anew."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -23,9 +23,13 @@ from sd_space.serving.limits import Place
 from sd_space.serving.login import login_body
 from sd_space.serving.mcp_message import mcp_message
 from sd_space.serving.routes import Kind, Route
+from sd_space.serving.source_pictures import SOURCES
 
 MAX_BODY_BYTES = 64 * 1024  # the longest prompts, escaped, take a fifth of it
+MAX_PICTURE_BODY_BYTES = 5 * 2**20 // 2
 BODY_TIMEOUT_S = 15.0
+PICTURE_BODY_TIMEOUT_S = 60.0  # of a phone that sends half a megabit a second
+_MAY_HOLD_PICTURES = (Kind.JOIN, Kind.MCP, Kind.CALL, Kind.NAMED_CALL)  # whose body names what it asks for
 
 
 @dataclass(slots=True)
@@ -53,13 +57,42 @@ class IncomingRequest:
     extra_headers: dict[str, str] = field(default_factory=dict)
 
 
-async def read_body(request: IncomingRequest, receive: Receive, contract: AppContract) -> None:
-    """Reads the body and writes it anew from what it asks for. Raises Refusal, McpRefusal and ClientDisconnect."""
-    _check_content(request)
+async def read_body(
+    request: IncomingRequest, receive: Receive, contract: AppContract, count: Callable[[int], None]
+) -> None:
+    """Reads the body and writes it anew from what it asks for. Raises Refusal, McpRefusal and ClientDisconnect.
+
+    `count` is called with the size so far of a body that is larger than most, and may raise.
+    """
+    most = _max_bytes(request.route, contract)
+    _check_content(request, most)
+    started_s = asyncio.get_running_loop().time()
     try:
-        body = await asyncio.wait_for(_received(receive), BODY_TIMEOUT_S)
+        async with asyncio.timeout(BODY_TIMEOUT_S) as limit:
+            body = bytearray()
+            async for part in _parts(receive):
+                body += part
+                if len(body) > most:
+                    raise _too_large(most)
+                if len(body) > MAX_BODY_BYTES:
+                    count(len(body))
+                    limit.reschedule(started_s + PICTURE_BODY_TIMEOUT_S)
     except TimeoutError:
-        raise Refusal(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.") from None
+        waited_s = PICTURE_BODY_TIMEOUT_S if len(body) > MAX_BODY_BYTES else BODY_TIMEOUT_S
+        raise Refusal(408, f"The body did not arrive within {waited_s:g} s; please send it again.") from None
+    _parse(request, bytes(body), contract)
+    pictures = [request.values.get(name) for name in SOURCES] if request.asks in contract.draws else []
+    if len(body) - sum(len(picture) for picture in pictures if isinstance(picture, str)) > MAX_BODY_BYTES:
+        raise _too_large(MAX_BODY_BYTES)
+
+
+def _max_bytes(route: Route, contract: AppContract) -> int:
+    """Of a body to this route: a call of an endpoint that takes no picture needs no more than most do."""
+    is_other = route.kind in (Kind.CALL, Kind.NAMED_CALL) and route.name not in contract.draws
+    return MAX_PICTURE_BODY_BYTES if route.kind in _MAY_HOLD_PICTURES and not is_other else MAX_BODY_BYTES
+
+
+def _parse(request: IncomingRequest, body: bytes, contract: AppContract) -> None:
     route = request.route
     match route.kind:
         case Kind.LOGIN:
@@ -94,15 +127,15 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _check_content(request: IncomingRequest) -> None:
+def _check_content(request: IncomingRequest, most: int) -> None:
     """Refuses by the headers alone what need not be read."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "A compressed body is not accepted; send plain JSON.")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.route.kind is not Kind.LOGIN and media_type != "application/json":
         raise Refusal(415, "The body must be JSON; send the header Content-Type: application/json with it.")
-    if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > MAX_BODY_BYTES:
-        raise _too_large()
+    if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > most:
+        raise _too_large(most)
 
 
 def _owned_cancellation(body: bytes, contract: AppContract) -> tuple[Cancellation, int]:
@@ -114,19 +147,18 @@ def _owned_cancellation(body: bytes, contract: AppContract) -> tuple[Cancellatio
     return asked, fn_index
 
 
-async def _received(receive: Receive) -> bytes:
-    """The whole body. Raises Refusal when it is too large, ClientDisconnect when the caller has left."""
-    body = bytearray()
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises ClientDisconnect when the caller has left."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+        yield message.get("body", b"")
         if not message.get("more_body"):
-            return bytes(body)
+            return
 
 
-def _too_large() -> Refusal:
-    return Refusal(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
+def _too_large(most: int) -> Refusal:
+    if most == MAX_BODY_BYTES:
+        return Refusal(413, f"The body is larger than {most // 1024} KiB; send a shorter prompt.")
+    return Refusal(413, f"The body is larger than {most / 2**20:g} MB; send smaller pictures.")

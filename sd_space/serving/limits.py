@@ -21,6 +21,7 @@ FULL = "Too many visitors are waiting already; please come back in a few minutes
 SHARE_FULL = "{share} of your requests are under way already; please wait until one is done."
 TOO_MANY_OPEN = "Too many requests from this address are open already; please close some of your pages."
 RETRY_AFTER_S = 30  # after which a place may be free; a guess, a request's length is the caller's choice
+MAX_HELD_BYTES = 64 * 2**20  # of large bodies; each is in memory a few times over until its request is done
 _CLAIM_WITHIN_S = 60.0  # until its handler starts, a request waits for nothing but the event loop
 
 
@@ -124,16 +125,27 @@ class Place:
     """Room for one request for pictures, from the moment it comes in until its run is over.
 
     `event_id` is the event of Gradio's queue that it became. `is_claimed` once its handler has begun. `cancel` ends the
-    request's run, once there is one.
+    request's run, once there is one. `body_bytes` is the size of its body if that is large.
     """
 
-    __slots__ = ("address", "cancel", "entered_at_s", "event_id", "id", "is_abandoned", "is_claimed", "visitor")
+    __slots__ = (
+        "address",
+        "body_bytes",
+        "cancel",
+        "entered_at_s",
+        "event_id",
+        "id",
+        "is_abandoned",
+        "is_claimed",
+        "visitor",
+    )
 
     def __init__(self, address: str | None, visitor: str | None, entered_at_s: float):
         self.id = secrets.token_urlsafe(16)
         self.address = address
         self.visitor = visitor
         self.entered_at_s = entered_at_s
+        self.body_bytes = 0
         self.event_id: str | None = None
         self.is_claimed = False
         self.is_abandoned = False
@@ -166,6 +178,27 @@ class Capacity:
         self.events = events
         self._now_s = now_s
         self._places: dict[str, Place] = {}
+        self._read_bytes: dict[object, int] = {}  # of large bodies that are being read or passed on
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Callable[[int], None]]:
+        """Bounds the large bodies in memory, those of requests in flight included.
+
+        The block calls what it is given with the size of its body so far, which raises QueueFull.
+        """
+        reader = object()
+
+        def count(size: int) -> None:
+            self._read_bytes[reader] = size
+            self._forget_ended()
+            held = sum(self._read_bytes.values()) + sum(place.body_bytes for place in self._places.values())
+            if held > MAX_HELD_BYTES:
+                raise QueueFull(FULL)
+
+        try:
+            yield count
+        finally:
+            self._read_bytes.pop(reader, None)
 
     @property
     def max_per_address(self) -> int:

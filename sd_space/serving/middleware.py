@@ -24,7 +24,7 @@ from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
 from sd_space.serving.gate import sent_token
 from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, login_cookie, request_headers
-from sd_space.serving.incoming import IncomingRequest, read_body, replay
+from sd_space.serving.incoming import MAX_BODY_BYTES, IncomingRequest, read_body, replay
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, OpenRequests, Place, RateLimiter, client_address
 from sd_space.serving.mcp_message import McpRefusal, tool_error
 from sd_space.serving.metrics import Metrics
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 * 1024
 PAGE_FACTOR = 10  # events that answer at once come each second while the model loads
+_RETRY_AFTER = {"Retry-After": str(RETRY_AFTER_S)}
 _WORK = (Kind.JOIN, Kind.CALL, Kind.NAMED_CALL, Kind.MCP, Kind.LOGIN)
 
 
@@ -132,7 +133,21 @@ class RequestFilter:
             await self._forward_get(request, receive, send)
             return None
         self._check_rate(request)
-        await read_body(request, receive, self._contract)
+        with self._capacity.reading() as count:
+            return await self._forward_post(request, tool_call, receive, send, count)
+
+    async def _forward_post(
+        self,
+        request: IncomingRequest,
+        tool_call: ToolCall | None,
+        receive: Receive,
+        send: Send,
+        count: Callable[[int], None],
+    ) -> Response | None:
+        try:
+            await read_body(request, receive, self._contract, count)
+        except QueueFull as full:
+            raise Refusal(429, str(full), _RETRY_AFTER) from None
         if request.route.kind is Kind.RESET:  # clients send it along; Gradio does nothing with it either
             return JSONResponse({"success": True})
         if request.cancels is not None:  # at once: a page's run would wait for its page to come back
@@ -209,6 +224,8 @@ class RequestFilter:
             request.place = tool_call.place
         else:
             request.place = self._new_place(request)
+        if len(request.body or b"") > MAX_BODY_BYTES:
+            request.place.body_bytes = len(request.body or b"")
         if tool_call is not None:
             tool_call.place = request.place
         request.extra_headers |= {PLACE_HEADER: request.place.id, ADDRESS_HEADER: request.public_address}
@@ -218,10 +235,9 @@ class RequestFilter:
         try:
             return self._capacity.enter(request.address, self._contract.visitor_of(token))
         except QueueFull as full:
-            retry_after = {"Retry-After": str(RETRY_AFTER_S)}
             if request.route.kind is Kind.MCP:  # its clients take any other status for a broken connection
-                raise McpRefusal(200, tool_error(request.rpc_id, str(full)), retry_after) from None
-            raise Refusal(429, str(full), retry_after) from None
+                raise McpRefusal(200, tool_error(request.rpc_id, str(full)), _RETRY_AFTER) from None
+            raise Refusal(429, str(full), _RETRY_AFTER) from None
 
     async def _forward(self, request: IncomingRequest, receive: Receive, send: Send) -> None:
         """Passes the rewritten request to the app."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from urllib.parse import unquote
 
 from sd_space.backends import Backend
 from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
@@ -20,6 +21,7 @@ from sd_space.schema import AdmittedRequest, GenerationResult, PictureFinished, 
 from sd_space.served_model import ModelInfo
 from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.results import ResultStore, SavedPicture
+from sd_space.serving.routes import FILE
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +117,13 @@ class Runs:
         run = self._runs.get(request_id) if isinstance(request_id, str) else None
         return run if run is not None and run.admitted.visitor == visitor else None
 
+    def picture_at(self, address: object, visitor: str) -> SavedPicture | None:
+        """This visitor's finished picture that is served at `address`, if there is one."""
+        _, is_file, name = address.partition(FILE) if isinstance(address, str) else ("", "", "")
+        own = [run for run in self._runs.values() if run.admitted.visitor == visitor] if is_file else []
+        name = unquote(name)
+        return next((picture for run in own for picture in run.finished if str(picture.path) == name), None)
+
     def cancel(self, request_id: str) -> None:
         """Frees the run's share of the device at the next step; unknown and finished runs are left alone."""
         run = self._runs.get(request_id)
@@ -173,6 +182,7 @@ class Runs:
         finally:
             self._capacity.release(place)
             self._store.finish(run.request_id)
+            run.admitted = replace(run.admitted, request=run.admitted.request.without_pixels())
             run.outcome = outcome
             run.done_at_s = self._now_s()
             run._notify()

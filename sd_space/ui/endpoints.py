@@ -1,5 +1,8 @@
 """The public endpoints accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
 
+import asyncio
+from typing import Any
+
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
@@ -55,9 +58,14 @@ class PublicEndpoints:
         height: int | None = None,
         scheduler: str = CARD_DEFAULTS.scheduler,
         acceptance_token: str = "",
+        init_image: str = "",
+        mask: str = "",
+        strength: float = 0.8,
+        variation_seed: int = -1,
+        variation_strength: float = 0.0,
         request: gr.Request | None = None,
     ) -> tuple[list[gr.FileData], dict]:
-        """Draws pictures of a prompt with Stable Diffusion and returns those that the safety checker has passed.
+        """Draws pictures of a prompt, or changes one, and returns those that the safety checker has passed.
 
         Needs the token of accept_license. A picture that was withheld or failed is a placeholder, as `outcome` says.
         Prohibited: illegal or harmful content, harassment, disinformation, sexual content involving minors, and the
@@ -67,7 +75,7 @@ class PublicEndpoints:
             {fields}
             acceptance_token: what accept_license returned; may also travel in the header X-License-Token
         """
-        values = {
+        values: dict[str, Any] = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
             "num_images_per_prompt": num_images_per_prompt,
@@ -77,6 +85,11 @@ class PublicEndpoints:
             "width": width,
             "height": height,
             "scheduler": scheduler,
+            "init_image": init_image,
+            "mask": mask,
+            "strength": strength,
+            "variation_seed": variation_seed,
+            "variation_strength": variation_strength,
         }
         token = sent_token(acceptance_token, request.headers if request else {})
         visitor = self._gate.verify_token(token).visitor
@@ -84,7 +97,9 @@ class PublicEndpoints:
             async for stage in until_ready(self._backend):
                 yield [], {"progress": {"stage": stage}}
             info = self._backend.status().ready_info
-            run = self._runs.start(self._gate.admit(token, values, info), info, embed_recipe=True, place=place)
+            values["init_image"] = self._runs.picture_at(init_image, visitor) or init_image
+            admitted = await asyncio.to_thread(self._gate.admit, token, values, info)  # decoding may take a while
+            run = self._runs.start(admitted, info, embed_recipe=True, place=place)
         async for _ in self._runs.watch(run, grace_s=0):
             if not run.is_done:
                 yield [], {"progress": _progress_json(run)}

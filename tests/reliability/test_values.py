@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from sd_space.request import REQUEST_FIELDS
-from sd_space.serving.incoming import MAX_BODY_BYTES
+from sd_space.serving.incoming import MAX_BODY_BYTES, MAX_PICTURE_BODY_BYTES
 
 from ..generated import SEED, drawn, sampled
 from .crowd import Crowd, take_turns
@@ -153,8 +153,8 @@ ENVELOPES: dict[str, tuple[str, Callable]] = {  # what -> (what the sentence mus
     "a body 5,000 levels deep": ("JSON", _body('{"prompt": ' + "[" * 5000 + "]" * 5000 + "}")),
     "text that is not UTF-8": ("JSON", _body(b'{"prompt": "\xff\xfe"}')),
     "a body of 1 MB": ("64 KiB", _body('{"prompt": "' + "x" * 10**6 + '"}')),
-    "a body a byte too long": ("64 KiB", _body(b" " * (MAX_BODY_BYTES + 1))),
-    "a body in parts, a byte too long": ("64 KiB", _in_parts(b" " * MAX_BODY_BYTES, b" ")),
+    "a body a byte too long": ("64 KiB", _body(b'{"prompt": "a cat"}' + b" " * MAX_BODY_BYTES)),
+    "a body in parts, a byte too long": ("2.5 MB", _in_parts(b" " * MAX_PICTURE_BODY_BYTES, b" ")),
     "a body that says gzip": ("compressed", _body(b"\x1f\x8b", **{"Content-Encoding": "gzip"})),
     "a body that says br": ("compressed", _body(b"x", **{"Content-Encoding": "br"})),
     "no data": ("data", _post("/gradio_api/call/generate", {})),
@@ -338,8 +338,8 @@ MUTANTS = [
     Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("num_inference_steps '20'"), NAMED),
     Mutant(f"{FIELDS}Whole.check", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
     Mutant(
-        f"{INCOMING}_received",
-        "len(body) > MAX_BODY_BYTES",
+        f"{INCOMING}read_body",
+        "len(body) > most",
         "False",
         _by_name("a body in parts, a byte too long"),
         NAMED,
@@ -359,8 +359,8 @@ MUTANTS = [
     Mutant(f"{INCOMING}_check_content", '!= "identity"', "is None", _by_name("a body that says br"), NAMED),
     Mutant(
         "sd_space.serving.middleware:read_body",
-        ", BODY_TIMEOUT_S)",
-        ", None)",
+        "timeout(BODY_TIMEOUT_S)",
+        "timeout(None)",
         _by_name("a body that never comes"),
         "the body is waited for",
     ),

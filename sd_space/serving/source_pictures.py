@@ -1,0 +1,159 @@
+"""Pictures that requests bring: decoded within bounds, turned upright, made opaque, scaled, and without metadata.
+
+They come as data URIs in the request itself, or are named as results of the same visitor; nothing is written to disk.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from sd_space.errors import InvalidRequest, SpaceError
+from sd_space.fields import Picture, SourcePicture, shown
+from sd_space.request import REQUEST_FIELDS
+from sd_space.schema import Outcome
+from sd_space.served_model import Limits, ModelInfo
+from sd_space.serving.placeholder import PLACEHOLDER_SIDE, placeholder
+from sd_space.serving.results import SavedPicture
+
+SOURCES = {name: field.kind.channels for name, field in REQUEST_FIELDS.items() if isinstance(field.kind, Picture)}
+MAX_FILE_BYTES = 2**20
+MAX_PIXELS = 2048 * 2048  # decoded, one takes up to 46 MB for a moment
+MIN_SIDE = 16
+_NOT_SHOWN = (Outcome.WITHHELD, Outcome.BROKEN)
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_MAX_SCANS = 100  # of a JPEG: each goes through all pixels, and takes 20 bytes
+_DATA_URI = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
+
+
+def read_sources(values: Mapping[str, object], info: ModelInfo) -> Mapping[str, object]:
+    """A request's `values` with its pictures decoded, in the size that it asks for: else `init_image` has that.
+
+    A picture is a data URI, or a `SavedPicture` of the same visitor. Raises InvalidRequest.
+    """
+    images = {name: _read(name, values[name]) for name in SOURCES if values.get(name) not in (None, "")}
+    if not images:
+        return values
+    size = _size(values, images["init_image"][0].size if "init_image" in images else None, info)
+    sources = {
+        name: SourcePicture(
+            width=size["width"],
+            height=size["height"],
+            channels=SOURCES[name],
+            pixels=image.resize((size["width"], size["height"]), Image.Resampling.LANCZOS).tobytes(),
+            sha256=sha256,
+            seed=seed,
+        )
+        for name, (image, sha256, seed) in images.items()
+    }
+    return {**values, **size, **sources}
+
+
+def _size(values: Mapping[str, object], own: tuple[int, int] | None, info: ModelInfo) -> dict[str, Any]:
+    """Width and height as asked for, else the picture's own `own`, else the model's."""
+    own = fitting_size(own, info.limits) if own else (info.defaults.width, info.defaults.height)
+    given = {name: values.get(name) for name in ("width", "height")}
+    return {
+        name: REQUEST_FIELDS[name].kind.check(name, side if given[name] is None else given[name], info.limits)
+        for name, side in zip(given, own, strict=True)
+    }
+
+
+def fitting_size(size: tuple[int, int], limits: Limits) -> tuple[int, int]:
+    """The size that a model draws a picture of `size` in: as large where it can, of the same shape as far as it can."""
+    scale, step = min(1.0, limits.max_size / max(size)), limits.size_step
+    width, height = (max(int(side * scale) // step * step, limits.min_size) for side in size)
+    return width, height
+
+
+def _read(name: str, value: object) -> tuple[Image.Image, str, int | None]:
+    """The picture, its file's hash, and its seed if it is one of ours."""
+    data, seed = (_own_file(name, value), value.seed) if isinstance(value, SavedPicture) else (_sent(name, value), None)
+    try:
+        image = _decoded(name, data)
+    except SpaceError:
+        raise
+    except Exception:  # of any type: what is wrong with a file is known to its decoder alone
+        raise _unreadable(name) from None
+    if _is_placeholder(image):
+        raise _not_shown(name)
+    return image, hashlib.sha256(data).hexdigest(), seed
+
+
+def _is_placeholder(image: Image.Image) -> bool:
+    """Whether it is what stands in the place of a picture that is not shown."""
+    is_large = min(image.size) >= PLACEHOLDER_SIDE  # as all of them are
+    return is_large and any(placeholder(outcome, *image.size).tobytes() == image.tobytes() for outcome in _NOT_SHOWN)
+
+
+def _own_file(name: str, picture: SavedPicture) -> bytes:
+    if picture.outcome is not Outcome.OK:
+        raise _not_shown(name)
+    try:
+        return picture.path.read_bytes()
+    except OSError:
+        raise InvalidRequest(name, f"{name} was deleted on the server; send it as a data URI.") from None
+
+
+def _sent(name: str, value: object) -> bytes:
+    if not isinstance(value, str) or not (start := _DATA_URI.match(value)):
+        own = " or the address of one of your own results that is still there" if name == "init_image" else ""
+        raise InvalidRequest(
+            name, f"{name} must be a picture as a data URI (data:image/png;base64,…){own}, not {shown(value)}."
+        )
+    if (size := (len(value) - start.end()) * 3 // 4) > MAX_FILE_BYTES + 2:
+        raise InvalidRequest(name, f"{name} must be a file of at most 1 MB, not {size / 2**20:.2f} MB; scale it down.")
+    try:
+        return base64.b64decode(value[start.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        raise _unreadable(name) from None
+
+
+def _decoded(name: str, data: bytes) -> Image.Image:
+    """The picture in RGB, or in grey if it is a mask. Its size is known, and checked, before it is decoded."""
+    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MAX_SCANS:
+        raise _unreadable(name)
+    try:
+        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_many_pixels(name) from None
+    with opened as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise _too_many_pixels(name)
+        if min(width, height) < MIN_SIDE:
+            sentence = f"{name} must have at least {MIN_SIDE} pixels on each side, not {width} x {height}."
+            raise InvalidRequest(name, sentence)
+        # Phones put a second picture into a JPEG, and show the first.
+        if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
+            raise InvalidRequest(name, f"{name} is animated; send a single picture of it.")
+        return _plain(ImageOps.exif_transpose(image), SOURCES[name])
+
+
+def _plain(image: Image.Image, channels: int) -> Image.Image:
+    """Eight bits, and opaque: what is transparent becomes white, or in a mask black, which stays."""
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off above 255
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+        image.info.pop("transparency", None)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        ground = Image.new("RGBA", image.size, "white" if channels == 3 else "black")
+        image = Image.alpha_composite(ground, image)
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _not_shown(name: str) -> InvalidRequest:
+    return InvalidRequest(name, f"{name} is a picture that is not shown, so none can start from it; use another.")
+
+
+def _unreadable(name: str) -> InvalidRequest:
+    return InvalidRequest(name, f"{name} is no PNG, JPEG or WebP picture that can be read; save it as one of these.")
+
+
+def _too_many_pixels(name: str) -> InvalidRequest:
+    return InvalidRequest(name, f"{name} must have at most {MAX_PIXELS / 10**6:.1f} megapixels; scale it down.")
