@@ -1,13 +1,17 @@
 """The public contract, over a real server: gradio_client, plain HTTP and MCP."""
 
 import asyncio
+import base64
+import hashlib
 import io
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -50,6 +54,26 @@ def call(server: Server, name: str, body: dict, headers: dict | None = None) -> 
             elif line.startswith("data: "):
                 data = json.loads(line.removeprefix("data: "))
     return event, data
+
+
+def test_a_picture_is_changed_by_its_address_and_by_its_bytes(ready_server, client, token):
+    _, (files, _) = call(ready_server, "generate", QUICK | {"acceptance_token": token})
+    data = httpx.get(files[0]["url"]).content
+    mask = io.BytesIO()
+    Image.new("L", (64, 64), 0).save(mask, "PNG")
+    uris = [f"data:image/png;base64,{base64.b64encode(part).decode()}" for part in (data, mask.getvalue())]
+    change = QUICK | {"acceptance_token": token, "strength": 0.5, "seed": 8}
+    _, result = client.predict(**change, init_image=files[0]["url"], api_name="/generate")
+    assert result["recipe"]["init_image"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert (result["recipe"]["init_image_seed"], result["recipe"]["strength"]) == (7, 0.5)
+    kept, result = client.predict(**change, init_image=uris[0], mask=uris[1], api_name="/generate")
+    assert result["images"] == [{"seed": 8, "outcome": "ok"}] and "encode_image" in result["elapsed_s"]
+    before, after = (np.asarray(Image.open(io.BytesIO(d)), int) for d in (data, Path(kept[0]).read_bytes()))
+    assert np.abs(before - after).mean() < 12, "where the mask is black, the picture stays"
+    with pytest.raises(AppError, match="num_inference_steps x strength"):
+        client.predict(**change | {"strength": 0.2}, init_image=uris[0], api_name="/generate")
+    with pytest.raises(AppError, match="init_image must be a picture as a data URI"):
+        client.predict(**change, init_image="/etc/passwd", api_name="/generate")
 
 
 def test_a_picture_comes_back_with_its_recipe(client, token):
@@ -174,16 +198,22 @@ def test_mcp_clients_accept_and_see_the_picture(ready_server):
             tools = {tool.name: tool for tool in (await mcp.list_tools()).tools}
             accepted = await mcp.call_tool("accept_license", {"agree": True})
             refused = await mcp.call_tool("generate", QUICK)
-            drawn = await mcp.call_tool("generate", QUICK | {"acceptance_token": accepted.content[0].text})
-            return tools, refused, drawn
+            asked = QUICK | {"acceptance_token": accepted.content[0].text}
+            drawn = await mcp.call_tool("generate", asked)
+            source = f"data:image/png;base64,{drawn.content[0].data}"
+            changed = await mcp.call_tool("generate", asked | {"init_image": source, "strength": 0.5})
+            return tools, refused, drawn, changed
 
-    tools, refused, drawn = asyncio.run(session())
+    tools, refused, drawn, changed = asyncio.run(session())
     assert set(tools) == {"accept_license", "generate", "model"}
     assert "Attachment A" in tools["generate"].description
     assert refused.isError and "/accept_license" in refused.content[0].text
     assert drawn.content[0].type == "image"
     assert drawn.content[0].mimeType == "image/png"
     assert json.loads(drawn.content[-1].text)["images"] == [{"seed": QUICK["seed"], "outcome": "ok"}]
+    assert changed.content[0].type == "image"
+    assert json.loads(changed.content[-1].text)["recipe"]["strength"] == 0.5
+    assert any("/gradio_api/file=" in getattr(part, "text", "") for part in drawn.content), "or by its address"
 
 
 def test_leaving_an_api_call_frees_the_device(ready_server, token):
