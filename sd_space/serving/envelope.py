@@ -122,14 +122,16 @@ def session_hash(value: object) -> str:
 
 
 def endpoint_call(name: str, is_named: bool, body: bytes, endpoints: Endpoints) -> EndpointCall:
-    """A call by name. `is_named`: parameters by name, else a list in order, whose last ones may be left out."""
+    """A call by name. `is_named`: parameters by name, else a list in order, in which those after the token may lack."""
     parameters = known_endpoint(name, endpoints)
     values = parse_object(body)
     takes = f"/{name} takes {', '.join(p.name for p in parameters) or 'no parameters'}."
     if is_named:
         return EndpointCall(name, named_data(values, parameters, takes, ignored=_ENVELOPE))
     data = values.get("data")
-    if not isinstance(data, list) or len(data) > len(parameters) or any(p.is_required for p in parameters[len(data) :]):
+    # They were added later: callers who know nothing of them go on as before.
+    least = max((k + 1 for k, p in enumerate(parameters) if p.is_required or p.name == "acceptance_token"), default=0)
+    if not isinstance(data, list) or not least <= len(data) <= len(parameters):
         raise Refusal(400, f"data must be a list with a value for each parameter: {takes}")
     data += [parameter.default for parameter in parameters[len(data) :]]
     return EndpointCall(name, tuple(scalar(p.name, value) for p, value in zip(parameters, data, strict=True)))
