@@ -62,6 +62,14 @@ def attempts(request) -> Attempts:
     return Attempts(request.node.originalname, request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Nothing is read from the user's own cache, and nothing is written to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def one_torch_thread():
     """Small models lose time to a second thread, and results do not hang on the machine's cores."""

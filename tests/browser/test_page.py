@@ -233,6 +233,7 @@ def test_whoever_has_only_a_keyboard_is_led_on(new_page):
     assert page.errors == []
 
 
+@pytest.mark.nightly
 def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(workspace):
     page = workspace()
     page.get_by_label("Prompt", exact=True).fill("a secret garden")

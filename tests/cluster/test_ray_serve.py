@@ -100,6 +100,7 @@ def test_cancel_reaches_the_replica(whole):
     assert not any(isinstance(update, PictureFinished) for update in updates)
 
 
+@pytest.mark.nightly
 def test_closing_the_iterator_reaches_the_replica(whole):
     async def main():
         async with asyncio.timeout(TIMEOUT_S):
@@ -128,6 +129,7 @@ def test_more_than_may_wait_are_refused(whole, cluster_settings):
     assert all(isinstance(updates[-1], GenerationResult) for updates in asyncio.run(main()))
 
 
+@pytest.mark.nightly
 def test_a_replica_killed_in_the_middle_costs_time_and_nothing_else(whole):
     request = admitted("a", **LONG)
 
