@@ -102,7 +102,7 @@ def test_a_burst_of_connections_beyond_the_handles_is_outlived(tmp_path, kind):
 
 
 @KINDS
-def test_a_head_that_never_ends_is_told_so_and_closed(tmp_path, kind):
+def test_a_head_that_never_ends_gets_a_sentence_and_is_closed(tmp_path, kind):
     with served(tmp_path, kind, "HEAD_TIMEOUT_S=0.3") as server, server.connect() as late, server.connect() as silent:
         late.sendall(HALF_A_HEAD)
         assert read_to_end(late).startswith(b"HTTP/1.1 408 ")
@@ -155,7 +155,7 @@ def test_who_waits_for_an_answer_is_not_closed_for_newcomers(tmp_path, kind):
     ],
     ids=["no request", "no header", "TLS", "a head of 200 kB"],
 )
-def test_what_is_no_request_is_told_in_a_sentence_and_not_logged_each_time(tmp_path, kind, sent):
+def test_what_is_no_request_gets_a_sentence_and_is_not_logged_each_time(tmp_path, kind, sent):
     with served(tmp_path, kind) as server:
         answers = []
         for _ in range(50):

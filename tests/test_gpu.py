@@ -101,7 +101,7 @@ def test_500_mixed_requests_have_no_failure():
     assert len(images) == 750 and {image.outcome for image in images} == {Outcome.OK}
 
 
-def test_step_times_are_those_of_the_size_that_they_are_told_for():
+def test_step_times_are_those_of_the_size_that_they_are_asked_for():
     """The host is a step ahead, so the time of a step is known only during the next, which may be another size's."""
     engine = make_engine(load(), width=2)
     for number in range(4):

@@ -186,7 +186,7 @@ def test_who_asks_early_waits_and_gets_the_models_own_values(tmp_path):
     play(tmp_path, scene, loading())
 
 
-def test_a_model_that_cannot_be_loaded_is_told_on_the_banner_and_to_who_asks(tmp_path):
+def test_a_model_that_cannot_be_loaded_is_reported_on_the_banner_and_to_who_asks(tmp_path):
     class Failed(FakeBackend):
         def status(self) -> BackendStatus:
             return BackendStatus(Stage.FAILED, reason="The model cannot be loaded.")
@@ -361,7 +361,7 @@ def test_a_full_house_says_so_and_the_form_stays_as_it_is(tmp_path):
     play(tmp_path, scene, max_queue=1, max_batch_size=1)
 
 
-def test_a_visitor_who_asks_for_too_much_at_once_is_told(tmp_path):
+def test_a_visitor_who_asks_for_too_much_at_once_gets_a_sentence(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
         again = host.window()
@@ -452,7 +452,7 @@ def test_nobody_sees_another_visitors_run(tmp_path):
     play(tmp_path, scene)
 
 
-def test_pictures_that_were_deleted_are_told_and_the_others_shown(tmp_path):
+def test_pictures_that_were_deleted_are_reported_and_the_others_shown(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
         await drawn(window)
@@ -468,7 +468,7 @@ def test_pictures_that_were_deleted_are_told_and_the_others_shown(tmp_path):
     play(tmp_path, scene)
 
 
-def test_a_run_that_is_gone_is_told_once(tmp_path):
+def test_a_run_that_is_gone_is_reported_once(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
         await window.open(run_id="of-yesterday")

@@ -236,7 +236,7 @@ def test_a_backend_that_ends_without_a_word_is_a_failure(tmp_path):
     play(tmp_path, scene, Silent())
 
 
-def test_a_bug_is_logged_without_the_prompt_and_told_without_details(tmp_path, caplog):
+def test_a_bug_is_logged_without_the_prompt_and_shown_without_details(tmp_path, caplog):
     class Odd(FakeBackend):
         async def generate(self, admitted):
             raise ZeroDivisionError(admitted.request.prompt)

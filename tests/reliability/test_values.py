@@ -248,7 +248,7 @@ def test_a_malformed_value_gets_a_sentence(rig, visitor, token, attempt):
     assert_answered(rig, visitor, token, attempt)
 
 
-def test_words_beyond_77_tokens_are_told_and_not_refused(visitor, token):
+def test_words_beyond_77_tokens_are_reported_and_not_refused(visitor, token):
     answer = visitor.generate(acceptance_token=token, prompt="a cat " * 90)
     assert "cat" in answer.data[1]["truncated_prompt"]
 
