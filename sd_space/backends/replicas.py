@@ -22,7 +22,6 @@ from sd_space.schema import (
     PictureFinished,
     Progress,
     RequestFailed,
-    ScreenedImage,
     Stage,
     Update,
 )
@@ -47,7 +46,7 @@ class _Call:
     began_lived_s: float
     began_s: float = field(default_factory=time.monotonic)
     is_running: bool = False
-    delivered: dict[int, ScreenedImage] = field(default_factory=dict)
+    delivered: dict[int, PictureFinished] = field(default_factory=dict)
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
     ended_by: SpaceError | None = None  # set before `is_over`, by a cancel or by `close`
 
@@ -210,9 +209,11 @@ def _dedupe_update(call: _Call, update: Update, note: str) -> Update | None:
         case PictureFinished():
             if update.index in call.delivered:
                 return None
-            call.delivered[update.index] = update.image
+            call.delivered[update.index] = update
         case GenerationResult():
             elapsed_s = {**update.elapsed_s, "total": time.monotonic() - call.began_s}
-            images = tuple(call.delivered[index] for index in range(len(update.images)))
-            return replace(update, images=images, elapsed_s=elapsed_s)
+            pictures = [call.delivered[index] for index in range(len(update.images))]
+            devices = tuple(picture.device for picture in pictures if picture.device)
+            images = tuple(picture.image for picture in pictures)
+            return replace(update, images=images, elapsed_s=elapsed_s, devices=devices)
     return update
