@@ -14,9 +14,10 @@ import pytest
 from sd_space.backends import engine_process, engine_slot, local, make_backend
 from sd_space.backends.engine_thread import BROKEN
 from sd_space.backends.local import LocalBackend
-from sd_space.backends.replicas import AGAIN
+from sd_space.backends.replicas import AGAIN, GIVEN_UP
 from sd_space.devices import DeviceState
-from sd_space.errors import Cancelled, ModelUnavailable
+from sd_space.engine.engine import Engine
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable
 from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.own_answers import OwnAnswers
@@ -172,6 +173,41 @@ def test_an_engine_that_never_comes_up_is_given_up_with_a_sentence(model_folder,
     with pytest.raises(ModelUnavailable, match=BROKEN):
         asyncio.run(drawn(backend, admitted("a")))
     assert backend.status().restarts == {"crashed": 2}
+    backend.close(0.0)
+
+
+def dies_of_poison(*arguments: object) -> None:
+    """`engine_process.run`, but a step of the request with that id ends the process."""
+    step = Engine.step
+
+    def fatal_step(self: Engine) -> list:
+        updates = step(self)
+        if any(update.request_id == "poison" for update in updates):
+            os._exit(3)
+        return updates
+
+    Engine.step = fatal_step
+    engine_process.run(*arguments)
+
+
+@pytest.mark.nightly
+def test_a_request_that_its_engine_dies_of_is_given_up_and_no_other(model_folder, monkeypatch):
+    monkeypatch.setattr(engine_process, "run", dies_of_poison)
+    backend = started(model_folder)
+
+    async def main() -> list:
+        poison = asyncio.create_task(drawn(backend, admitted("poison", **LONG)))
+        others = [asyncio.create_task(drawn(backend, admitted(f"r{k}"))) for k in range(3)]
+        while not backend.status().restarts:
+            await asyncio.sleep(0.01)
+        late = asyncio.create_task(drawn(backend, admitted("late")))
+        with pytest.raises(EngineFailed, match=GIVEN_UP):
+            await poison
+        return await asyncio.gather(*others, late)
+
+    for updates in asyncio.run(main()):
+        assert all(pixels(updates))
+    assert backend.status().restarts == {"crashed": 4}, "two beside others, and two alone"
     backend.close(0.0)
 
 
