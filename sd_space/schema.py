@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from sd_space.devices import Device
 from sd_space.errors import InvalidRequest, ModelUnavailable, SpaceError
 from sd_space.fields import Choice, Kind, Real, RequestField, Text, Whole, shown
 
@@ -214,19 +215,22 @@ class PictureFinished:
     request_id: str
     index: int
     image: ScreenedImage
+    device: str = ""  # that drew it, where there are several
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
     """All pictures of a request, in order. `elapsed_s` is seconds by stage.
 
-    `truncated_prompt` is the part of the prompt beyond the text encoder's 77 tokens, which had no effect.
+    `truncated_prompt` is the part of the prompt beyond the text encoder's 77 tokens, which had no effect. `devices` are
+    those that drew the pictures, one for each; none are named where there is only one.
     """
 
     request_id: str
     images: tuple[ScreenedImage, ...]
     elapsed_s: Mapping[str, float]
     truncated_prompt: str = field(default="", repr=False)
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +265,7 @@ class BackendStatus:
     Where pictures are made in other processes, `replicas` counts those by state, and `reruns` how often a request
     was run again because its replica was lost. `unet_calls` are since the start, by the pictures that shared them: how
     many, and their seconds in all. `restarts` is how often an engine's process was lost and replaced, by reason.
+    `devices` are those with an engine; none are listed where they are not this machine's own.
     """
 
     stage: Stage
@@ -273,6 +278,7 @@ class BackendStatus:
     reruns: int = 0
     unet_calls: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ()
 
     @property
     def is_ready(self) -> bool:

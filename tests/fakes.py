@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from sd_space.devices import Device
 from sd_space.errors import Cancelled, SpaceError
 from sd_space.model.memory import Footprint, decode_bytes, step_bytes
 from sd_space.schema import (
@@ -42,12 +43,14 @@ class FakeBackend:
         self.outcomes = outcomes
         self.error = error
         self.stage, self.info = Stage.READY, INFO
+        self.devices: tuple[Device, ...] = ()
+        self.drawn_on: tuple[str, ...] = ()
         self.proceed = asyncio.Event()
         self.cancelled: dict[str, asyncio.Event] = {}
         self.started: list[AdmittedRequest] = []
 
     def status(self) -> BackendStatus:
-        return BackendStatus(self.stage, self.info if self.stage is Stage.READY else None)
+        return BackendStatus(self.stage, self.info if self.stage is Stage.READY else None, devices=self.devices)
 
     def cancel(self, request_id: str) -> None:
         self.cancelled[request_id].set()
@@ -69,4 +72,4 @@ class FakeBackend:
         else:
             for index, image in list(enumerate(images))[1:]:
                 yield PictureFinished(admitted.request_id, index, image)
-            yield GenerationResult(admitted.request_id, tuple(images), {"total": 2.0})
+            yield GenerationResult(admitted.request_id, tuple(images), {"total": 2.0}, devices=self.drawn_on)

@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sd_space.backends import STOPPED
-from sd_space.backends.loading import assemble_engine, load
+from sd_space.backends.loading import assemble_engine, device_of, load
 from sd_space.backends.update_stream import Stream
+from sd_space.devices import Device
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
 from sd_space.lived_time import LivedTime
 from sd_space.runtime_errors import GENERATION_FAILED, is_device_lost, traceback_without_message
@@ -55,6 +56,7 @@ class EngineThread:
         self._heartbeat_s = self._lived_s()
         self._slowest_step_s = 0.0
         self._has_finished_any = False  # since the engine was built
+        self._devices: tuple[Device, ...] = ()  # the one, once there is an engine
         self._lock = threading.Lock()  # guards all that follows; held for moments only
         self._stage, self._detail = Stage.STARTING, ""
         self._info: ModelInfo | None = None
@@ -98,6 +100,7 @@ class EngineThread:
                 self._running,
                 self._detail,
                 unet_calls=self._unet_calls,
+                devices=self._devices,
             )
         if self.is_lost():
             return replace(status, stage=Stage.FAILED, reason=BROKEN)
@@ -178,6 +181,7 @@ class EngineThread:
     def _assemble(self, on_stage: Callable[[Stage], None] = lambda stage: None) -> "Engine":
         engine, self._measuring = assemble_engine(self._loaded, self._settings, on_stage)
         self._is_measuring = True
+        self._devices = (device_of(self._loaded, engine),)
         return engine
 
     def _serve(self, engine: "Engine") -> bool:
@@ -215,7 +219,7 @@ class EngineThread:
 
     def _read_inbox(self, engine: "Engine") -> None:
         """Hands all messages to the engine; while that has nothing to do, waits for one until the next heartbeat."""
-        self._heartbeat_s = self._lived_s()
+        self._heartbeat_s, self._devices = self._lived_s(), (device_of(self._loaded, engine),)
         may_wait = engine.is_idle and not self._is_closing and not self._is_measuring
         with contextlib.suppress(queue.Empty):
             message = self._inbox.get(may_wait, HEARTBEAT_S)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from sd_space.backends.engine_thread import BROKEN, HEARTBEAT_S, EngineThread
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.errors import EngineFailed
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, Update
 from sd_space.settings import Settings
 
 
@@ -31,14 +31,14 @@ class InProcessBackend:
         try:
             while True:
                 try:
-                    update = await asyncio.wait_for(stream.receive(), HEARTBEAT_S)
+                    update = await asyncio.wait_for(anext(stream), HEARTBEAT_S)
                 except TimeoutError:
                     if self._engine_thread.is_lost():
                         raise EngineFailed(BROKEN) from None
-                    continue
-                yield update
-                if isinstance(update, GenerationResult | RequestFailed):
+                except StopAsyncIteration:
                     return
+                else:
+                    yield update
         finally:
             self.cancel(admitted.request_id)
 

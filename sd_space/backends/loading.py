@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from sd_space.backends.stored_widths import read_width, store_width
+from sd_space.devices import Device, DeviceState
 from sd_space.errors import ModelUnavailable
 from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import Defaults, GenerationRequest, Stage
@@ -48,6 +49,21 @@ def num_gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def device_of(loaded: "LoadedPipeline", engine: "Engine") -> Device:
+    """The device as it draws now."""
+    info, profile = loaded.info, loaded.placement.profile
+    return Device(info.device, DeviceState.READY, _device_name(info.device), profile.name, engine.width)
+
+
+def _device_name(device: str) -> str:
+    """A GPU's own, such as "NVIDIA L4"; a CPU goes by its kind and how many threads are used."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def build_engine(
@@ -131,9 +147,8 @@ def _width_key(loaded: "LoadedPipeline") -> str:
     """Names all that a width depends on."""
     import torch
 
-    info, threads = loaded.info, torch.get_num_threads()
-    device = torch.cuda.get_device_name() if info.device.startswith("cuda") else f"{platform.machine()}, {threads}"
-    runner = type(loaded.placement.unet_runner).__name__
+    info, runner = loaded.info, type(loaded.placement.unet_runner).__name__
+    device = _device_name(info.device)
     parts = (device, info.model, info.revision, info.dtype, info.memory_profile, runner, torch.__version__)
     return "; ".join(map(str, parts))
 

@@ -29,7 +29,6 @@ from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
     GenerationRequest,
-    GenerationResult,
     ModelInfo,
     RequestFailed,
     Stage,
@@ -185,11 +184,8 @@ class ZeroGpuBackend:
         call = _Call(UpdateStream(admitted, asyncio.get_running_loop()))
         self._begin(call)
         try:
-            while True:
-                update = await call.stream.receive()
+            async for update in call.stream:
                 yield update
-                if isinstance(update, GenerationResult | RequestFailed):
-                    return
         finally:
             call.is_cancelled.set()
 

@@ -58,8 +58,10 @@ def result_json(
     request: GenerationRequest, info: ModelInfo, pictures: Sequence[FinishedPicture], result: GenerationResult
 ) -> dict[str, Any]:
     """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
+    images = [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in pictures]
+    named = [{"device": device} for device in result.devices] or [{}] * len(images)
     return {
-        "images": [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in pictures],
+        "images": [image | device for image, device in zip(images, named, strict=True)],
         "recipe": asdict(request),
         "model": info.model,
         "revision": info.revision,

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +18,7 @@ from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
 from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import (
     AdmittedRequest,
+    BackendStatus,
     GenerationResult,
     ModelInfo,
     PictureFinished,
@@ -201,8 +202,7 @@ class Runs:
                     run.embed_recipe,
                 )
             case GenerationResult():
-                if now := self._backend.status().info:  # another memory profile may be in use meanwhile
-                    run.info = replace(run.info, memory_profile=now.memory_profile)
+                run.info = _drawn_on(update.devices, run.info, self._backend.status())
                 return replace(update, images=())  # their pixels are in files by now
             case RequestFailed():
                 return update.error
@@ -213,3 +213,12 @@ class Runs:
         expired = [key for key, run in self._runs.items() if run.is_done and run.done_at_s < oldest_s]
         for key in expired:
             del self._runs[key]
+
+
+def _drawn_on(devices: Sequence[str], info: ModelInfo, status: BackendStatus) -> ModelInfo:
+    """`info` with what has drawn: `devices` where there are several, and the memory profiles that are in use by now."""
+    if not devices:
+        return replace(info, memory_profile=status.info.memory_profile) if status.info else info
+    profiles = {device.device: device.memory_profile for device in status.devices}
+    in_use = dict.fromkeys(profiles.get(device) or info.memory_profile for device in devices)
+    return replace(info, device=", ".join(dict.fromkeys(devices)), memory_profile=", ".join(in_use))

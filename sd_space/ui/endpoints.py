@@ -1,5 +1,7 @@
 """The public endpoints accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
 
+from dataclasses import asdict
+
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
@@ -98,6 +100,7 @@ class PublicEndpoints:
         described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
         if status.reason:
             described["reason"] = status.reason
+        described["devices"] = [asdict(device) for device in status.devices]
         return described | (status.info.as_dict() if status.info else {})
 
 
