@@ -148,7 +148,10 @@ def make_engine(
     placement = loaded.placement
     reduce_memory = placement.fall_back if can_go_lower else lambda: False
     denoiser = Denoiser(loaded.pipeline, fixed_rows, reduce_memory, placement.unet_runner)
-    return Engine(denoiser, **{"screen": make_screen(loaded), "width": width, "report_every_s": 0.0} | changes)
+    options = {"screen": make_screen(loaded), "width": width, "report_every_s": 0.0}
+    if can_go_lower:
+        options["most_pictures"] = lambda: placement.profile.max_pictures
+    return Engine(denoiser, **options | changes)
 
 
 def make_request(**changes) -> GenerationRequest:

@@ -154,6 +154,7 @@ class EngineThread:
         try:
             engine = self._load()
             while not self._serve(engine):
+                del engine  # frees what it holds of the device before another one needs it
                 engine = self._rebuild()
         except SpaceError as error:
             failure = error
@@ -211,7 +212,7 @@ class EngineThread:
 
     def _rebuild(self) -> "Engine":
         """A new engine over the same model. The requests of the one that failed end with a sentence."""
-        self._has_finished_any = False
+        self._has_finished_any, self._measuring = False, iter(())
         self._end_all(EngineFailed(GENERATION_FAILED))
         engine = self._assemble()
         engine.unet_calls = dict(self._unet_calls)  # counters that operators see must not fall

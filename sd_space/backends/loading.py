@@ -109,10 +109,13 @@ def assemble_engine(
     on_stage(Stage.WARMING_UP)
     request, times = _typical_request(loaded.info.defaults), StepTimes()
     with _saying_that_nothing_fits():
-        is_short = is_step_short(denoiser, request, times)
+        # ZeroGPU's width is fixed, and its visitors pay for each second.
+        is_short = settings.backend == "zerogpu" or is_step_short(denoiser, request, times)
     key = _width_key(loaded) if stored else None
     known = width or (read_width(key) if key else None) or (None if is_short else 1)
-    engine = Engine(denoiser, screen, min(known or 1, most), times)
+    engine = Engine(
+        denoiser, screen, min(known or 1, most), times, most_pictures=lambda: placement.profile.max_pictures
+    )
     if known:
         return engine, iter(())
     return engine, _measure(engine, denoiser, request, tuple(w for w in WIDTHS if w <= most), key)

@@ -657,7 +657,7 @@ def test_the_page_survives_the_hub(rigs, repository, tmp_path, id):
 
 ENGINE, THREAD = "sd_space.engine.engine:Engine", "sd_space.backends.engine_thread:EngineThread"
 MUTANTS = (
-    Mutant(f"{ENGINE}._recover", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
+    Mutant(f"{ENGINE}._recover", "elif is_smallest or", "elif True or", "F13", "answer.is_complete"),
     Mutant(f"{ENGINE}._recover", "is_full and self._denoiser.reduce_memory()", "False", "F11", "answer.is_complete"),
     Mutant(
         f"{THREAD}.is_lost",
