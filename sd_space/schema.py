@@ -193,7 +193,8 @@ class Progress:
     """Where a request stands. `queue_position` is 0 while it runs, else its place in the queue (1 is next).
 
     Steps are UNet calls: PNDM takes n + 1 of them for n inference steps. They are those of the picture that is
-    furthest behind among the running ones. `seconds_left` is `None` until a step was measured on this machine.
+    furthest behind among the running ones; `fraction_done` is of the steps of all pictures together. `seconds_left` is
+    `None` until a step was measured on this machine.
     `note` is a sentence for the visitor, about a delay.
     """
 
@@ -206,6 +207,7 @@ class Progress:
     seconds_left: float | None = None
     previews: tuple[Preview | None, ...] = ()
     note: str = ""  # a sentence for the visitor, about a delay
+    fraction_done: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from sd_space.schema import (
 )
 from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.results import ResultStore, SavedPicture
+from sd_space.serving.time_left import TimeLeft
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ RunOutcome = GenerationResult | SpaceError
 class Run:
     """One admitted request in progress, or finished. Owned by `Runs`; everything else only reads it.
 
-    `pictures` are in order, `None` where one is not finished yet. `outcome` is `None` until the run is over.
+    `pictures` are in order, `None` where one is not finished yet. `outcome` is `None` until the run is over. What
+    `progress` says is done never becomes less, also where a lost engine's work is drawn again.
     """
 
     admitted: AdmittedRequest
@@ -51,6 +53,7 @@ class Run:
     outcome: RunOutcome | None = None
     done_at_s: float = 0.0
     _watchers: int = 0
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def _notify(self) -> None:
@@ -190,7 +193,9 @@ class Runs:
         """Writes down what the backend says of the run, and returns how it ended once it has."""
         match update:
             case Progress():
-                run.progress = update
+                done = max(update.fraction_done, run.progress.fraction_done if run.progress else 0.0)
+                seconds_left = run._time_left.update(update.seconds_left)
+                run.progress = replace(update, fraction_done=done, seconds_left=seconds_left)
             case PictureFinished():
                 run.pictures[update.index] = await asyncio.to_thread(
                     self._store.save,

@@ -26,7 +26,11 @@ from sd_space.ui.events import translate_errors
 from sd_space.ui.handlers import Handlers
 from sd_space.ui.layout import Page, lay_out
 from sd_space.ui.serving import served_files
-from sd_space.ui.storage import DRAFT, RUN, TOKEN, recall_js, remember_js
+from sd_space.ui.storage import DRAFT, RUN, SHOWN, TOKEN, recall_js, remember_js
+
+# What stands behind the # of the page's address; the longest prompts in it are far shorter.
+LINK_JS = "() => location.hash.slice(1, 20_000)"
+OPENED_JS = "() => { document.documentElement.classList.remove('returning'); return [] }"
 
 
 def build_demo(
@@ -62,32 +66,48 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
     # Inputs are checked by the gate, not by the components, which let some bad values through and log others.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
     quiet, queued = private | {"queue": False}, private | {"concurrency_limit": None}
-    visibility = [page.gate, page.workspace, page.withdraw]
-    model_view = [page.banner, page.clock, *page.model_controls.values(), page.size]
+    visibility = [page.gate, page.workspace, page.leave, page.confirm]
+    model_view = [page.banner, page.clock, page.generate, *page.model_controls.values(), page.size]
     filled = [*page.controls.values(), page.random_seed, page.size]
     run_view = [
-        page.run_id, page.controls["seed"], page.generate, page.cancel, page.status, page.progress, page.results,
-        page.gallery, page.recipe, page.download_all,
+        page.run_id, page.shown_id, page.controls["seed"], page.generate, page.cancel, page.status, page.progress,
+        page.results, page.gallery, page.recipe, page.download_all,
     ]  # fmt: skip
 
-    demo.load(None, None, [page.token, page.run_id, page.prompt], js=recall_js(TOKEN, RUN, DRAFT), **quiet).then(
-        translate_errors(on.open_page), page.token, {*visibility, *model_view, *filled}, **quiet
-    ).then(translate_errors(on.resume), [page.token, page.run_id, page.prompt], {*run_view, *filled}, **queued)
+    stored = [page.token, page.run_id, page.shown_id, page.prompt]
+    opened = demo.load(None, None, page.link, js=LINK_JS, **quiet).then(
+        None, None, stored, js=recall_js(TOKEN, RUN, SHOWN, DRAFT), **quiet
+    )
+    opened = opened.then(
+        translate_errors(on.open_page), [page.token, page.link], {*visibility, *model_view, *filled}, **quiet
+    )
+    opened.then(None, None, None, js=OPENED_JS, **quiet)
+    opened.then(translate_errors(on.resume), [*stored, page.link], {*run_view, *filled}, **queued)
     page.prompt.change(None, page.prompt, None, js=remember_js(DRAFT), **quiet)
     page.clock.tick(
-        translate_errors(on.tick), None, model_view, inputs_kwargs=page.model_controls | {"size": page.size}, **quiet
+        translate_errors(on.tick),
+        None,
+        model_view,
+        inputs_kwargs=page.model_controls | {"size": page.size, "link": page.link},
+        **quiet,
     )
     page.token.change(None, page.token, None, js=remember_js(TOKEN), **quiet)
     page.run_id.change(None, page.run_id, None, js=remember_js(RUN), **quiet)
+    page.shown_id.change(None, page.shown_id, None, js=remember_js(SHOWN), **quiet)
 
     # By hand alone: after each run the server fills the field.
     seed: Any = page.controls["seed"]
     seed.input(None, None, page.random_seed, js="() => false", **quiet)
 
+    page.new_seeds.click(None, None, page.random_seed, js="() => true", **quiet)
+
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(translate_errors(on.accept), page.agree, [*visibility, page.token], **quiet)
     cleared = [page.token, page.agree, page.accept, page.prompt, page.controls["negative_prompt"]]
+    for button, asks in ((page.leave, "true"), (page.stay, "false")):
+        js = f"() => [{asks}, !{asks}].map((visible) => ({{__type__: 'update', visible}}))"
+        button.click(None, None, [page.confirm, page.leave], js=js, **quiet)
     page.withdraw.click(translate_errors(on.withdraw), page.token, [*visibility, *run_view, *cleared], **quiet)
 
     gr.on(
@@ -95,7 +115,7 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
         translate_errors(on.generate),
         page.token,
         [*run_view, *visibility],
-        inputs_kwargs=page.form,
+        inputs_kwargs=page.form | {"link": page.link, "shown_id": page.shown_id},
         **queued,
     )
     page.cancel.click(translate_errors(on.cancel), [page.token, page.run_id], page.cancel, **quiet)
