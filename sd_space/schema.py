@@ -71,6 +71,14 @@ class ModelInfo:
         return values
 
 
+@dataclass(frozen=True, slots=True)
+class PromptTokenizer:
+    """The served model's tokenizer as the library `tokenizers` reads it, and how many tokens of a prompt count."""
+
+    json: str = field(repr=False)
+    max_tokens: int
+
+
 def _field(kind: Kind, label: str, help: str, default: object = None, parameter: str = "") -> Any:
     return field(metadata={"field": RequestField(kind, label, help, default, parameter)})
 
@@ -261,6 +269,7 @@ class BackendStatus:
     Where pictures are made in other processes, `replicas` counts those by state, and `reruns` how often a request
     was run again because its replica was lost. `unet_calls` are since the start, by the pictures that shared them: how
     many, and their seconds in all. `restarts` is how often an engine's process was lost and replaced, by reason.
+    `outlook_s` is how long a request with the model's default values would take if it came now, where that is known.
     """
 
     stage: Stage
@@ -273,6 +282,7 @@ class BackendStatus:
     reruns: int = 0
     unet_calls: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
+    outlook_s: float | None = None
 
     @property
     def is_ready(self) -> bool:
