@@ -79,7 +79,7 @@ class Window:
     def __init__(self, host: Host, query: dict[str, str]):
         self.host, self._query, self._state = host, query, SessionState(host.demo)
         self._props = {id: dict(block.get_config()) for id, block in host.demo.blocks.items()}
-        hidden = [id for id, props in self._props.items() if props.get("visible") == "hidden"]
+        hidden = [id for id, p in self._props.items() if p.get("visible") == "hidden" and not p.get("elem_id")]
         clock = [id for id, block in host.demo.blocks.items() if isinstance(block, gr.Timer)]
         self._ids = dict(zip(("token", "run_id", "clock"), [*hidden, *clock], strict=True))
         for id, props in self._props.items():

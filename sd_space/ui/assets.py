@@ -4,8 +4,8 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).with_name("page")
 # In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
-_STYLES = ("column", "banner", "gate", "workspace", "progress", "results", "adaptations")
-_SCRIPTS = ("focus", "gallery", "acceptance")
+_STYLES = ("column", "banner", "gate", "workspace", "progress", "results", "aids", "adaptations")
+_SCRIPTS = ("focus", "gallery", "acceptance", "aids", "picture_text", "settings", "history")
 
 
 def style_sheet() -> str:
