@@ -72,6 +72,14 @@ class ModelInfo:
         return values
 
 
+@dataclass(frozen=True, slots=True)
+class PromptTokenizer:
+    """The served model's tokenizer as the library `tokenizers` reads it, and how many tokens of a prompt count."""
+
+    json: str = field(repr=False)
+    max_tokens: int
+
+
 def _field(kind: Kind, label: str, help: str, default: object = None, parameter: str = "") -> Any:
     return field(metadata={"field": RequestField(kind, label, help, default, parameter)})
 
@@ -268,6 +276,7 @@ class BackendStatus:
     was run again because its replica was lost. `unet_calls` are since the start, by the pictures that shared them: how
     many, and their seconds in all. `restarts` is how often an engine's process was lost and replaced, by reason.
     `devices` are those with an engine; none are listed where they are not this machine's own.
+    `outlook_s` is how long a request with the model's default values would take if it came now, where that is known.
     """
 
     stage: Stage
@@ -281,6 +290,7 @@ class BackendStatus:
     unet_calls: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
+    outlook_s: float | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -13,6 +13,7 @@ from sd_space.schema import (
     Outcome,
     PictureFinished,
     Progress,
+    PromptTokenizer,
     RequestFailed,
     ScreenedImage,
     Stage,
@@ -45,12 +46,20 @@ class FakeBackend:
         self.stage, self.info = Stage.READY, INFO
         self.devices: tuple[Device, ...] = ()
         self.drawn_on: tuple[str, ...] = ()
+        self.prompt_tokenizer: PromptTokenizer | None = None
+        self.outlook_s: float | None = None
         self.proceed = asyncio.Event()
         self.cancelled: dict[str, asyncio.Event] = {}
         self.started: list[AdmittedRequest] = []
 
     def status(self) -> BackendStatus:
-        return BackendStatus(self.stage, self.info if self.stage is Stage.READY else None, devices=self.devices)
+        is_ready = self.stage is Stage.READY
+        return BackendStatus(
+            self.stage, self.info if is_ready else None, devices=self.devices, outlook_s=self.outlook_s
+        )
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        return self.prompt_tokenizer
 
     def cancel(self, request_id: str) -> None:
         self.cancelled[request_id].set()

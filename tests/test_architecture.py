@@ -126,7 +126,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_page_loads_no_torch():
-    loaded = loaded_by("import app, sd_space.ui, sd_space.backends, sd_space.backends.local")
+    loaded = loaded_by("import app, sd_space.ui, sd_space.backends, sd_space.backends.local, tokenizers")
     assert not loaded & HEAVY
     assert "threads=1" in loaded
 

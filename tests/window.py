@@ -80,7 +80,9 @@ class Window:
         self.host, self._query, self._state = host, query, SessionState(host.demo)
         self._props = {id: dict(block.get_config()) for id, block in host.demo.blocks.items()}
         boxes = [id for id, block in host.demo.blocks.items() if isinstance(block, gr.Textbox)]
-        hidden = [id for id in boxes if self._props[id].get("visible") == "hidden"]
+        hidden = [
+            id for id in boxes if self._props[id].get("visible") == "hidden" and not self._props[id].get("elem_id")
+        ]
         clock = [id for id, block in host.demo.blocks.items() if isinstance(block, gr.Timer)]
         self._ids = dict(zip(("token", "run_id", "shown_id", "link", "clock"), [*hidden, *clock], strict=True))
         for id, props in self._props.items():

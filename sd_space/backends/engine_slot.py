@@ -18,7 +18,15 @@ from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.devices import Device, DeviceState
 from sd_space.errors import ModelUnavailable, SpaceError
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    GenerationResult,
+    PromptTokenizer,
+    RequestFailed,
+    Stage,
+    Update,
+)
 from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -58,6 +66,7 @@ class EngineSlot:
         self._outbox: Outbox[AdmittedRequest | Cancel | Close] | None = None
         self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
         self._status = BackendStatus(Stage.STARTING)
+        self._tokenizer: PromptTokenizer | None = None
         self._starts = 0
         self._restarts: Counter[str] = Counter()
         atexit.register(self._kill)  # else the interpreter waits for it, which ends only after us
@@ -92,6 +101,10 @@ class EngineSlot:
         states = {Stage.READY: DeviceState.READY, Stage.FAILED: DeviceState.FAILED}
         state = states.get(status.stage, DeviceState.STARTING if is_first else DeviceState.RESTARTING)
         return replace(*status.devices, state=state) if status.devices else Device("", state)
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """The model's, from the first time on that it was ready."""
+        return self._tokenizer
 
     def restarts(self) -> Mapping[str, int]:
         """How often a process was lost and replaced, by reason."""
@@ -195,6 +208,7 @@ class EngineSlot:
         return None
 
     def _take_report(self, report: Report) -> None:
+        self._tokenizer = report.tokenizer or self._tokenizer
         self._set(report.status)
         self._was_ready |= report.status.is_ready
         if report.num_gpus and self._on_gpus is not None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sd_space.backends import STOPPED
-from sd_space.backends.loading import assemble_engine, device_of, load
+from sd_space.backends.loading import assemble_engine, device_of, load, make_outlook
 from sd_space.backends.update_stream import Stream
 from sd_space.devices import Device
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
@@ -26,6 +26,7 @@ from sd_space.schema import (
     GenerationResult,
     ModelInfo,
     Progress,
+    PromptTokenizer,
     RequestFailed,
     Stage,
 )
@@ -33,7 +34,6 @@ from sd_space.settings import Settings
 
 if TYPE_CHECKING:
     from sd_space.engine.engine import Engine
-    from sd_space.model.pipeline import LoadedPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class EngineThread:
         self._lock = threading.Lock()  # guards all that follows; held for moments only
         self._stage, self._detail = Stage.STARTING, ""
         self._info: ModelInfo | None = None
+        self._tokenizer: PromptTokenizer | None = None
+        self._outlook_s: float | None = None
         self._error: SpaceError | None = None
         self._streams: dict[str, Stream] = {}  # of all unfinished requests, by request_id
         self._running = 0  # of them, those that are being drawn
@@ -101,12 +103,17 @@ class EngineThread:
                 self._detail,
                 unet_calls=self._unet_calls,
                 devices=self._devices,
+                outlook_s=self._outlook_s,
             )
         if self.is_lost():
             return replace(status, stage=Stage.FAILED, reason=BROKEN)
         if status.is_ready and not self._is_screen_healthy:
             return replace(status, stage=Stage.FAILED, reason=CHECKER_HANGS)
         return status
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """The model's, once that is loaded."""
+        return self._tokenizer
 
     def submit(self, stream: Stream) -> None:
         """Adds the stream's request; it waits until the model is loaded. Raises a SpaceError if that is impossible."""
@@ -172,15 +179,17 @@ class EngineThread:
         self._loaded = load(self._settings, self._set_stage, self._set_detail)
         engine = self._assemble(self._set_stage)
         self._stop_if_closing()
-        info = _info_of(self._loaded)
+        info = self._loaded.current_info
         logger.info("%s is ready on %s, %d pictures a call", info.model, info.device, engine.width)
         with self._lock:
-            self._info, self._stage, self._detail = info, Stage.READY, ""
+            self._info, self._tokenizer = info, self._loaded.prompt_tokenizer()
+            self._stage, self._detail = Stage.READY, ""
             self._slowest_step_s = engine.times.slowest_s
         return engine
 
     def _assemble(self, on_stage: Callable[[Stage], None] = lambda stage: None) -> "Engine":
         engine, self._measuring = assemble_engine(self._loaded, self._settings, on_stage)
+        self._outlook = make_outlook(self._loaded)
         self._is_measuring = True
         self._devices = (device_of(self._loaded, engine),)
         return engine
@@ -221,6 +230,7 @@ class EngineThread:
     def _read_inbox(self, engine: "Engine") -> None:
         """Hands all messages to the engine; while that has nothing to do, waits for one until the next heartbeat."""
         self._heartbeat_s, self._devices = self._lived_s(), (device_of(self._loaded, engine),)
+        self._outlook_s = self._outlook.seconds(engine.batcher, engine.times, self._heartbeat_s)
         may_wait = engine.is_idle and not self._is_closing and not self._is_measuring
         with contextlib.suppress(queue.Empty):
             message = self._inbox.get(may_wait, HEARTBEAT_S)
@@ -255,7 +265,7 @@ class EngineThread:
             _, self._running = engine.counts()
             self._unet_calls = dict(engine.unet_calls)
             self._is_screen_healthy = engine.is_healthy
-            self._info = _info_of(self._loaded)
+            self._info = self._loaded.current_info
         for stream, update in zip(streams, updates, strict=True):
             if stream is not None and not stream.send(update):
                 self.cancel(update.request_id)
@@ -293,8 +303,3 @@ class EngineThread:
             streams, self._streams, self._running = list(self._streams.values()), {}, 0
         for stream in streams:
             stream.send(error)
-
-
-def _info_of(loaded: "LoadedPipeline") -> ModelInfo:
-    """What is known of the model, with the memory profile that is in force now."""
-    return replace(loaded.info, memory_profile=loaded.placement.profile.name)

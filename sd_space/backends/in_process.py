@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from sd_space.backends.engine_thread import BROKEN, HEARTBEAT_S, EngineThread
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.errors import EngineFailed
-from sd_space.schema import AdmittedRequest, BackendStatus, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, PromptTokenizer, Update
 from sd_space.settings import Settings
 
 
@@ -23,6 +23,10 @@ class InProcessBackend:
     def status(self) -> BackendStatus:
         """Ready only while the engine's thread lives and its heartbeat is recent."""
         return self._engine_thread.status()
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
+        return self._engine_thread.tokenizer()
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. Closing the iterator cancels the request."""

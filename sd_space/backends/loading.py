@@ -5,10 +5,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sd_space.backends.stored_widths import read_width, store_width
 from sd_space.devices import Device, DeviceState
+from sd_space.engine.outlook import Outlook
 from sd_space.errors import ModelUnavailable
 from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import Defaults, GenerationRequest, Stage
@@ -107,7 +109,7 @@ def assemble_engine(
         loaded.missing_checker_tensors,
     )
     on_stage(Stage.WARMING_UP)
-    request, times = _typical_request(loaded.info.defaults), StepTimes()
+    request, times = replace(typical_request(loaded.info.defaults), num_images_per_prompt=1), StepTimes()
     with _saying_that_nothing_fits():
         # ZeroGPU's width is fixed, and its visitors pay for each second.
         is_short = settings.backend == "zerogpu" or is_step_short(denoiser, request, times)
@@ -156,12 +158,20 @@ def _width_key(loaded: "LoadedPipeline") -> str:
     return "; ".join(map(str, parts))
 
 
-def _typical_request(defaults: Defaults) -> GenerationRequest:
-    """One picture with the model's default values."""
+def make_outlook(loaded: "LoadedPipeline") -> Outlook:
+    """The outlook for requests with the model's default values."""
+    from sd_space.engine.schedules import NoiseSchedules
+
+    request = typical_request(loaded.info.defaults)
+    return Outlook(request, NoiseSchedules(loaded.pipeline.scheduler.config).num_timesteps(request))
+
+
+def typical_request(defaults: Defaults) -> GenerationRequest:
+    """A request with the model's default values."""
     return GenerationRequest(
         prompt="",
         negative_prompt="",
-        num_images_per_prompt=1,
+        num_images_per_prompt=defaults.num_images_per_prompt,
         num_inference_steps=defaults.num_inference_steps,
         guidance_scale=defaults.guidance_scale,
         seed=0,

@@ -10,13 +10,13 @@ from dataclasses import replace
 from sd_space.backends import STOPPED
 from sd_space.backends.engine_slot import EngineSlot
 from sd_space.backends.loading import has_nvidia_driver
-from sd_space.backends.replicas import ReplicatedBackend
+from sd_space.backends.replicas import ReplicatedBackend, shortest
 from sd_space.backends.totals import UNetCallTotals
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.devices import Device
 from sd_space.errors import ModelUnavailable
 from sd_space.lived_time import LivedTime
-from sd_space.schema import AdmittedRequest, BackendStatus, PictureFinished, Stage, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, PictureFinished, PromptTokenizer, Stage, Update
 from sd_space.settings import Settings
 
 LOOK_S = 0.05  # how often a request looks for an engine while none is up
@@ -76,11 +76,16 @@ class EngineProcesses:
                 furthest,
                 replicas=Counter(_STATES.get(status.stage, "starting") for _, status, _ in found),
                 running=sum(status.running for _, status, _ in found),
+                outlook_s=shortest(status.outlook_s for _, status, _ in found if status.is_ready),
                 unet_calls=self._totals.total(),
                 restarts=sum((Counter(restarts) for _, _, restarts in found), Counter()),
                 devices=devices,
             )
             return replace(status, stage=Stage.STOPPED, reason=STOPPED) if self._is_stopped else status
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Replicas.tokenizer`."""
+        return next((tokenizer for slot in self._slots if (tokenizer := slot.tokenizer())), None)
 
     async def stream(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Replicas.stream`."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from sd_space.schema import (
     GenerationResult,
     PictureFinished,
     Progress,
+    PromptTokenizer,
     RequestFailed,
     Stage,
     Update,
@@ -80,6 +81,9 @@ class Replicas(Protocol):
     def status(self) -> BackendStatus:
         """Ready while at least one of them runs. `running` is what they say of this page's requests, if they do."""
 
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
+
     def stream(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """The request's updates from the least busy one; waits until there is one. Closing it frees the device.
 
@@ -121,6 +125,10 @@ class ReplicatedBackend:
             begun = sum(call.is_running for call in self._calls.values())
             running = min(len(self._calls), max(begun, status.running))
             return replace(status, waiting=len(self._calls) - running, running=running, reruns=self._reruns)
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
+        return self._replicas.tokenizer()
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. A picture that the caller has already is not sent again when its request reruns."""
@@ -225,6 +233,11 @@ class ReplicatedBackend:
             done.cancel()
             if not done.done():
                 await asyncio.wait({done})  # a generator can be closed only once its last step is over
+
+
+def shortest(outlooks_s: Iterable[float | None]) -> float | None:
+    """The outlook of the replica that is done first: a request goes to the least busy one."""
+    return min((seconds for seconds in outlooks_s if seconds is not None), default=None)
 
 
 def _dedupe_update(call: _Call, update: Update, note: str) -> Update | None:

@@ -30,6 +30,7 @@ from sd_space.schema import (
     BackendStatus,
     GenerationRequest,
     ModelInfo,
+    PromptTokenizer,
     RequestFailed,
     Stage,
     Update,
@@ -154,6 +155,7 @@ class ZeroGpuBackend:
         self._settings = replace(settings, max_batch_size=settings.max_batch_size or WIDTH)
         self._stage = Stage.STARTING
         self._info: ModelInfo | None = None
+        self._tokenizer: PromptTokenizer | None = None
         self._error: SpaceError | None = None
         self._times: StepTimes | None = None
         self._lock = threading.Lock()  # guards `_calls`; held for moments only
@@ -167,6 +169,7 @@ class ZeroGpuBackend:
             from sd_space.engine.schedules import NoiseSchedules
 
             self._schedules = NoiseSchedules(loaded.pipeline.scheduler.config)
+            self._tokenizer = loaded.prompt_tokenizer()
             _served, self._info, self._stage = (loaded, self._settings), loaded.info, Stage.READY
         except SpaceError as error:
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
@@ -178,6 +181,10 @@ class ZeroGpuBackend:
             running = sum(call.has_gpu for call in self._calls.values())
             waiting = len(self._calls) - running
         return BackendStatus(self._stage, self._info, str(self._error or ""), waiting, running)
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
+        return self._tokenizer
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. Closing the iterator cancels the request."""

@@ -21,7 +21,7 @@ from sd_space.serving import infotext
 
 MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
 # The samplers' names in other tools' "parameters" chunks, where they differ from ours.
-_SAMPLERS = {"PNDM": "PLMS"}
+SAMPLERS = {"PNDM": "PLMS"}
 
 
 class FinishedPicture(Protocol):
@@ -51,7 +51,7 @@ def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> s
 
 
 def _parameter(value: object) -> str:
-    return f"{value:.15g}" if isinstance(value, float) else _SAMPLERS.get(str(value), str(value))
+    return f"{value:.15g}" if isinstance(value, float) else SAMPLERS.get(str(value), str(value))
 
 
 def result_json(

@@ -21,6 +21,8 @@ from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.settings import Settings
 from sd_space.ui import views
+from sd_space.ui.aid_handlers import AidHandlers
+from sd_space.ui.aids import ANNOUNCE_PROMPT_JS, hand_over_js
 from sd_space.ui.endpoints import add_endpoints
 from sd_space.ui.events import translate_errors
 from sd_space.ui.handlers import Handlers
@@ -53,15 +55,16 @@ def build_demo(
         on_done=lambda run, outcome: metrics.count([picture.outcome for picture in run.finished], outcome),
     )
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
-        page = lay_out(card, recorded)
+        page = lay_out(card, recorded, settings.history)
         # Before the page's events: of two events of one name Gradio renames the later one.
         add_endpoints(gate, backend, capacity, runs)
-        _wire(demo, page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
+        handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
+        _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
     set_up_queue(demo, capacity)
     return demo
 
 
-def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
+def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: ModelCard) -> None:
     """Connects events with handlers. `quiet` events skip the queue; none shows Gradio's own spinner."""
     # Inputs are checked by the gate, not by the components, which let some bad values through and log others.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
@@ -71,7 +74,7 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
     filled = [*page.controls.values(), page.random_seed, page.size]
     run_view = [
         page.run_id, page.shown_id, page.controls["seed"], page.generate, page.cancel, page.status, page.progress,
-        page.results, page.gallery, page.recipe, page.download_all,
+        page.results, page.gallery, page.recipe, page.download_all, page.aids.record,
     ]  # fmt: skip
 
     stored = [page.token, page.run_id, page.shown_id, page.prompt]
@@ -104,7 +107,7 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(translate_errors(on.accept), page.agree, [*visibility, page.token], **quiet)
-    cleared = [page.token, page.agree, page.accept, page.prompt, page.controls["negative_prompt"]]
+    cleared = [page.token, page.agree, page.accept, page.prompt, page.controls["negative_prompt"], page.aids.reading]
     for button, asks in ((page.leave, "true"), (page.stay, "false")):
         js = f"() => [{asks}, !{asks}].map((visible) => ({{__type__: 'update', visible}}))"
         button.click(None, None, [page.confirm, page.leave], js=js, **quiet)
@@ -122,3 +125,25 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
     for button, example in zip(page.examples, card.examples, strict=True):
         js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {json.dumps(example.text)} }}"
         button.click(None, None, page.prompt, js=js, **quiet)
+
+    parts = page.aids
+    page.prompt.change(None, page.prompt, None, js=ANNOUNCE_PROMPT_JS, **quiet)
+    # Of several presses while an answer is on its way, the last one counts.
+    parts.ask_reading.click(
+        translate_errors(aids.reading), [page.token, page.prompt], parts.reading, trigger_mode="always_last", **quiet
+    )
+    parts.ask_outlook.click(translate_errors(aids.outlook), page.token, parts.outlook, **quiet)
+    parts.ask_settings.click(
+        translate_errors(aids.settings),
+        [page.token, parts.handed],
+        [page.status, *filled],
+        js=hand_over_js("ask-settings"),
+        **quiet,
+    )
+    parts.ask_run.click(
+        translate_errors(on.bring_back),
+        [page.token, page.run_id, parts.handed],
+        [*{*run_view, *filled, *visibility}],
+        js=hand_over_js("ask-run"),
+        **queued,
+    )

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Any
+from urllib.parse import parse_qsl
 
 import gradio as gr
 
@@ -16,7 +17,7 @@ from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.results import GONE, ResultStore, SavedPicture
 from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
-from sd_space.ui import views
+from sd_space.ui import aid_views, views
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.form import (
     CARD_DEFAULTS,
@@ -73,13 +74,20 @@ class Handlers:
         updates = self._visibility(self.gate.visitor_of(token) is not None) if token else {}
         updates |= self._model_updates(asdict(CARD_DEFAULTS), linked)
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
-        for name, control in page.controls.items():
-            if name in linked:
-                updates[control] = gr.update(value=linked[name])
-        if "seed" in linked:
+        for component, update in self.fill(linked).items():
+            updates[component] = update
+        return updates
+
+    def fill(self, values: Mapping[str, Any]) -> dict:
+        """Puts values of a request into the form."""
+        page = self.page
+        updates: dict = {
+            control: gr.update(value=values[name]) for name, control in page.controls.items() if name in values
+        }
+        if "seed" in values:
             updates[page.random_seed] = False
-        if "width" in linked and "height" in linked:
-            updates[page.size] = self._size_update(linked["width"], linked["height"], self.backend.status().info)
+        if "width" in values and "height" in values:
+            updates[page.size] = self._size_update(values["width"], values["height"], self.backend.status().info)
         return updates
 
     def _size_update(self, width: int, height: int, info: ModelInfo | None) -> dict:
@@ -140,6 +148,8 @@ class Handlers:
             page.results: gr.update(visible=False),
             page.gallery: gr.update(value=None, selected_index=None),
             page.recipe: "",
+            page.aids.record: "",
+            page.aids.reading: "",
             page.download_all: gr.update(value=None, visible=False),
         }
 
@@ -213,6 +223,20 @@ class Handlers:
                 updates.pop(self.page.controls["seed"], None)
             yield updates
 
+    async def bring_back(self, token: str, run_id: str, recipe: str) -> AsyncIterator[dict]:
+        """Shows a run that the browser remembers: its values in the form, and its pictures while they exist."""
+        visitor = self.gate.visitor_of(token)
+        if visitor is None:
+            yield self._visibility(False)
+            return
+        yield self.fill(recipe_from_query(dict(parse_qsl(recipe, max_num_fields=100))))
+        run = self.runs.get(run_id, visitor)
+        if run is None or not _still_there(run):
+            yield {self.page.status: views.note(aid_views.DRAW_AGAIN)}
+            return
+        async for updates in self._follow(run, None):
+            yield updates
+
     async def _follow(self, run: Run, shown: Run | None) -> AsyncIterator[dict]:
         """Shows the run until it ends. Where it made no pictures, those of the run that was shown before come back."""
         page = self.page
@@ -247,6 +271,7 @@ class Handlers:
             page.results: gr.update(visible=bool(pictures)),
             page.gallery: gr.update(value=pictures, selected_index=None),
             page.recipe: views.recipe(run, self.settings.result_ttl_s) if pictures else "",
+            page.aids.record: aid_views.record(run) if pictures else "",
             page.download_all: gr.update(value=str(archive) if archive else None, visible=archive is not None),
         }
 

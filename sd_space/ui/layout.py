@@ -10,7 +10,7 @@ from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
 from sd_space.schema import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
-from sd_space.ui import views
+from sd_space.ui import aids, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.
@@ -78,6 +78,7 @@ class Page:
     confirm: gr.Column
     withdraw: gr.Button
     stay: gr.Button
+    aids: aids.Aids
     clock: gr.Timer
     token: gr.Textbox
     run_id: gr.Textbox
@@ -96,7 +97,7 @@ class Page:
         return {**self.controls, **others}
 
 
-def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
+def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool = True) -> Page:
     """Adds all components to the current Blocks."""
     gr.HTML(
         f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{views.DESCRIPTION}</p>",
@@ -105,7 +106,7 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
     )
     gr.HTML(views.WITHOUT_STORAGE, padding=False)
     parts: dict[str, Any] = {"banner": gr.HTML(elem_id="banner", padding=False)}
-    parts |= _gate(card) | _workspace(card, recorded) | _about(card)
+    parts |= _gate(card) | _workspace(card, recorded, has_history) | _about(card)
     return Page(
         **parts,
         clock=gr.Timer(1.0, active=False),
@@ -125,13 +126,16 @@ def _gate(card: ModelCard) -> dict[str, Any]:
     return {"gate": gate, "agree": agree, "accept": accept}
 
 
-def _workspace(card: ModelCard, recorded: Sequence[RecordedExample]) -> dict[str, Any]:
+def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool) -> dict[str, Any]:
     """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
     with gr.Column(visible=False, elem_id="workspace") as workspace:
         parts = _prompt_row()
+        lines = aids.lay_out_lines()
         parts["status"] = gr.HTML(elem_id="status", padding=False)
         parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
-        parts |= _results() | _options(parts["prompt"])
+        parts |= _results()
+        parts["aids"] = aids.Aids(**lines, **aids.lay_out_history(has_history))
+        parts |= _options(parts["prompt"])
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
@@ -218,6 +222,7 @@ def _options(prompt: gr.components.Component) -> dict[str, Any]:
             random_seed = gr.Checkbox(True, label="Surprise me (new seed each time)")
         gr.Checkbox(False, label="Play a sound when my pictures are ready", elem_id="chime")
         embed_recipe = gr.Checkbox(True, label="Save prompt and settings inside the PNG")
+        aids.lay_out_chooser()
     ordered = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
     others = {"size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}
     return {"controls": ordered, "new_seeds": gr.Button(visible="hidden", elem_id="random-seeds"), **others}
