@@ -130,6 +130,17 @@ def test_a_picture_without_settings_changes_nothing(tmp_path):
     play(tmp_path, scene)
 
 
+@pytest.mark.parametrize("value", [None, 7, True, "&" * 999 + "=", "seed=\ud800", "\ud800" * 2000])
+def test_nothing_that_is_handed_over_breaks_an_event(tmp_path, value):
+    async def scene(host: Host):
+        window = await host.visitor()
+        for button in ("ask-reading", "ask-outlook", "ask-settings", "ask-run"):
+            window["prompt"] = window["handed"] = window["run_id"] = value
+            await window.do("click", button)
+
+    play(tmp_path, scene, with_tokenizer())
+
+
 def test_an_earlier_run_comes_back_with_its_pictures_while_they_exist(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()

@@ -70,6 +70,12 @@ def backend(shared):
     return shared
 
 
+def test_a_ready_engine_gives_the_page_its_tokenizer_and_an_outlook(backend):
+    assert backend.tokenizer().max_tokens == 75
+    asyncio.run(drawn(backend, admitted("a")))
+    until(lambda: backend.status().outlook_s, TIMEOUT_S, backend.status)
+
+
 def after_steps(backend: LocalBackend, act, **changes) -> list:
     """The updates of a request, in whose middle `act` is called."""
 

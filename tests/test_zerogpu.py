@@ -61,6 +61,10 @@ def test_a_request_runs_from_progress_to_result(prepare):
     assert isinstance(updates[-1], GenerationResult)
 
 
+def test_the_page_gets_the_tokenizer(prepare):
+    assert prepare().tokenizer().max_tokens == 75
+
+
 def test_requests_take_turns_where_nothing_forks(prepare):
     async def main():
         backend = prepare()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Protocol
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from sd_space.schema import (
     REQUEST_FIELDS,
@@ -103,6 +103,14 @@ def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
     if read.get("scheduler") not in SCHEDULERS:
         read["scheduler"] = None
     return {name: value for name, value in read.items() if value is not None}
+
+
+def recipe_from_text(text: object) -> dict[str, Any]:
+    """The same for what should be a query string, as `recipe_query` writes it; of anything else nothing."""
+    try:
+        return recipe_from_query(dict(parse_qsl(text, max_num_fields=100))) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
 
 
 def _read_text(text: str) -> str | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sd_space.backends import Backend
+from sd_space.schema import MAX_PROMPT_CHARS
 from sd_space.serving.gate import Gate
 from sd_space.serving.picture_settings import NONE_FOUND, read_settings
 from sd_space.serving.prompt_reader import PromptReader, is_mostly_latin
@@ -24,8 +25,9 @@ class AidHandlers:
 
     def reading(self, token: str, prompt: str) -> str:
         """While a prompt is typed; Gradio runs this in a thread."""
-        if self.gate.visitor_of(token) is None:
+        if self.gate.visitor_of(token) is None or not isinstance(prompt, str):
             return ""
+        prompt = prompt[:MAX_PROMPT_CHARS]
         return aid_views.reading(self.reader.read(prompt), is_mostly_latin(prompt))
 
     def outlook(self, token: str) -> str:
@@ -36,7 +38,7 @@ class AidHandlers:
         if self.gate.visitor_of(token) is None:
             return {self.page.status: ""}
         info = self.backend.status().info
-        read = read_settings(text, info.limits if info else CARD_LIMITS, info)
+        read = read_settings(str(text), info.limits if info else CARD_LIMITS, info)
         if read is None:
             return {self.page.status: views.note(NONE_FOUND, "error")}
         return self.fill(read.values) | {self.page.status: views.note(aid_views.filled(read.remarks))}

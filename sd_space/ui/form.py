@@ -4,11 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
-from urllib.parse import parse_qsl
 
 from sd_space.fields import Choice, Real, Whole
 from sd_space.schema import REQUEST_FIELDS, Defaults, Limits
-from sd_space.serving.recipe import recipe_from_query
+from sd_space.serving.recipe import recipe_from_query, recipe_from_text
 
 # What the form shows before any model is loaded.
 CARD_DEFAULTS = Defaults()
@@ -60,7 +59,7 @@ def request_values(form: Mapping[str, Any]) -> dict[str, Any]:
 
 def linked_values(link: object, query: Mapping[str, str]) -> dict[str, Any]:
     """The values that the page's address asks for: `link` is what stands behind its #, which browsers send nobody."""
-    return recipe_from_query(dict(query) | dict(parse_qsl(link if isinstance(link, str) else "")))
+    return recipe_from_query(query) | recipe_from_text(link)
 
 
 def apply_model_defaults(values: Mapping[str, Any], own: Defaults, linked: Mapping[str, Any]) -> dict[str, Any]:

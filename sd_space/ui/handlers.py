@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import parse_qsl
 
 import gradio as gr
 
@@ -14,6 +13,7 @@ from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
 from sd_space.schema import ModelInfo, Stage
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity, Place
+from sd_space.serving.recipe import recipe_from_text
 from sd_space.serving.results import GONE, ResultStore, SavedPicture
 from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
@@ -74,9 +74,7 @@ class Handlers:
         updates = self._visibility(self.gate.visitor_of(token) is not None) if token else {}
         updates |= self._model_updates(asdict(CARD_DEFAULTS), linked)
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
-        for component, update in self.fill(linked).items():
-            updates[component] = update
-        return updates
+        return updates | self.fill(linked)
 
     def fill(self, values: Mapping[str, Any]) -> dict:
         """Puts values of a request into the form."""
@@ -229,7 +227,7 @@ class Handlers:
         if visitor is None:
             yield self._visibility(False)
             return
-        yield self.fill(recipe_from_query(dict(parse_qsl(recipe, max_num_fields=100))))
+        yield {self.page.status: ""} | self.fill(recipe_from_text(recipe))
         run = self.runs.get(run_id, visitor)
         if run is None or not _still_there(run):
             yield {self.page.status: views.note(aid_views.DRAW_AGAIN)}

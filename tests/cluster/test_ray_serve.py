@@ -54,6 +54,7 @@ def test_a_request_runs_from_progress_to_result(whole):
     assert [update.index for update in updates if isinstance(update, PictureFinished)] == [0, 1]
     assert isinstance(updates[-1], GenerationResult)
     assert whole.status().info.model == "noise-painter"
+    assert whole.tokenizer().max_tokens == 75
 
 
 def test_a_request_goes_where_nothing_is_drawn_yet(whole):

@@ -87,12 +87,10 @@ if (!hasAcceptance) forget() // what is left is somebody else's
 let filled = null // the element that shows the copies
 new MutationObserver(() => {
   const history = document.getElementById('history')
-  const workspace = document.getElementById('workspace')
   if (history !== filled) {
     filled = history
     if (history) showHistory()
   }
-  if (workspace && !history) return
   const isDrawing = Boolean(document.getElementById('cancel')?.checkVisibility())
   if (history && history.inert !== isDrawing) history.inert = isDrawing
   const record = document.querySelector('#record [data-run]')
