@@ -99,7 +99,7 @@ def test_a_pictures_settings_fill_the_form_and_draw_it_again(tmp_path):
         window = await host.visitor()
         await hand(window, "ask-settings", TEXT)
         assert (window["prompt"], window["Negative prompt"], window["Size"]) == ("a castle", "snow", "96x128")
-        assert window["New seed each time"] is False and aid_views.FILLED in window["status"]
+        assert window["Surprise me (new seed each time)"] is False and aid_views.FILLED in window["status"]
         await drawn(window, prompt=window["prompt"])
         asked = host.backend.started[0].request
         assert (asked.seed, asked.num_inference_steps, asked.scheduler, asked.height) == (99, 7, "PNDM", 128)
@@ -154,7 +154,7 @@ def test_an_earlier_run_comes_back_with_its_pictures_while_they_exist(tmp_path):
         host.store.close()
         await hand(window, "ask-run", run_id, recipe + "&num_inference_steps=9")
         assert window["Steps"] == 9 and aid_views.DRAW_AGAIN in window["status"]
-        assert window["New seed each time"] is False
+        assert window["Surprise me (new seed each time)"] is False
 
     play(tmp_path, scene)
 

@@ -194,7 +194,7 @@ def test_a_seed_that_is_typed_is_the_one_that_is_used(workspace):
     page = workspace()
     generate(page, steps=2)
     expect(page.locator("#status")).to_contain_text("4 pictures in")
-    new_seed = page.get_by_label("New seed each time")
+    new_seed = page.get_by_label("Surprise me (new seed each time)")
     expect(new_seed).to_be_checked()
     page.get_by_label("Seed", exact=True).fill("42")
     expect(new_seed).not_to_be_checked()
