@@ -93,6 +93,16 @@ def test_every_scheduler_on_offer_can_be_made():
     assert tuple(SCHEDULER_TABLE) == SCHEDULERS
 
 
+def test_the_test_models_schedules_are_those_of_v1_4s_own_file(noise_painter):
+    """It names no spacing of the timesteps, so each noise scheduler takes its own; a file that we write names PNDM's."""
+    spacings = {
+        name: make_scheduler(name, noise_painter.pipeline.scheduler.config, 4).config.timestep_spacing
+        for name in SCHEDULERS
+    }
+    leading = [name for name, spacing in spacings.items() if spacing == "leading"]
+    assert leading == ["PNDM", "DDIM", "LCM"] and set(spacings.values()) == {"leading", "linspace"}
+
+
 CASES = {
     "one": {},
     "four, negative, odd size": {"num_images_per_prompt": 4, "negative_prompt": "a dog", "height": 72, "width": 80},
