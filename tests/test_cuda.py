@@ -10,11 +10,14 @@ import torch
 from diffusers import UniPCMultistepScheduler
 
 from sd_space.backends.loading import build_engine
+from sd_space.engine.batcher import BatchKey
 from sd_space.engine.engine import Engine
+from sd_space.engine.pacing import make_pacer
 from sd_space.model.cuda_graphs import RECORD_AT
-from sd_space.model.memory import MEMORY_PROFILES
+from sd_space.model.memory import GIB, MEMORY_PROFILES
 from sd_space.model.pipeline import LoadedPipeline
 from sd_space.model.placement import Placement, tile_decode
+from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.model.unipc import UniPC
 from sd_space.schema import SCHEDULERS, Outcome, Progress
 from sd_space.settings import Settings
@@ -303,3 +306,35 @@ def test_the_checker_waits_for_the_device_once_a_picture_and_reads_its_threshold
 def test_no_attention_is_planned_for_each_shape(gpu):
     gpu.load()
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+# --- other accelerators, and a device that is shared
+
+
+def test_other_accelerators_are_waited_for_and_give_their_memory_back(monkeypatch):
+    """Where events were never seen to work (MPS) the host waits for each step, and measures it."""
+    done = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: done.append("synchronized"))
+    pacer = make_pacer(torch.device("mps"), iter([1.0, 3.5]).__next__)
+    pacer.begin()
+    call = BatchKey(64, 64, True), 2
+    assert pacer.end(call) == [(call, 2.5)] and done == ["synchronized"]
+    assert pacer.finish() == [] and pacer.under_way is None
+
+
+def test_replicas_that_share_a_gpu_share_its_memory():
+    hardware = Hardware("cuda", total_vram_bytes=80 * GIB, free_vram_bytes=79 * GIB)
+    limits = [
+        PipelineSpec.from_settings(Settings(**settings), hardware).max_vram_gb
+        for settings in ({}, {"ray_gpus_per_replica": 1.0}, {"ray_gpus_per_replica": 0.5}, {"max_vram_gb": 8.0})
+    ]
+    assert limits == [None, None, 40.0, 8.0]
+
+
+def test_on_a_lent_gpu_nothing_is_measured(gpu):
+    """A visitor's quota pays for each second, and the width is fixed."""
+    loaded = gpu.load(backend="zerogpu", max_batch_size=4)
+    steps, forward = [], loaded.pipeline.unet.forward
+    loaded.pipeline.unet.forward = lambda *args, **kwargs: steps.append(args) or forward(*args, **kwargs)
+    assert build_engine(loaded, Settings(backend="zerogpu", max_batch_size=4)).width == 4
+    assert not steps

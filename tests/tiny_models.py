@@ -17,6 +17,8 @@ from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.schema import AdmittedRequest, GenerationRequest
 from sd_space.settings import Settings
 
+from .v1_4 import CONFIGS
+
 IMAGE_SIZE = 64  # pixels; latents are 8 x 8 with 4 channels
 PROJECTION = 32
 
@@ -118,6 +120,8 @@ def save_model_folder(folder: Path, variant: str | None = None) -> Path:
     make_pipeline().save_pretrained(folder, safe_serialization=True, variant=variant)
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
+    # As v1-4 has it: what its file leaves out is each noise scheduler's own default, not PNDM's.
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(CONFIGS["scheduler/scheduler_config.json"]))
     described = {"name": "noise-painter", "title": "Noise", "defaults": {"num_inference_steps": 4}}
     (folder / "sd_space.json").write_text(json.dumps(described))
     return folder
