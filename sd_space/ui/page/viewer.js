@@ -32,10 +32,9 @@ document.addEventListener('focusin', ({ target }) => {
   if (preview) requestAnimationFrame(() => preview.scrollIntoView({ block: 'nearest' }))
 })
 // Fullscreen and Download drop the focus, and with it the keys.
-document.addEventListener('click', ({ target }) => {
-  if (!target.closest('#gallery .icon-button')) return
-  requestAnimationFrame(() => { if (viewer()) focusIfLost(viewerThumbnails()[openedIndex]) })
-})
+const keepFocus = () => setTimeout(() => { if (viewer()) focusIfLost(viewerThumbnails()[openedIndex]) })
+document.addEventListener('fullscreenchange', keepFocus)
+document.addEventListener('focusout', ({ target }) => { if (target.closest('#gallery .preview')) keepFocus() })
 
 let swipeStart = null
 document.addEventListener('touchstart', ({ target, touches }) => {
