@@ -45,7 +45,7 @@ async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
         async for stage in until_ready(backend):
             show(f"{stage}…")
         info = backend.status().info
-        admitted = gate.admit(gate.issue_token(True), values, info)
+        admitted = gate.admit_operator(values, info)
         async for update in backend.generate(admitted):
             match update:
                 case Progress():

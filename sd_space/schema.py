@@ -8,9 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sd_space.devices import Device
 from sd_space.errors import ModelUnavailable, SpaceError
 from sd_space.request import GenerationRequest
 from sd_space.served_model import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokenizer:
+    """The served model's tokenizer as the library `tokenizers` reads it, and how many tokens of a prompt count."""
+
+    json: str = field(repr=False)
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +72,8 @@ class Progress:
     """Where a request stands. `queue_position` is 0 while it runs, else its place in the queue (1 is next).
 
     Steps are UNet calls: PNDM takes n + 1 of them for n inference steps. They are those of the picture that is
-    furthest behind among the running ones. `seconds_left` is `None` until a step was measured on this machine.
+    furthest behind among the running ones; `fraction_done` is of the steps of all pictures together. `seconds_left` is
+    `None` until a step was measured on this machine.
     `note` is a sentence for the visitor, about a delay.
     """
 
@@ -76,6 +86,7 @@ class Progress:
     seconds_left: float | None = None
     previews: tuple[Preview | None, ...] = ()
     note: str = ""  # a sentence for the visitor, about a delay
+    fraction_done: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +96,22 @@ class PictureFinished:
     request_id: str
     index: int
     image: ScreenedImage
+    device: str = ""  # that drew it, where there are several
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
     """All pictures of a request, in order. `elapsed_s` is seconds by stage.
 
-    `truncated_prompt` is the part of the prompt beyond the text encoder's 77 tokens, which had no effect.
+    `truncated_prompt` is the part of the prompt beyond the text encoder's 77 tokens, which had no effect. `devices` are
+    those that drew the pictures, one for each; none are named where there is only one.
     """
 
     request_id: str
     images: tuple[ScreenedImage, ...]
     elapsed_s: Mapping[str, float]
     truncated_prompt: str = field(default="", repr=False)
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +146,8 @@ class BackendStatus:
     Where pictures are made in other processes, `replicas` counts those by state, and `reruns` how often a request
     was run again because its replica was lost. `unet_calls` are since the start, by the pictures that shared them: how
     many, and their seconds in all. `restarts` is how often an engine's process was lost and replaced, by reason.
+    `devices` are those with an engine; none are listed where they are not this machine's own.
+    `outlook_s` is how long a request with the model's default values would take if it came now, where that is known.
     """
 
     stage: Stage
@@ -144,6 +160,8 @@ class BackendStatus:
     reruns: int = 0
     unet_calls: Mapping[int, tuple[int, float]] = field(default_factory=dict)
     restarts: Mapping[str, int] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ()
+    outlook_s: float | None = None
 
     @property
     def is_ready(self) -> bool:

@@ -198,6 +198,9 @@ class Settings:
     result_dir: str | None = _setting(
         None, _path, "where each process makes a folder of its own for results; the temporary folder when empty"
     )
+    history: bool = _setting(
+        True, _switch, "`0`: the page does not keep small copies of a visitor's last pictures in the browser"
+    )
     reconnect_s: float = _setting(
         30.0, _positive, "seconds for which a page's run goes on after its connection was lost, so that it can return"
     )

@@ -33,8 +33,9 @@ def leave_out_gpu(config, items) -> None:
     import torch
 
     if not torch.cuda.is_available():
-        sentence = "GPU tests do not run; test_placement.py runs their paths on a pretended device."
-        leave_out(config, items, mine, f"NO CUDA: {len(mine)} {sentence}")
+        left = [item for item in mine if item.get_closest_marker("real_gpu")]
+        sentence = f"{len(mine) - len(left)} tests run on a pretended device, and {len(left)} that need memory do not."
+        leave_out(config, items, left, f"NO CUDA: {sentence}")
 
 
 def leave_out_nightly(config, items) -> None:
@@ -62,12 +63,39 @@ def attempts(request) -> Attempts:
     return Attempts(request.node.originalname, request.param)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory):
+    """Nothing is read from the user's own cache, and nothing is written to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def one_torch_thread():
     """Small models lose time to a second thread, and results do not hang on the machine's cores."""
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def pretended_gpu(one_torch_thread):
+    from .gpu import Gpu
+    from .pretend_cuda import pretended_cuda
+
+    with pretended_cuda() as device:
+        yield Gpu(device)
+
+
+@pytest.fixture
+def gpu(request):
+    """A CUDA device, pretended where there is none."""
+    import torch
+
+    from .gpu import Gpu
+
+    return Gpu(None) if torch.cuda.is_available() else request.getfixturevalue("pretended_gpu")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+from sd_space.devices import Device
 from sd_space.errors import Cancelled, SpaceError
 from sd_space.model.memory import Footprint, decode_bytes, step_bytes
 from sd_space.schema import (
@@ -12,6 +13,7 @@ from sd_space.schema import (
     Outcome,
     PictureFinished,
     Progress,
+    PromptTokenizer,
     RequestFailed,
     ScreenedImage,
     Stage,
@@ -42,12 +44,22 @@ class FakeBackend:
         self.outcomes = outcomes
         self.error = error
         self.stage, self.info = Stage.READY, INFO
+        self.devices: tuple[Device, ...] = ()
+        self.drawn_on: tuple[str, ...] = ()
+        self.prompt_tokenizer: PromptTokenizer | None = None
+        self.outlook_s: float | None = None
         self.proceed = asyncio.Event()
         self.cancelled: dict[str, asyncio.Event] = {}
         self.started: list[AdmittedRequest] = []
 
     def status(self) -> BackendStatus:
-        return BackendStatus(self.stage, self.info if self.stage is Stage.READY else None)
+        is_ready = self.stage is Stage.READY
+        return BackendStatus(
+            self.stage, self.info if is_ready else None, devices=self.devices, outlook_s=self.outlook_s
+        )
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        return self.prompt_tokenizer
 
     def cancel(self, request_id: str) -> None:
         self.cancelled[request_id].set()
@@ -69,4 +81,4 @@ class FakeBackend:
         else:
             for index, image in list(enumerate(images))[1:]:
                 yield PictureFinished(admitted.request_id, index, image)
-            yield GenerationResult(admitted.request_id, tuple(images), {"total": 2.0})
+            yield GenerationResult(admitted.request_id, tuple(images), {"total": 2.0}, devices=self.drawn_on)

@@ -161,6 +161,9 @@ def test_the_model_describes_itself(client):
     assert model["ready"] is True and model["model"] == "picture-book"
     assert model["default_size"] == [128, 128] and model["dtype"] == "float32"
     assert "PNDM" in model["schedulers"] and model["limits"]["max_images"] == 4
+    (device,) = model["devices"]
+    assert device["device"] == "cpu" and device["state"] == "ready" and device["name"]
+    assert device["width"] >= 1 and device["memory_profile"] == model["memory_profile"]
 
 
 def test_three_endpoints_are_public_and_no_more(ready_server):

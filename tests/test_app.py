@@ -91,7 +91,7 @@ def test_a_closed_standard_output_keeps_no_sentence_back():
 
 
 @pytest.mark.parametrize("program", ["app.py", "sd_space/tools/doctor.py"])
-def test_a_python_that_is_too_old_is_told_so(program):
+def test_a_python_that_is_too_old_ends_in_a_sentence(program):
     """In the one file that is read first: the others are syntax errors to it."""
     pretend = f"import sys, runpy; sys.version_info = (3, 9, 18); runpy.run_path({program!r}, run_name='__main__')"
     assert refused("-c", pretend) == "This program needs Python 3.11 or newer, not 3.9; start it with one."

@@ -24,6 +24,7 @@ WINGS = {
     GROUND: set(),
 }
 PAGE = {"ui", "serving"}  # of the backends they know the protocol alone
+PAGE_PACKAGES = {"gradio", "gradio_client", "itsdangerous", "starlette", "fastapi", "uvicorn"}
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "safetensors"}
 MAKERS = {
     "AdmittedRequest": {"serving.gate"},
@@ -131,7 +132,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def test_the_page_loads_no_torch():
-    loaded = loaded_by("import app, sd_space.ui, sd_space.backends, sd_space.backends.local")
+    loaded = loaded_by("import app, sd_space.ui, sd_space.backends, sd_space.backends.local, tokenizers")
     assert not loaded & HEAVY
     assert "threads=1" in loaded
 
@@ -140,3 +141,24 @@ def test_the_engine_loads_no_gradio():
     loaded = loaded_by("import sd_space.engine.engine, sd_space.model.pipeline, sd_space.backends.local")
     assert "gradio" not in loaded
     assert "threads=1" in loaded
+
+
+def test_what_draws_without_a_page_needs_none_of_its_packages():
+    """A bare GPU machine has torch, diffusers and transformers: the doctor says what is missing, and draws."""
+    code = (
+        "import importlib.abc, runpy, sys\n"
+        "class Missing(importlib.abc.MetaPathFinder):\n"
+        "  def find_spec(self, name, path=None, target=None):\n"
+        f"    if name.split('.')[0] in {PAGE_PACKAGES}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "import sd_space.tools.record, sd_space.tools.bench.__main__\n"
+        "runpy.run_path('examples/generate.py', run_name='generate')\n"
+        "from sd_space.tools.doctor import main; main([])"
+    )
+    environ = os.environ | {"SD_SPACE_MODEL": "tiny", "TRANSFORMERS_VERBOSITY": "error"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
+    )
+    verdicts = {line[:25].split(maxsplit=1)[1].strip(): line.split()[0] for line in run.stdout.splitlines()}
+    assert verdicts.pop("page's port") == "FAILED" and "pip install -r requirements.txt" in run.stdout
+    assert set(verdicts.values()) == {"ok"} and "picture" in verdicts, run.stdout

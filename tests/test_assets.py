@@ -6,7 +6,7 @@ FILES = sorted((Path(assets.__file__).parent / "page").iterdir())
 
 
 def test_every_file_of_the_page_is_joined_once():
-    joined = {".css": assets.style_sheet(), ".js": assets.script()}
+    joined = {".css": assets.style_sheet() + assets.head(), ".js": assets.script() + assets.head()}
     assert {path.suffix for path in FILES} == joined.keys()
     for path in FILES:
         assert joined[path.suffix].count(path.read_text(encoding="utf-8")) == 1, path.name

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sd_space.backends import engine_slot
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE
 from sd_space.tools.bench.__main__ import BENCHMARKS, main
 from sd_space.tools.bench.figures import plain
+
+from .forked import forking_context
 
 
 def bench(capsys, *arguments: str) -> dict:
@@ -145,6 +148,18 @@ def test_startup(capsys, model_folder):
     assert rows["bare Gradio page"]["page_s"] > 0
     assert rows["plain recipe"]["first_picture_s"] > 0
     assert rows["this Space, no page"]["first_picture_s"] > 0
+
+
+@pytest.mark.nightly
+def test_processes(capsys, model_folder, monkeypatch):
+    monkeypatch.setattr(engine_slot, "CONTEXT", forking_context())
+    options = ("--threads", "2", "--width", "2", "--pictures", "4", "--rounds", "2", "--steps", "4", "--no-page")
+    figures = bench(capsys, "processes", "--model", str(model_folder), *options)
+    several, *others = figures["rounds"].values()
+    assert len(others) == 3 and len(several) == 2
+    for row in figures["rows"].values():
+        assert 0 < row["delay_ms"] <= row["delay_p99_ms"] and row["alone_s"] > 0
+    assert all(ratio > 0 for ratio in figures["ratios"].values())
 
 
 def test_an_unknown_benchmark_is_refused(capsys):

@@ -102,7 +102,7 @@ def test_a_burst_of_connections_beyond_the_handles_is_outlived(tmp_path, kind):
 
 
 @KINDS
-def test_a_head_that_never_ends_is_told_so_and_closed(tmp_path, kind):
+def test_a_head_that_never_ends_gets_a_sentence_and_is_closed(tmp_path, kind):
     with served(tmp_path, kind, "HEAD_TIMEOUT_S=0.3") as server, server.connect() as late, server.connect() as silent:
         late.sendall(HALF_A_HEAD)
         assert read_to_end(late).startswith(b"HTTP/1.1 408 ")
@@ -152,10 +152,12 @@ def test_who_waits_for_an_answer_is_not_closed_for_newcomers(tmp_path, kind):
         b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01",
         b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 200_000,
+        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\nabc",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     ],
-    ids=["no request", "no header", "TLS", "a head of 200 kB"],
+    ids=["no request", "no header", "TLS", "a head of 200 kB", "no encoding that is known", "no chunk"],
 )
-def test_what_is_no_request_is_told_in_a_sentence_and_not_logged_each_time(tmp_path, kind, sent):
+def test_what_is_no_request_gets_a_sentence_and_is_not_logged_each_time(tmp_path, kind, sent):
     with served(tmp_path, kind) as server:
         answers = []
         for _ in range(50):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 
 from sd_space.engine.denoiser import Denoiser
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, fitting_schedulers, make_scheduler
@@ -36,6 +37,12 @@ def plain_call(loaded: LoadedPipeline, request: GenerationRequest, output_type: 
     ).images
 
 
+def scheduler_config(loaded: LoadedPipeline, **changes) -> dict:
+    """The model's own, as a file that has these values would be read: what it leaves out counts as a default."""
+    config = dict(loaded.pipeline.scheduler.config) | changes
+    return config | {"_use_default_values": [name for name in config["_use_default_values"] if name not in changes]}
+
+
 def prepared(denoiser: Denoiser, request: GenerationRequest):
     encoded = denoiser.encode_prompt(request)
     return [denoiser.prepare_latents(request, seed, encoded) for seed in request.seeds]
@@ -51,7 +58,7 @@ def denoised(denoiser: Denoiser, request: GenerationRequest) -> torch.Tensor:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_schedulers_that_fit_a_prediction_type_arrive_at_the_picture(noise_painter, prediction_type):
     """A network that always knows the picture: whatever it is asked to predict, the last latents are that picture."""
-    config = dict(noise_painter.pipeline.scheduler.config) | {"prediction_type": prediction_type}
+    config = scheduler_config(noise_painter, prediction_type=prediction_type)
     fitting = fitting_schedulers(config, 150)
     lacking = {"PNDM", "Euler a"} if prediction_type == "sample" else set()
     assert set(SCHEDULERS) - set(fitting) == lacking
@@ -81,7 +88,7 @@ def test_schedulers_that_fit_a_prediction_type_arrive_at_the_picture(noise_paint
     ids=str,
 )  # fmt: skip
 def test_no_scheduler_fits_a_configuration_that_none_can_work_with(noise_painter, changes):
-    assert fitting_schedulers(dict(noise_painter.pipeline.scheduler.config) | changes, 150) == ()
+    assert fitting_schedulers(scheduler_config(noise_painter, **changes), 150) == ()
 
 
 def test_trying_schedulers_takes_no_random_numbers(noise_painter):
@@ -92,6 +99,16 @@ def test_trying_schedulers_takes_no_random_numbers(noise_painter):
 
 def test_every_scheduler_on_offer_can_be_made():
     assert tuple(SCHEDULER_TABLE) == SCHEDULERS
+
+
+def test_the_test_models_schedules_are_those_of_v1_4s_own_file(noise_painter):
+    """It names no spacing of timesteps, so each noise scheduler takes its own; a file that we write names PNDM's."""
+    spacings = {
+        name: make_scheduler(name, noise_painter.pipeline.scheduler.config, 4).config.timestep_spacing
+        for name in SCHEDULERS
+    }
+    leading = [name for name, spacing in spacings.items() if spacing == "leading"]
+    assert leading == ["PNDM", "DDIM", "LCM"] and set(spacings.values()) == {"leading", "linspace"}
 
 
 CASES = {
@@ -247,7 +264,8 @@ def test_the_libraries_do_not_print_prompts(noise_painter, capfd):
 def test_a_perfect_model_predicts_its_picture_at_every_step(noise_painter, monkeypatch, scheduler, prediction_type):
     """The preview's formula must undo each scheduler's own scaling; checked with a UNet that knows the answer."""
     pipeline = noise_painter.pipeline
-    monkeypatch.setitem(pipeline.scheduler._internal_dict, "prediction_type", prediction_type)
+    config = scheduler_config(noise_painter, prediction_type=prediction_type)
+    monkeypatch.setattr(pipeline.scheduler, "_internal_dict", FrozenDict(config))
     denoiser = Denoiser(pipeline)
     target = torch.full((1, 4, 8, 8), 0.5)
 

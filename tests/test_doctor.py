@@ -40,7 +40,7 @@ def examine(capsys, environ: dict[str, str], is_quick: bool = False) -> tuple[bo
     return is_well, told
 
 
-def test_a_healthy_deployment_is_told_line_by_line(capsys, environ, one_torch_thread):
+def test_a_healthy_deployment_is_reported_line_by_line(capsys, environ, one_torch_thread):
     is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": "tiny", "SD_SPACE_SECRET": "s3cret"})
     assert is_well
     assert {verdict for verdict, _ in told.values()} == {"ok"}
@@ -60,7 +60,7 @@ def test_the_quick_way_loads_nothing_and_says_so(capsys, environ, monkeypatch):
     assert {told[name] for name in ("model", "safety checker", "picture")} == {("not done", "--quick")}
 
 
-def test_a_wrong_setting_is_told_and_ends_what_needs_it(capsys):
+def test_a_wrong_setting_is_reported_and_ends_what_needs_it(capsys):
     is_well, told = examine(capsys, {"SD_SPACE_MAX_QUEUE": "many"})
     assert not is_well
     assert told["settings"] == ("FAILED", "SD_SPACE_MAX_QUEUE must be a whole number from 1 to 10000, not 'many'.")
@@ -68,7 +68,7 @@ def test_a_wrong_setting_is_told_and_ends_what_needs_it(capsys):
     assert told["picture"] == ("not done", "because of what failed above")
 
 
-def test_a_port_that_is_taken_is_told(capsys, environ):
+def test_a_port_that_is_taken_is_reported(capsys, environ):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -88,7 +88,7 @@ def test_a_port_that_is_taken_is_told(capsys, environ):
         ({"HF_HUB_ETAG_TIMEOUT": "soon"}, "HF_HUB_ETAG_TIMEOUT must be a whole number"),
     ],
 )
-def test_what_would_end_the_apps_start_is_told_in_the_apps_words(capsys, environ, changed, says):
+def test_what_would_end_the_apps_start_is_reported_in_the_apps_words(capsys, environ, changed, says):
     _, told = examine(capsys, environ | changed, is_quick=True)
     assert told["page's port"][0] == "FAILED" and says in told["page's port"][1]
 
@@ -98,13 +98,13 @@ def test_an_address_of_the_sixth_version_is_as_good_as_any(capsys, environ):
     assert told["page's port"][0] == "ok" and "[::1]:" in told["page's port"][1]
 
 
-def test_a_link_in_place_of_the_result_folder_is_told(capsys, environ, tmp_path):
+def test_a_link_in_place_of_the_result_folder_is_reported(capsys, environ, tmp_path):
     (tmp_path / "results").symlink_to(tmp_path)
     _, told = examine(capsys, environ, is_quick=True)
     assert told["result folder"][0] == "FAILED" and "is a symbolic link" in told["result folder"][1]
 
 
-def test_a_result_folder_that_cannot_be_is_told(capsys, environ, tmp_path):
+def test_a_result_folder_that_cannot_be_is_reported(capsys, environ, tmp_path):
     (tmp_path / "file").write_text("in the way")
     folder = str(tmp_path / "file" / "results")
     _, told = examine(capsys, environ | {"SD_SPACE_RESULT_DIR": folder}, is_quick=True)
@@ -114,7 +114,7 @@ def test_a_result_folder_that_cannot_be_is_told(capsys, environ, tmp_path):
     )
 
 
-def test_a_device_that_is_not_there_is_told(capsys, environ):
+def test_a_device_that_is_not_there_is_reported(capsys, environ):
     if torch.cuda.is_available():
         environ["SD_SPACE_DEVICE"] = "mps"
     _, told = examine(capsys, {"SD_SPACE_DEVICE": "cuda"} | environ, is_quick=True)
@@ -123,7 +123,7 @@ def test_a_device_that_is_not_there_is_told(capsys, environ):
 
 
 @pytest.mark.parametrize("fault", [fault for fault in StandInHub.FAULTS if fault not in ("truncated", "short")])
-def test_each_fault_of_the_hub_is_told_before_anything_is_fetched(capsys, environ, standin, fault, monkeypatch):
+def test_each_fault_of_the_hub_is_reported_before_anything_is_fetched(capsys, environ, standin, fault, monkeypatch):
     if "account" in fault:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
     standin.fault = fault
@@ -137,7 +137,7 @@ def test_each_fault_of_the_hub_is_told_before_anything_is_fetched(capsys, enviro
 
 
 @pytest.mark.parametrize("fault", ["truncated", "short"])
-def test_files_that_come_incomplete_are_told_when_they_are_loaded(capsys, environ, standin, fault):
+def test_files_that_come_incomplete_are_reported_when_they_are_loaded(capsys, environ, standin, fault):
     standin.fault = fault
     environ |= {"SD_SPACE_MODEL": V1_4, "SD_SPACE_HUB_TIMEOUT_S": str(patience_s(fault))}
     is_well, told = examine(capsys, environ)
@@ -214,7 +214,7 @@ def test_v1_4_is_fetched_once_and_then_drawn_with_while_offline(repository, tmp_
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_half_way_is_told(repository, tmp_path):
+def test_a_disk_that_fills_up_half_way_is_reported(repository, tmp_path):
     """The kernel refuses to write on, as a full disk does."""
     with serving(repository) as hub:
         status, said = run_doctor(hub, tmp_path, on_a_small_disk)

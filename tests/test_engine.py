@@ -175,7 +175,7 @@ def test_pictures_come_in_the_order_of_their_seeds(noise_painter):
     assert [image.seed for image in result.images] == [40, 41, 42, 43]
 
 
-def test_waiting_is_told_with_its_place(noise_painter):
+def test_waiting_is_reported_with_its_place(noise_painter):
     engine = make_engine(noise_painter, width=1)
     for name in "abc":
         engine.add_request(admitted(name))

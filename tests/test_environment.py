@@ -40,13 +40,13 @@ def test_an_ordinary_environment_stays_as_it_is():
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "all_proxy"])
 @pytest.mark.parametrize("value", [":::", "ftp://user:hunter2@x", "http://x:port", "socks9://y"])
-def test_a_proxy_that_cannot_be_used_is_told_without_its_password(name, value):
+def test_a_proxy_that_cannot_be_used_is_reported_without_its_password(name, value):
     said = refusal({name: value})
     assert said.startswith(f"{name} cannot be used (") and "hunter2" not in said
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
-def test_certificates_that_cannot_be_read_are_told(name, tmp_path):
+def test_certificates_that_cannot_be_read_are_reported(name, tmp_path):
     if name == "SSL_CERT_FILE":
         (tmp_path / "none.pem").write_text("no certificate")
         assert "SSL_CERT_FILE cannot be read (" in refusal({name: str(tmp_path / "none.pem")})
@@ -88,7 +88,7 @@ def test_names_that_need_no_proxy_never_keep_a_client_from_being_made(monkeypatc
     os.environ.pop("NO_PROXY", None)
 
 
-def test_a_place_without_anything_writable_is_told(monkeypatch):
+def test_a_place_without_anything_writable_is_reported(monkeypatch):
     def nowhere() -> str:
         raise FileNotFoundError("No usable temporary directory found in ['/tmp']")
 
@@ -96,7 +96,7 @@ def test_a_place_without_anything_writable_is_told(monkeypatch):
     assert refusal({}) == "No temporary file can be written; set TMPDIR to a folder that can be."
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path, monkeypatch):
+def test_a_folder_that_is_gone_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "getcwd", lambda: os.stat(tmp_path / "gone"))
     assert refusal({}) == "The folder that this was started in is gone; start it in another one."

@@ -47,7 +47,7 @@ def test_only_true_is_an_agreement(agree):
     lambda token: ("A" if token[0] != "A" else "B") + token[1:],
     lambda token: gate_at(secret="another").issue_token(True),
 ])  # fmt: skip
-def test_a_forged_token_is_refused_and_told_how_to_accept(token, forge):
+def test_a_forged_token_is_refused_with_how_to_accept(token, forge):
     with pytest.raises(LicenceNotAccepted, match="/accept_license"):
         gate_at().verify_token(forge(token))
 

@@ -84,7 +84,7 @@ def owner(demo: gr.Blocks, name: str) -> Any:
         ("App", "build_middleware_stack", object, "gradio_queue.wrap_apps"),
         ("module routes", "STATIC_PATH_LIB", object, "gradio_queue.asset_addresses"),
         ("module routes", "BUILD_PATH_LIB", object, "gradio_queue.asset_addresses"),
-        ("module routes", "templates", object, "gradio_queue.add_link_preview_tags"),
+        ("module routes", "templates", object, "gradio_queue.add_to_head"),
         ("module http_server", "start_server", object, "gradio_queue.serve_with"),
         ("MCP server", "tool_to_endpoint", dict, "gradio_queue.mcp_tools"),
         ("MCP server", "postprocess_output_data", object, "gradio_queue.give_pictures_to_mcp"),
@@ -118,7 +118,7 @@ def test_gradio_still_starts_its_server_through_the_function_that_is_replaced():
 )
 def test_gradios_page_still_has_what_is_replaced_in_it(piece):
     template, *_ = gradio_queue._OWN_LOADER.get_source(routes.templates.env, "frontend/index.html")
-    assert piece in template, changed("page", f"has no {piece} any more", "gradio_queue.add_link_preview_tags")
+    assert piece in template, changed("page", f"has no {piece} any more", "gradio_queue.add_to_head")
 
 
 def test_gradios_queue_refuses_nobody_and_keeps_everybodys_messages(demo):

@@ -1,11 +1,13 @@
 """What the page shows after each of its events, seen without a browser."""
 
+import html
+import re
 from dataclasses import replace
 
 import pytest
 
 from sd_space.errors import EngineFailed, QueueFull
-from sd_space.schema import BackendStatus, Outcome, RequestFailed, Stage
+from sd_space.schema import BackendStatus, Outcome, PictureFinished, RequestFailed, Stage
 from sd_space.serving.limits import FULL
 from sd_space.serving.results import GONE
 from sd_space.ui.form import CARD_DEFAULTS
@@ -15,7 +17,8 @@ from .test_schema import INFO
 from .window import Host, Window, play
 
 ALERT = 'role="alert"'
-EMBED = "Write prompt and settings into the PNG files, so that other tools can read them"
+EMBED = "Save prompt and settings inside the PNG"
+NEW_SEED = "Surprise me (new seed each time)"
 
 
 async def drawn(window: Window, **form) -> None:
@@ -37,7 +40,7 @@ def test_a_newcomer_sees_the_gate_and_nothing_behind_it(tmp_path):
     async def scene(host: Host):
         window = host.window()
         await window.open()
-        assert window.shows("gate") and not window.shows("workspace") and not window.shows("withdraw")
+        assert window.shows("gate") and not window.shows("workspace") and not window.shows("leave")
 
     play(tmp_path, scene)
 
@@ -45,7 +48,7 @@ def test_a_newcomer_sees_the_gate_and_nothing_behind_it(tmp_path):
 def test_a_remembered_acceptance_opens_the_workspace(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
-        assert window.shows("workspace") and window.shows("withdraw") and not window.shows("gate")
+        assert window.shows("workspace") and window.shows("leave") and not window.shows("gate")
 
     play(tmp_path, scene)
 
@@ -88,11 +91,11 @@ def test_withdrawing_clears_the_page_ends_the_run_and_the_token(tmp_path):
         window["prompt"], window["Negative prompt"], window["agree"] = "a secret garden", "weeds", True
         token = window["token"]
         async for _ in window.follow("click", "generate"):
-            if "waiting" in window["waiting"]:
+            if "waiting" in (window["waiting"] or ""):
                 await window.do("click", "withdraw")
                 break
         assert window.shows("gate") and not window.shows("workspace") and not window.shows("results")
-        for name in ("token", "run_id", "prompt", "Negative prompt", "status", "waiting", "recipe"):
+        for name in ("token", "run_id", "shown_id", "prompt", "Negative prompt", "status", "waiting", "recipe"):
             assert window[name] == "", name
         assert not window["agree"] and window.prop("accept", "interactive") is False and captions(window) == []
         (request,) = host.backend.started
@@ -110,7 +113,7 @@ def test_who_ends_a_run_may_have_an_acceptance_that_has_expired_meanwhile(tmp_pa
         window = await host.visitor()
         window["prompt"] = "a cat"
         async for _ in window.follow("click", "generate"):
-            if "waiting" in window["waiting"]:
+            if "waiting" in (window["waiting"] or ""):
                 host.gate._token_ttl_s = -1
                 assert host.gate.visitor_of(window["token"]) is None
                 await window.do("click", button)
@@ -186,7 +189,7 @@ def test_who_asks_early_waits_and_gets_the_models_own_values(tmp_path):
     play(tmp_path, scene, loading())
 
 
-def test_a_model_that_cannot_be_loaded_is_told_on_the_banner_and_to_who_asks(tmp_path):
+def test_a_model_that_cannot_be_loaded_is_reported_on_the_banner_and_to_who_asks(tmp_path):
     class Failed(FakeBackend):
         def status(self) -> BackendStatus:
             return BackendStatus(Stage.FAILED, reason="The model cannot be loaded.")
@@ -195,7 +198,7 @@ def test_a_model_that_cannot_be_loaded_is_told_on_the_banner_and_to_who_asks(tmp
         window = await host.visitor()
         assert "The model cannot be loaded." in window["banner"]
         await window.do("tick", "clock")
-        assert window.prop("clock", "active") is False
+        assert window.prop("clock", "active") is False and window.prop("generate", "interactive") is False
         await drawn(window)
         assert ALERT in window["status"] and "The model cannot be loaded." in window["status"]
 
@@ -205,12 +208,26 @@ def test_a_model_that_cannot_be_loaded_is_told_on_the_banner_and_to_who_asks(tmp
 # --- a link
 
 
+def test_a_link_hides_its_values_behind_the_hash(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window, Steps=11, **{NEW_SEED: False, "Seed": 5})
+        link = html.unescape(re.search(r'href="#([^"]+)"', window["recipe"])[1])
+        linked = host.window()
+        await linked.open(token=window["token"], link=link)
+        assert (linked["prompt"], linked["Seed"], linked["Steps"], linked[NEW_SEED]) == ("a cat", 5, 11, False)
+        for hostile in ("x=\ud800&%ff", "=&=&&", "prompt", None, 5, ["prompt=x"]):
+            await host.window().open(token=window["token"], link=hostile)
+
+    play(tmp_path, scene)
+
+
 def test_a_links_values_fill_the_form(tmp_path):
     async def scene(host: Host):
         link = {"prompt": "a robot", "seed": "42", "num_inference_steps": "12", "width": "96", "height": "104"}
         window = await host.visitor(**link)
         assert (window["prompt"], window["Seed"], window["Steps"], window["Size"]) == ("a robot", 42, 12, "96x104")
-        assert window["New seed each time"] is False
+        assert window[NEW_SEED] is False
         assert ("96 × 104", "96x104") in map(tuple, window.prop("Size", "choices"))
         await drawn(window, prompt="a robot")
         asked = host.backend.started[0].request
@@ -228,7 +245,7 @@ def test_while_a_run_goes_on_it_can_be_cancelled_and_says_how_far_it_is(tmp_path
         window["prompt"] = "a cat"
         async for _ in window.follow("click", "generate"):
             assert window.shows("cancel") != window.shows("generate")
-            if "Step 1 of 51" in window["waiting"]:
+            if "Step 1 of 51" in (window["waiting"] or ""):
                 assert window.shows("waiting") and window.shows("cancel") and not window.shows("results")
                 host.backend.proceed.set()
         assert window.shows("generate") and not window.shows("waiting")
@@ -239,7 +256,7 @@ def test_while_a_run_goes_on_it_can_be_cancelled_and_says_how_far_it_is(tmp_path
 def test_after_a_run_the_pictures_their_seeds_and_their_recipe_are_there(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
-        await drawn(window, **{"New seed each time": False, "Seed": 5, "Steps": 7, "Size": "64x96"})
+        await drawn(window, **{NEW_SEED: False, "Seed": 5, "Steps": 7, "Size": "64x96"})
         assert captions(window) == ["Seed 5", "Seed 6", "Seed 7", "Seed 8"] and window.shows("results")
         assert "4 pictures in" in window["status"] and "seed=5" in window["recipe"]
         assert window["download-all"]["path"].endswith(".zip") and window.shows("download-all")
@@ -264,7 +281,7 @@ def test_a_seed_that_is_typed_unticks_the_box_and_one_that_the_server_fills_in_d
     async def scene(host: Host):
         window = await host.visitor()
         (typed,) = window.triggered("input", "Seed")
-        assert [block.label for block in typed.outputs] == ["New seed each time"] and typed.js == "() => false"
+        assert [block.label for block in typed.outputs] == [NEW_SEED] and typed.js == "() => false"
         assert window.triggered("change", "Seed") == []
 
     play(tmp_path, scene)
@@ -276,7 +293,7 @@ def test_withheld_and_broken_pictures_are_explained(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
         await drawn(window)
-        assert "1 of 4 withheld" in window["status"] and "1 of 4 failed numerically" in window["status"]
+        assert "held back 1 of 4" in window["status"] and "1 of 4 could not be calculated" in window["status"]
         assert [caption.partition(": ")[2] for caption in captions(window)] == [
             "", "withheld by the safety checker", "failed numerically", "",
         ]  # fmt: skip
@@ -299,13 +316,75 @@ def test_cancel_frees_the_device_and_says_so(tmp_path):
         window = await host.visitor()
         window["prompt"] = "a cat"
         async for _ in window.follow("click", "generate"):
-            if "Step 1 of 51" in window["waiting"] and not host.backend.proceed.is_set():
+            if "Step 1 of 51" in (window["waiting"] or "") and not host.backend.proceed.is_set():
                 await window.do("click", "cancel")
         (cancelled,) = host.backend.cancelled.values()
-        assert cancelled.is_set() and "Cancelled; the device is free" in window["status"]
+        assert cancelled.is_set() and "Stopped." in window["status"]
         assert window.shows("generate") and not window.shows("cancel")
 
     play(tmp_path, scene)
+
+
+class SlowToStart(FakeBackend):
+    """Makes no picture before it may go on."""
+
+    async def generate(self, admitted):
+        async for update in super().generate(admitted):
+            if self.proceed.is_set() or not isinstance(update, PictureFinished):
+                yield update
+
+
+def test_a_run_without_pictures_leaves_those_of_the_run_before_also_after_a_reload(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window)
+        before = captions(window), window["recipe"]
+        host.backend.proceed.clear()
+        window["prompt"] = "a dog"
+        async for _ in window.follow("click", "generate"):
+            if "Step 1 of 51" in (window["waiting"] or "") and not host.backend.proceed.is_set():
+                await window.do("click", "cancel")
+        assert "Stopped." in window["status"] and "earlier pictures are still here" in window["status"]
+        assert (captions(window), window["recipe"]) == before and window.shows("results")
+        reloaded = host.window()
+        await reloaded.open(token=window["token"], run_id=window["run_id"], shown_id=window["run_id"])
+        assert captions(reloaded) == before[0] and reloaded.shows("results")
+
+    play(tmp_path, scene, SlowToStart())
+
+
+def test_a_run_cancelled_after_a_reload_leaves_those_of_the_run_before(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window)
+        host.backend.proceed.clear()
+        async for _ in window.follow("click", "generate"):
+            if "Step 1 of 51" in (window["waiting"] or ""):
+                break
+        reloaded = host.window()
+        reloaded["token"], reloaded["run_id"], reloaded["shown_id"] = (
+            window[name] for name in ("token", "run_id", "shown_id")
+        )
+        async for _ in reloaded.follow("load"):
+            if "Step 1 of 51" in (reloaded["waiting"] or "") and not host.backend.proceed.is_set():
+                await reloaded.do("click", "cancel")
+        assert captions(reloaded) == captions(window) and reloaded.shows("results")
+
+    play(tmp_path, scene, SlowToStart())
+
+
+def test_who_waits_for_the_model_can_cancel_at_once(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        window["prompt"] = "a cat"
+        async for _ in window.follow("click", "generate"):
+            if "Your pictures come next" in (window["status"] or ""):
+                assert window.shows("cancel") and not window.shows("generate")
+                await window.do("click", "cancel")
+        assert "Stopped." in window["status"] and window.shows("generate") and not window.shows("cancel")
+        assert host.backend.started == [] and len(host.capacity) == 0
+
+    play(tmp_path, scene, loading())
 
 
 def test_nobody_cancels_another_visitors_run(tmp_path):
@@ -313,7 +392,7 @@ def test_nobody_cancels_another_visitors_run(tmp_path):
         window, other = await host.visitor(), await host.visitor()
         window["prompt"] = "a cat"
         async for _ in window.follow("click", "generate"):
-            if "Step 1 of 51" in window["waiting"] and not host.backend.proceed.is_set():
+            if "Step 1 of 51" in (window["waiting"] or "") and not host.backend.proceed.is_set():
                 other["run_id"] = window["run_id"]
                 await other.do("click", "cancel")
                 host.backend.proceed.set()
@@ -361,7 +440,7 @@ def test_a_full_house_says_so_and_the_form_stays_as_it_is(tmp_path):
     play(tmp_path, scene, max_queue=1, max_batch_size=1)
 
 
-def test_a_visitor_who_asks_for_too_much_at_once_is_told(tmp_path):
+def test_a_visitor_who_asks_for_too_much_at_once_gets_a_sentence(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
         again = host.window()
@@ -395,7 +474,7 @@ def test_the_last_run_and_its_values_are_there_after_a_reload(tmp_path):
         window = await host.visitor()
         await drawn(window, Steps=11, Size="64x96")
         reloaded = host.window()
-        await reloaded.open(token=window["token"], run_id=window["run_id"])
+        await reloaded.open(token=window["token"], run_id=window["run_id"], shown_id=window["run_id"])
         assert captions(reloaded) == captions(window) and reloaded["status"] == window["status"]
         assert (reloaded["prompt"], reloaded["Steps"], reloaded["Size"]) == ("a cat", 11, "64x96")
 
@@ -407,7 +486,7 @@ def test_a_run_goes_on_through_a_reload(tmp_path):
         window = await host.visitor()
         window["prompt"] = "a cat"
         async for _ in window.follow("click", "generate"):
-            if "Step 1 of 51" in window["waiting"]:
+            if "Step 1 of 51" in (window["waiting"] or ""):
                 break
         reloaded = host.window()
         reloaded["token"], reloaded["run_id"] = window["token"], window["run_id"]
@@ -424,7 +503,9 @@ def test_words_that_are_being_written_survive_a_reload(tmp_path):
         window = await host.visitor()
         await drawn(window, Steps=11)
         reloaded = host.window()
-        await reloaded.open(token=window["token"], run_id=window["run_id"], prompt="something new")
+        await reloaded.open(
+            token=window["token"], run_id=window["run_id"], shown_id=window["run_id"], prompt="something new"
+        )
         assert reloaded["prompt"] == "something new" and reloaded["Steps"] == 11
 
     play(tmp_path, scene)
@@ -435,7 +516,7 @@ def test_a_link_wins_over_the_visitors_own_last_run(tmp_path):
         window = await host.visitor()
         await drawn(window, Steps=11)
         linked = host.window(prompt="a robot", seed="42", num_inference_steps="12")
-        await linked.open(token=window["token"], run_id=window["run_id"])
+        await linked.open(token=window["token"], run_id=window["run_id"], shown_id=window["run_id"])
         assert captions(linked) == captions(window)
         assert (linked["prompt"], linked["Seed"], linked["Steps"]) == ("a robot", 42, 12)
 
@@ -446,19 +527,19 @@ def test_nobody_sees_another_visitors_run(tmp_path):
     async def scene(host: Host):
         window, other = await host.visitor(), await host.visitor()
         await drawn(window)
-        await other.open(run_id=window["run_id"])
+        await other.open(run_id=window["run_id"], shown_id=window["run_id"])
         assert captions(other) == [] and not other.shows("results")
 
     play(tmp_path, scene)
 
 
-def test_pictures_that_were_deleted_are_told_and_the_others_shown(tmp_path):
+def test_pictures_that_were_deleted_are_reported_and_the_others_shown(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
         await drawn(window)
         sorted(host.store.root.rglob("*.png"))[0].unlink()
         reloaded = host.window()
-        await reloaded.open(token=window["token"], run_id=window["run_id"])
+        await reloaded.open(token=window["token"], run_id=window["run_id"], shown_id=window["run_id"])
         assert len(captions(reloaded)) == 3 and GONE in reloaded["status"]
         for picture in host.store.root.rglob("*.png"):
             picture.unlink()
@@ -468,10 +549,10 @@ def test_pictures_that_were_deleted_are_told_and_the_others_shown(tmp_path):
     play(tmp_path, scene)
 
 
-def test_a_run_that_is_gone_is_told_once(tmp_path):
+def test_a_run_that_is_gone_is_reported_once(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
-        await window.open(run_id="of-yesterday")
+        await window.open(run_id="of-yesterday", shown_id="of-yesterday")
         assert "deletes pictures 2 hours after" in window["status"] and window["run_id"] == ""
         await window.open()
         assert window["status"] == ""
@@ -488,7 +569,7 @@ def test_a_run_that_made_no_pictures_has_lost_none(tmp_path):
         window = await host.visitor()
         await drawn(window)
         reloaded = host.window()
-        await reloaded.open(token=window["token"], run_id=window["run_id"])
+        await reloaded.open(token=window["token"], run_id=window["run_id"], shown_id=window["run_id"])
         assert window["run_id"] and reloaded["status"] == ""
 
     play(tmp_path, scene, Refusing())

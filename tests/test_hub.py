@@ -235,7 +235,7 @@ def test_auto_falls_back_to_the_picture_book_and_says_why(standin, tmp_path, fau
     assert FIXES[fault] in caplog.text
 
 
-def test_a_hub_that_is_not_there_is_told(standin, tmp_path):
+def test_a_hub_that_is_not_there_is_reported(standin, tmp_path):
     standin.close()
     assert "cannot be reached at http://127.0.0.1" in hint_of(spec())
 
@@ -266,7 +266,7 @@ def test_offline_another_variant_in_the_cache_will_do(standin, monkeypatch):
 
 
 @pytest.mark.parametrize("lost", ["vae/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt"])
-def test_offline_with_a_partial_cache_is_told(standin, tmp_path, monkeypatch, lost):
+def test_offline_with_a_partial_cache_is_reported(standin, tmp_path, monkeypatch, lost):
     folder = fetch(V1_4, V1_4_REVISION, None).folder
     (folder / lost).unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -282,14 +282,14 @@ def test_a_partial_cache_is_completed(standin):
     assert not standin.fetched & WHOLE
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(standin, tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_fetched(standin, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 12345))
     hint = hint_of(spec())
     assert "The disk is full (4 MB needed, 12 kB free); free some space or set HF_HOME" in hint
     assert not standin.fetched
 
 
-def test_a_file_cut_short_on_the_disk_is_told(standin, tmp_path):
+def test_a_file_cut_short_on_the_disk_is_reported(standin, tmp_path):
     path = fetch(V1_4, V1_4_REVISION, None).folder / "unet" / "diffusion_pytorch_model.safetensors"
     data = path.read_bytes()
     path.unlink()
@@ -297,7 +297,7 @@ def test_a_file_cut_short_on_the_disk_is_told(standin, tmp_path):
     assert "is damaged or cut short" in hint_of(spec())
 
 
-def test_a_repository_with_pickles_only_is_told(repository, tmp_path, monkeypatch):
+def test_a_repository_with_pickles_only_is_reported(repository, tmp_path, monkeypatch):
     folder = tmp_path / "pickles"
     shutil.copytree(repository, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     with serving(folder) as server:
@@ -306,7 +306,7 @@ def test_a_repository_with_pickles_only_is_told(repository, tmp_path, monkeypatc
         assert not server.fetched
 
 
-def test_another_kind_of_pipeline_is_told(repository, tmp_path):
+def test_another_kind_of_pipeline_is_reported(repository, tmp_path):
     folder = tmp_path / "xl"
     shutil.copytree(repository, folder)
     index = json.loads((folder / "model_index.json").read_text())
@@ -314,7 +314,7 @@ def test_another_kind_of_pipeline_is_told(repository, tmp_path):
     assert "is a StableDiffusionXLPipeline" in hint_of(spec(model=str(folder)))
 
 
-def test_anything_else_is_told_with_its_first_line():
+def test_anything_else_is_reported_with_its_first_line():
     assert "(KeyError: 'x')" in operator_hint(KeyError("x"), V1_4)
 
 

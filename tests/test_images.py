@@ -10,7 +10,7 @@ def test_a_placeholder_has_the_pictures_shape():
     assert width * 128 == height * 96
 
 
-def test_withheld_and_broken_are_told_apart():
+def test_withheld_and_broken_are_distinguished():
     shown = [render_image(picture(1, outcome)).tobytes() for outcome in (Outcome.WITHHELD, Outcome.BROKEN)]
     assert shown[0] != shown[1]
 

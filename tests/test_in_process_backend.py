@@ -92,7 +92,7 @@ def test_the_device_time_of_its_calls_is_counted_by_the_pictures_in_them(start):
     assert 0.0 < backend.status().unet_calls[2][1] < TIMEOUT_S
 
 
-def test_loading_is_told_stage_by_stage_and_requests_wait_for_it(start):
+def test_loading_is_reported_stage_by_stage_and_requests_wait_for_it(start):
     async def main():
         backend, stages = start(), []
         waiting = asyncio.create_task(updates_of(backend, admitted("a")))
@@ -230,7 +230,7 @@ def test_a_full_queue_counts_those_who_wait_for_the_model(model_folder):
     asyncio.run(main())
 
 
-def test_a_model_that_cannot_be_loaded_is_told_without_its_path(start, tmp_path, caplog):
+def test_a_model_that_cannot_be_loaded_is_reported_without_its_path(start, tmp_path, caplog):
     async def main():
         backend = start(model=str(tmp_path / "nowhere"))
         with pytest.raises(ModelUnavailable) as early:
@@ -248,7 +248,7 @@ def test_a_model_that_cannot_be_loaded_is_told_without_its_path(start, tmp_path,
     assert caplog.text.count("does not exist") == 1, "the operator's sentence is logged once"
 
 
-def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
+def test_how_far_the_loading_is_is_reported_beside_the_stage(start, monkeypatch):
     told, status = [], EngineThread.status
 
     def noted(self, detail):
@@ -268,7 +268,7 @@ def test_how_far_the_loading_is_is_told_beside_the_stage(start, monkeypatch):
     assert (Stage.LOADING, "loading the unet") in told
 
 
-def test_a_profile_taken_while_serving_is_told_with_the_model(start, monkeypatch):
+def test_a_profile_taken_while_serving_is_reported_with_the_model(start, monkeypatch):
     """What the page and every result say of the memory profile is what is in force."""
     monkeypatch.setattr("sd_space.model.pipeline._loaded", {})
     stock, calls = Denoiser.denoise_step, []
@@ -393,9 +393,9 @@ def test_a_step_that_hangs_is_not_ready(start, monkeypatch):
         gate.close()
         running = asyncio.create_task(updates_of(backend, admitted("a")))
         await gate.reached()
-        thread = backend._engine_thread
-        thread._heartbeat_s -= 1000.0  # as if the last heartbeat were long ago
-        assert thread.heartbeat_age_s > 999
+        heartbeat = backend._engine_thread._heartbeat
+        heartbeat._last_s -= 1000.0  # as if the last one were long ago
+        assert heartbeat.age_s > 999
         assert not backend.status().is_ready
         gate.open.set()
         await running
@@ -405,24 +405,24 @@ def test_a_step_that_hangs_is_not_ready(start, monkeypatch):
 
 
 @pytest.mark.parametrize(("what", "is_lost"), [("paused", False), ("hanging", True)])
-def test_a_process_that_was_paused_is_told_from_a_step_that_hangs(start, monkeypatch, what, is_lost):
+def test_a_process_that_was_paused_is_distinguished_from_a_step_that_hangs(start, monkeypatch, what, is_lost):
     """Nobody looked for an hour in either case: what counts is whether this process ran meanwhile."""
     gate, clock = Gate(monkeypatch), [0.0]
 
     async def main():
         backend = start()
         await ready(backend)
-        thread = backend._engine_thread
-        thread._lived_s.stop()
-        thread._lived_s = LivedTime(lambda: clock[0])
-        thread._heartbeat_s, thread._slowest_step_s = 0.0, 0.0
+        heartbeat = backend._engine_thread._heartbeat
+        heartbeat.stop()
+        heartbeat._lived_s = LivedTime(lambda: clock[0])
+        heartbeat._last_s, heartbeat._slowest_step_s = 0.0, 0.0
         gate.close()
         running = asyncio.create_task(updates_of(backend, admitted("a")))
         await gate.reached()
         for second in range(3600):
             clock[0] += 1.0
             if what == "hanging" or second == 3599:
-                thread._lived_s.tick()
+                heartbeat._lived_s.tick()
         status = backend.status()
         gate.open.set()
         if is_lost:

@@ -81,7 +81,7 @@ def test_values_are_quoted_as_other_tools_quote_them(name, written):
         "negative prompt:, STEPS:",
     ],
 )
-def test_a_prompt_that_looks_like_the_rest_is_told_from_it(prompt):
+def test_a_prompt_that_looks_like_the_rest_is_distinguished_from_it(prompt):
     text = parameters_text(replace(REQUEST, prompt=prompt, negative_prompt=prompt), 7, INFO)
     assert len(re.findall(r"(?i)negative prompt:", text)) == len(re.findall(r"(?i)steps:", text)) == 1
     read, negative, values = as_other_tools_read(text)

@@ -47,7 +47,7 @@ def test_every_field_that_each_request_has_has_a_control_with_its_label(page):
 
 
 def test_the_seeds_help_counts_pictures_as_their_captions_do(page):
-    assert page.controls["seed"].info == "The first picture has this seed, the next one seed + 1"
+    assert page.controls["seed"].info == "The first picture uses this number, the others the next ones"
     assert "the first picture's seed" in REQUEST_FIELDS["seed"].help and "seed + k" not in REQUEST_FIELDS["seed"].help
 
 
@@ -88,8 +88,8 @@ def test_an_unticked_box_can_be_seen_in_both_themes(theme, state, behind):
     assert (light + 0.05) / (dark + 0.05) >= 3
 
 
-def test_nothing_but_the_card_is_open_before_the_server_has_said_so(page):
-    assert not page.gate.visible and not page.workspace.visible and not page.withdraw.visible
+def test_nothing_but_the_gate_and_the_card_is_open_before_the_server_has_said_so(page):
+    assert page.gate.visible and not page.workspace.visible and not page.leave.visible and not page.confirm.visible
     assert page.accept.interactive is False and page.agree.value is False and not page.clock.active
 
 

@@ -58,7 +58,7 @@ def test_every_spelling_of_an_address_serves_and_its_own_url_leads_there(host, r
         server.close()
 
 
-def test_a_port_that_was_asked_for_and_is_taken_is_told_and_never_another_one_used(taken):
+def test_a_port_that_was_asked_for_and_is_taken_is_reported_and_never_another_one_used(taken):
     for do in (check, listen, lambda at: start_server(at, 1024, app)):
         assert refusal(do, address(port=taken)) == (
             f"Port {taken} of 127.0.0.1 is taken; end what holds it, or set GRADIO_SERVER_PORT to another."
@@ -82,7 +82,7 @@ def test_where_no_port_was_asked_for_the_first_free_one_is_taken(monkeypatch, ta
     "text",
     ["", " ", "abc", "0", "-1", "65536", "99999999999999999999", "7860.0", "+7860", "78_60", "٧٨٦٠", "tcp://x:1"],
 )
-def test_a_port_that_is_none_is_told_with_its_range(text):
+def test_a_port_that_is_none_is_reported_with_its_range(text):
     assert refusal(Address.from_env, {"GRADIO_SERVER_PORT": text}) == (
         f"GRADIO_SERVER_PORT must be a whole number from 1 to 65535, not {text!r}; leave it out for the default."
     )
@@ -91,7 +91,7 @@ def test_a_port_that_is_none_is_told_with_its_range(text):
 @pytest.mark.parametrize(
     "host", ["192.0.2.1", "2001:db8::1", "nowhere.invalid", "http://127.0.0.1", "a" * 300, "::1::", "\udcff"]
 )
-def test_an_address_that_cannot_be_bound_is_told(host):
+def test_an_address_that_cannot_be_bound_is_reported(host):
     said = refusal(check, address(host))
     assert said.startswith(
         "GRADIO_SERVER_NAME must be an address of this machine, such as 127.0.0.1, 0.0.0.0 or ::, not "
@@ -100,12 +100,12 @@ def test_an_address_that_cannot_be_bound_is_told(host):
 
 
 @pytest.mark.parametrize("host", ["224.0.0.1", "239.255.0.1", "255.255.255.255", "127.255.255.255"])
-def test_an_address_of_many_machines_is_told(host):
+def test_an_address_of_many_machines_is_reported(host):
     said = refusal(check, address(host))
     assert said.startswith("GRADIO_SERVER_NAME must be an address of this machine") and "many machines" in said
 
 
-def test_a_port_that_needs_rights_is_told(monkeypatch):
+def test_a_port_that_needs_rights_is_reported(monkeypatch):
     def refuse(*_):
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
@@ -132,7 +132,7 @@ def test_a_machine_without_ipv6_serves_localhost_and_refuses_the_rest(monkeypatc
     assert "not supported" in refusal(check, address("::1"))
 
 
-def test_a_server_that_ends_while_it_starts_is_told(caplog):
+def test_a_server_that_ends_while_it_starts_is_reported(caplog):
     async def failing(scope, receive, send):
         await receive()
         await send({"type": "lifespan.startup.failed", "message": ""})

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -13,9 +14,13 @@ import pytest
 from sd_space.backends import engine_process, engine_slot, local, make_backend
 from sd_space.backends.engine_thread import BROKEN
 from sd_space.backends.local import LocalBackend
-from sd_space.backends.replicas import AGAIN
-from sd_space.errors import Cancelled, ModelUnavailable
+from sd_space.backends.replicas import AGAIN, GIVEN_UP
+from sd_space.devices import DeviceState
+from sd_space.engine.engine import Engine
+from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable
 from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
+from sd_space.serving.metrics import Metrics
+from sd_space.serving.own_answers import OwnAnswers
 from sd_space.settings import Settings
 
 from .forked import forking_context
@@ -63,6 +68,12 @@ def backend(shared):
     """Ready and idle."""
     until(lambda: shared.status().is_ready, TIMEOUT_S, shared.status)
     return shared
+
+
+def test_a_ready_engine_gives_the_page_its_tokenizer_and_an_outlook(backend):
+    assert backend.tokenizer().max_tokens == 75
+    asyncio.run(drawn(backend, admitted("a")))
+    until(lambda: backend.status().outlook_s, TIMEOUT_S, backend.status)
 
 
 def after_steps(backend: LocalBackend, act, **changes) -> list:
@@ -171,23 +182,94 @@ def test_an_engine_that_never_comes_up_is_given_up_with_a_sentence(model_folder,
     backend.close(0.0)
 
 
-def test_two_engines_share_a_crowd(model_folder):
-    backend = started(model_folder, devices="2", max_batch_size=1)
-    until(lambda: backend.status().replicas == {"running": 2}, TIMEOUT_S, backend.status)
+def dies_of_poison(*arguments: object) -> None:
+    """`engine_process.run`, but a step of the request with that id ends the process."""
+    step = Engine.step
 
+    def fatal_step(self: Engine) -> list:
+        updates = step(self)
+        if any(update.request_id == "poison" for update in updates):
+            os._exit(3)
+        return updates
+
+    Engine.step = fatal_step
+    engine_process.run(*arguments)
+
+
+@pytest.mark.nightly
+def test_a_request_that_its_engine_dies_of_is_given_up_and_no_other(model_folder, monkeypatch):
+    monkeypatch.setattr(engine_process, "run", dies_of_poison)
+    backend = started(model_folder)
+
+    async def main() -> list:
+        poison = asyncio.create_task(drawn(backend, admitted("poison", **LONG)))
+        others = [asyncio.create_task(drawn(backend, admitted(f"r{k}"))) for k in range(3)]
+        while not backend.status().restarts:
+            await asyncio.sleep(0.01)
+        late = asyncio.create_task(drawn(backend, admitted("late")))
+        with pytest.raises(EngineFailed, match=GIVEN_UP):
+            await poison
+        return await asyncio.gather(*others, late)
+
+    for updates in asyncio.run(main()):
+        assert all(pixels(updates))
+    assert backend.status().restarts == {"crashed": 4}, "two beside others, and two alone"
+    backend.close(0.0)
+
+
+@pytest.fixture(scope="module")
+def pair(model_folder):
+    """Two engines, whose calls take one picture."""
+    backend = started(model_folder, devices="2", max_batch_size=1)
+    yield backend
+    backend.close(0.0)
+
+
+@pytest.fixture
+def ready_pair(pair):
+    until(lambda: pair.status().replicas == {"running": 2}, TIMEOUT_S, pair.status)
+    return pair
+
+
+def test_two_engines_share_a_crowd(ready_pair):
     async def main():
         loads = []
-        tasks = [asyncio.create_task(drawn(backend, admitted(f"r{k}", **LONG))) for k in range(4)]
+        tasks = [asyncio.create_task(drawn(ready_pair, admitted(f"r{k}", **LONG))) for k in range(4)]
         while not loads or sum(loads) < 4:
             await asyncio.sleep(0.01)
-            loads = [slot.load for slot in backend._replicas._slots]
+            loads = [slot.load for slot in ready_pair._replicas._slots]
         for k in range(4):
-            backend.cancel(f"r{k}")
+            ready_pair.cancel(f"r{k}")
         await asyncio.gather(*tasks)
         return loads
 
     assert asyncio.run(main()) == [2, 2]
-    backend.close(0.0)
+
+
+def test_each_of_two_engines_is_a_device_and_a_result_names_those_that_drew_it(ready_pair):
+    devices = ready_pair.status().devices
+    assert [(each.device, each.state, each.width) for each in devices] == [("cpu:0", "ready", 1), ("cpu:1", "ready", 1)]
+    assert all(each.memory_profile and "thread" in each.name for each in devices)
+
+    async def main() -> list[list]:
+        requests = [admitted(f"d{k}", num_images_per_prompt=2) for k in range(2)]
+        return await asyncio.gather(*(drawn(ready_pair, request) for request in requests))
+
+    assert {updates[-1].devices for updates in asyncio.run(main())} == {("cpu:0",) * 2, ("cpu:1",) * 2}
+
+
+def test_while_one_of_two_engines_is_down_the_page_is_ready_and_tells_its_state(ready_pair, monkeypatch):
+    monkeypatch.setattr(engine_slot, "PAUSES_S", (60.0,))
+    slot, status = ready_pair._replicas._slots[0], ready_pair.status
+    engines_of(ready_pair)[0].kill()
+    until(lambda: status().devices[0].state is DeviceState.RESTARTING, TIMEOUT_S, status)
+    answers = OwnAnswers(status, Metrics(status), lambda: True, "a title", Path("icon.png"))
+    assert answers.find("GET", "/readyz").status_code == 200
+    told = answers.find("GET", "/metrics").body.decode()
+    assert 'sd_space_engine_state{device="cpu:0",state="restarting"} 1.0' in told
+    assert 'sd_space_engine_state{device="cpu:1",state="ready"} 1.0' in told
+    updates = asyncio.run(drawn(ready_pair, admitted("a")))
+    assert updates[-1].devices == ("cpu:1",) and not slot.is_up
 
 
 @pytest.mark.parametrize(

@@ -22,19 +22,19 @@ def device(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [pipe, device])
 @pytest.mark.parametrize("name", ["dreams.safetensors", "dreams"])
-def test_what_is_neither_folder_nor_file_is_told_at_once(tmp_path, make, name):
+def test_what_is_neither_folder_nor_file_is_reported_at_once(tmp_path, make, name):
     make(tmp_path / name)
     told = told_of(tmp_path / name)
     assert "dreams" in told and "neither a folder nor a regular file; correct SD_SPACE_MODEL or --model." in told
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere.safetensors", "x" * 300])
-def test_what_is_not_there_is_told_with_the_fix(tmp_path, name):
+def test_what_is_not_there_is_reported_with_the_fix(tmp_path, name):
     assert "which does not exist; correct SD_SPACE_MODEL or --model." in told_of(tmp_path / name)
 
 
 @pytest.mark.parametrize("model", ["models/of/mine", "--x", "a b/dreams", "x" * 300])
-def test_what_can_be_no_name_on_the_hub_is_told_in_our_words(model):
+def test_what_can_be_no_name_on_the_hub_is_reported_in_our_words(model):
     told = told_of(Path(model))
     assert told.startswith(f"{model} is no folder here and can be no name on the Hub; set SD_SPACE_MODEL to")
 

@@ -1,6 +1,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from sd_space.devices import Device, DeviceState
 from sd_space.errors import Cancelled
 from sd_space.schema import BackendStatus, GenerationResult, Outcome, Stage
 from sd_space.serving.metrics import Metrics
@@ -49,6 +50,14 @@ def test_replicas_are_counted_by_state():
     read = samples(Metrics(lambda: status))
     assert read["sd_space_replicas", "running"] == 2 and read["sd_space_replicas", "starting"] == 1
     assert read[("sd_space_reruns_total",)] == 3
+
+
+def test_the_state_of_each_device_is_told():
+    devices = (Device("cuda:0", DeviceState.READY), Device("cuda:1", DeviceState.FAILED))
+    read = samples(Metrics(lambda: BackendStatus(Stage.READY, devices=devices)))
+    found = {key[1:]: value for key, value in read.items() if key[0] == "sd_space_engine_state"}
+    assert {pair for pair, value in found.items() if value} == {("cuda:0", "ready"), ("cuda:1", "failed")}
+    assert len(found) == 2 * len(DeviceState), "a state that is over reads 0"
 
 
 def test_unet_calls_are_counted_by_the_pictures_that_shared_them():

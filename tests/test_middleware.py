@@ -376,7 +376,7 @@ def test_a_tool_call_whose_client_has_left_already_is_not_begun(tmp_path):
     assert not len(door.capacity)
 
 
-def test_a_crowd_of_tool_calls_is_told_so_in_the_protocols_own_form(tmp_path):
+def test_a_crowd_of_tool_calls_is_refused_in_the_protocols_own_form(tmp_path):
     """Its clients take any HTTP status but 200 for a broken connection."""
     door = Filtered(tmp_path, max_queue=1)
     ToolServer(door)
@@ -593,7 +593,7 @@ JOIN, EVENT = "/gradio_api/queue/join", {"data": [1], "fn_index": 3, "session_ha
         (JOIN, EVENT),
     ],
 )
-def test_a_crowd_is_told_at_once_that_there_is_no_place(door, path, body):
+def test_a_crowd_is_refused_at_once_when_there_is_no_place(door, path, body):
     door.behind.under_way = set()
     assert {door.post(path, json=body).status_code for _ in range(28)} == {200}
     refused = door.post(path, json=body)

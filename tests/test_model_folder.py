@@ -136,7 +136,7 @@ def test_a_pointer_in_place_of_a_checkpoint_is_named(folder):
 
 
 @pytest.mark.parametrize("null", [[None, None], None])
-def test_an_extractor_that_is_null_is_told_to_be_handed_in(folder, null):
+def test_an_extractor_that_is_null_must_be_handed_in(folder, null):
     edit(folder, "model_index.json", feature_extractor=null)
     told = told_of(folder)
     assert "names no feature_extractor" in told and "hand it one" in told
@@ -246,7 +246,7 @@ def test_weights_that_are_no_numbers_are_refused(folder, part, value):
     assert "no numbers" in told
 
 
-def test_a_folder_without_a_checker_is_told_in_the_same_words(folder):
+def test_a_folder_without_a_checker_is_refused_in_the_same_words(folder):
     shutil.rmtree(folder / "safety_checker")
     assert "it has no safety_checker folder" in told_of(folder)
     with pytest.raises(SafetyCheckFailed):

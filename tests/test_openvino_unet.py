@@ -58,7 +58,7 @@ def test_its_sums_are_its_own(pair):
     assert 0 < difference.abs().max() < 1e-3
 
 
-def test_without_the_package_the_operator_is_told_what_to_install(one_torch_thread, monkeypatch):
+def test_without_the_package_the_operator_reads_what_to_install(one_torch_thread, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     settings = Settings(model="tiny", openvino=True, max_batch_size=3)
     with pytest.raises(ModelUnavailable) as failure:
@@ -67,7 +67,7 @@ def test_without_the_package_the_operator_is_told_what_to_install(one_torch_thre
 
 
 @pytest.mark.parametrize(("settings", "device"), [({"turbo": True}, "cpu"), ({}, "cuda")])
-def test_where_it_cannot_be_the_operator_is_told_before_anything_is_loaded(settings, device):
+def test_where_it_cannot_be_the_operator_reads_so_before_anything_is_loaded(settings, device):
     with pytest.raises(ModelUnavailable) as failure:
         PipelineSpec.from_settings(Settings(openvino=True, **settings), Hardware(device))
     assert "SD_SPACE_OPENVINO" in failure.value.operator_hint

@@ -136,7 +136,7 @@ def test_a_folder_of_something_else_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "pickle only", "garbled config"])
-def test_a_damaged_folder_is_told_in_a_sentence(tmp_path, one_torch_thread, damage):
+def test_a_damaged_folder_is_refused_in_a_sentence(tmp_path, one_torch_thread, damage):
     folder = save_model_folder(tmp_path / "model")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     if damage == "truncated":

@@ -177,7 +177,7 @@ def test_out_of_memory_while_placing_takes_the_next_profile(one_torch_thread, mo
     assert placement.profile == MEMORY_PROFILES[drops]
 
 
-def test_a_model_that_fits_in_no_profile_is_told_to_the_operator(one_torch_thread, monkeypatch):
+def test_a_model_that_fits_in_no_profile_is_reported_to_the_operator(one_torch_thread, monkeypatch):
     def never(*_):
         raise NO_MEMORY
 
@@ -245,7 +245,7 @@ def test_a_sliced_decode_is_enough_where_it_fits(fitted, monkeypatch, expected):
 
 
 @pytest.mark.parametrize("component", ["unet", "vae.decoder", "text_encoder"])
-def test_only_when_nothing_helps_is_the_visitor_told_and_the_engine_goes_on(fitted, monkeypatch, component):
+def test_only_when_nothing_helps_the_visitor_gets_a_sentence_and_the_engine_goes_on(fitted, monkeypatch, component):
     module = fitted.pipeline
     for name in component.split("."):
         module = getattr(module, name)
@@ -268,7 +268,7 @@ def test_out_of_memory_while_measuring_goes_down_until_a_picture_fits(fitted, mo
     assert draw(engine).shape[0] == 2
 
 
-def test_a_model_with_which_not_one_picture_fits_is_told_to_the_operator(fitted, monkeypatch):
+def test_a_model_with_which_not_one_picture_fits_is_reported_to_the_operator(fitted, monkeypatch):
     break_unet(monkeypatch, fitted, lambda call, rows: NO_MEMORY)
     with pytest.raises(ModelUnavailable) as failure:
         build_engine(fitted, Settings())

@@ -117,6 +117,12 @@ def test_the_result_is_plain_json():
     assert described["elapsed_s"] == {"total": 1.2346} and described["truncated_prompt"] == "tail"
 
 
+def test_each_picture_names_its_device_where_there_are_several():
+    result = GenerationResult("r", (picture(7), picture(8)), {}, devices=("cuda:0", "cuda:1"))
+    images = result_json(REQUEST, INFO, result.images, result)["images"]
+    assert [image["device"] for image in images] == ["cuda:0", "cuda:1"]
+
+
 def test_the_result_holds_the_whole_recipe():
     result = GenerationResult("r", (), {"total": 1.0})
     assert result_json(REQUEST, INFO, [], result)["recipe"] == recipe_values(REQUEST)

@@ -145,7 +145,7 @@ def test_a_picture_that_is_gone_is_left_out_of_the_archive_and_no_failure(store)
     assert first.is_file()
 
 
-def test_an_archive_asked_for_after_its_time_is_told_in_a_sentence(store, clock):
+def test_an_archive_asked_for_after_its_time_is_refused_in_a_sentence(store, clock):
     saved = save(store)
     store.finish("r")
     clock.now_s += 100
@@ -258,7 +258,7 @@ def test_closing_deletes_what_this_process_made(store):
     assert not path.exists()
 
 
-def test_a_disk_that_takes_nothing_is_told_in_a_sentence_without_a_path(store, tmp_path, caplog):
+def test_a_disk_that_takes_nothing_is_reported_without_a_path(store, tmp_path, caplog):
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(EngineFailed) as failure:
         save(store)

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from sd_space.devices import Device, DeviceState
 from sd_space.errors import Cancelled, EngineFailed, QueueFull, TooManyWatchers
 from sd_space.schema import GenerationResult, Outcome
 from sd_space.serving.limits import Capacity
@@ -249,7 +250,7 @@ def test_a_backend_that_ends_without_a_word_is_a_failure(tmp_path):
     play(tmp_path, scene, Silent())
 
 
-def test_a_bug_is_logged_without_the_prompt_and_told_without_details(tmp_path, caplog):
+def test_a_bug_is_logged_without_the_prompt_and_shown_without_details(tmp_path, caplog):
     class Odd(FakeBackend):
         async def generate(self, admitted):
             raise ZeroDivisionError(admitted.request.prompt)
@@ -265,6 +266,30 @@ def test_a_bug_is_logged_without_the_prompt_and_told_without_details(tmp_path, c
         assert run.admitted.request.prompt not in str(run.outcome) + caplog.text
 
     play(tmp_path, scene, Odd())
+
+
+def test_a_run_was_made_on_the_devices_that_drew_it_with_their_memory_profiles(tmp_path):
+    backend = FakeBackend()
+    backend.devices = (
+        Device("cuda:0", DeviceState.READY, memory_profile="whole"),
+        Device("cuda:1", DeviceState.READY, memory_profile="offloaded"),
+        Device("cuda:2", DeviceState.RESTARTING),
+    )
+
+    async def scene(s: Scene):
+        backend.proceed.set()
+        made_on = []
+        for devices in ((), ("cuda:1",) * 4, ("cuda:0", "cuda:1", "cuda:1", "cuda:2")):
+            backend.drawn_on = devices
+            run = await s.watched(s.start(f"r{len(made_on)}"))
+            made_on.append((run.info.device, run.info.memory_profile))
+        assert made_on == [
+            ("cpu", "none"),
+            ("cuda:1", "offloaded"),
+            ("cuda:0, cuda:1, cuda:2", "whole, offloaded, none"),
+        ]
+
+    play(tmp_path, scene, backend)
 
 
 def test_a_run_is_forgotten_when_its_files_expire(tmp_path):

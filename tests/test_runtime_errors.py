@@ -26,7 +26,7 @@ def test_memory_that_the_machine_does_not_have_is_out_of_memory():
     assert is_out_of_memory(caught.value)
 
 
-def test_the_place_and_the_cause_are_told_and_no_message():
+def test_the_place_and_the_cause_are_reported_and_no_message():
     try:
         try:
             raise ValueError("a prompt")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sd_space.engine.denoiser import Denoiser
-from sd_space.engine.safety import MAX_VIEWS, SafetyScreen, _views, fit_latent_rgb
+from sd_space.engine.safety import MAX_VIEWS, SafetyScreen, _views, fit_latent_rgb, mosaic_of
 from sd_space.errors import SafetyCheckFailed
 from sd_space.schema import Outcome
 
@@ -345,7 +345,7 @@ def test_the_self_test_can_be_repeated_and_notices_what_has_changed(screen):
     ("height", "width", "rows", "columns"), [(8, 8, 4, 4), (16, 16, 8, 8), (64, 64, 16, 16), (64, 96, 11, 16)]
 )
 def test_a_preview_is_a_mosaic_of_at_most_16_cells_a_side(screen, height, width, rows, columns):
-    preview = screen.preview(torch.randn(1, 4, height, width))
+    preview = screen.preview(mosaic_of(torch.randn(1, 4, height, width)))
     assert (preview.rows, preview.columns) == (rows, columns)
     assert len(preview.pixels) == rows * columns * 3
 
@@ -354,7 +354,7 @@ def test_a_preview_of_flat_latents_has_the_colour_of_their_picture(screen, noise
     latents = torch.zeros(1, 4, 8, 8)
     decoded = Denoiser(noise_painter.pipeline).decode_latents(latents)
     colour = (decoded[0].mean(dim=(1, 2)) * 127.5 + 127.5).tolist()
-    cell = screen.preview(latents).pixels[:3]
+    cell = screen.preview(mosaic_of(latents)).pixels[:3]
     assert all(abs(a - b) < 16 for a, b in zip(cell, colour, strict=True))
 
 
@@ -371,13 +371,13 @@ def test_a_preview_shows_light_where_the_picture_will_be_light(noise_painter, mo
     screen = make_screen(noise_painter, latent_rgb=latent_rgb)
     latents = torch.zeros(1, 4, 16, 16)
     latents[:, 0, :8], latents[:, 0, 8:] = -factor, factor
-    mosaic = np.frombuffer(screen.preview(latents).pixels, np.uint8).reshape(8, 8, 3)
+    mosaic = np.frombuffer(screen.preview(mosaic_of(latents)).pixels, np.uint8).reshape(8, 8, 3)
     assert mosaic[:4].max() == 0
     assert mosaic[4:].min() == 255
 
 
 def test_a_preview_of_no_numbers_is_a_mosaic_all_the_same(screen):
-    assert len(screen.preview(torch.full((1, 4, 8, 8), float("nan"))).pixels) == 48
+    assert len(screen.preview(mosaic_of(torch.full((1, 4, 8, 8), float("nan")))).pixels) == 48
 
 
 def test_the_picture_books_checker_works(loaded):

@@ -61,7 +61,7 @@ def test_a_checkpoint_in_a_model_folder_needs_no_hub(checkpoint, model_folder, t
     assert (folder / INDEX).is_file()
 
 
-def test_without_the_hub_an_operator_is_told_what_a_checkpoint_needs(checkpoint, tmp_path, monkeypatch):
+def test_without_the_hub_an_operator_reads_what_a_checkpoint_needs(checkpoint, tmp_path, monkeypatch):
     point_here(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
     with pytest.raises(ModelUnavailable) as failure:
         load(checkpoint, hub_timeout_s=1.0)
@@ -79,7 +79,7 @@ def test_a_pickle_is_refused_before_it_is_read(tmp_path, name):
     assert "is no .safetensors file, and nothing else is loaded" in failure.value.operator_hint
 
 
-def test_a_checkpoint_that_is_cut_short_is_told(checkpoint, model_folder, tmp_path):
+def test_a_checkpoint_that_is_cut_short_is_reported(checkpoint, model_folder, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(model_folder, folder)
     (folder / "dreams.safetensors").write_bytes(checkpoint.read_bytes()[:-1000])

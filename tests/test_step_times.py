@@ -24,7 +24,7 @@ def made_times() -> StepTimes:
     return times
 
 
-def test_nothing_is_told_until_something_was_measured():
+def test_nothing_is_said_until_something_was_measured():
     assert StepTimes().step_s(SQUARE, 1) is None
     assert StepTimes().forecast([], pictures("a", 5), 1) == {}
 

@@ -237,7 +237,7 @@ def test_step_randomness_depends_on_seed_stage_and_step_alone():
     assert loop.step_rng(0, "unet", 1).random() == draws[0]
 
 
-def test_being_told_to_stop_saves_and_ends_the_program(tmp_path):
+def test_a_signal_to_stop_saves_and_ends_the_program(tmp_path):
     def step(number, rng):
         if number == 2:
             signal.raise_signal(signal.SIGTERM)

@@ -61,9 +61,9 @@ def test_the_picture_book_is_labelled_for_what_it_is():
     info = replace(INFO, is_picture_book=True, fallback_reason="v1-4 could not be loaded.")
     banner = views.banner(BackendStatus(Stage.READY, info))
     assert "stand-in" in banner and views.V1_4_URL in banner and "v1-4 could not be loaded." in banner
-    assert "on a CUDA GPU" not in banner, "there is one"
+    assert "No graphics card" not in banner, "there is one"
     without_gpu = views.banner(BackendStatus(Stage.READY, replace(info, fallback_reason="")))
-    assert "on a CUDA GPU" in without_gpu
+    assert "No graphics card" in without_gpu
     assert "<code>" not in banner + without_gpu, "visitors give no commands"
     assert "stand-in" not in views.banner(BackendStatus(Stage.READY, INFO))
 
@@ -82,10 +82,12 @@ def test_the_recordings_say_when_by_what_and_on_what_they_were_made():
 @pytest.mark.parametrize(
     ("progress", "says"),
     [
-        (None, "Asking for a place"),
-        (Progress("r", 3, 0, 51, 0, 4, seconds_left=70.0), "Place 3 in the queue · about 1 min 10 s left"),
+        (None, "Joining the line"),
+        (Progress("r", 3, 0, 51, 0, 4, seconds_left=70.0), "You are number 3 in line · about 1 min 10 s left"),
         (Progress("r", 0, 12, 51, 0, 4, seconds_left=9.0), "Step 12 of 51 · about 9 s left"),
-        (Progress("r", 0, 12, 51, 1, 4), "1 of 4 pictures done · Step 12 of 51<"),
+        (Progress("r", 0, 12, 51, 0, 4, seconds_left=47.4), "about 45 s left"),
+        (Progress("r", 0, 12, 51, 1, 4), "1 of 4 ready · Step 12 of 51<"),
+        (Progress("r", 1, 0, 51, 1, 4, fraction_done=0.25), "1 of 4 ready · taking turns with other visitors<"),
         (Progress("r", 0, 1, 51, 0, 4, note="It takes longer."), "Step 1 of 51. It takes longer."),
     ],
 )
@@ -104,9 +106,12 @@ def test_the_progress_has_a_tile_for_each_picture_in_its_state():
     [
         (run_of([Outcome.OK] * 4, outcome=result()), "4 pictures in 8 s."),
         (run_of([Outcome.OK], 1, outcome=result()), "1 picture in 8 s."),
-        (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], outcome=result()), "1 of 4 withheld by the safety checker"),
-        (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], outcome=result()), "1 of 4 failed numerically"),
-        (run_of([Outcome.OK] * 4, outcome=result("in the rain")), "did not see: “in the rain”"),
+        (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], outcome=result()), "The safety checker held back 1 of 4"),
+        (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], outcome=result()), "1 of 4 could not be calculated"),
+        (
+            run_of([Outcome.OK] * 4, outcome=result("in , the rain with umbrellas")),
+            "from “in, the rain” on, was not read",
+        ),
         (run_of([Outcome.OK], outcome=Cancelled("x")), "1 of 4 pictures were finished before and are kept."),
         (run_of(outcome=EngineFailed("The device was lost.")), "The device was lost."),
     ],
@@ -133,18 +138,35 @@ def test_a_failure_interrupts_a_screen_reader_and_a_cancel_does_not():
     assert 'role="alert"' not in views.run_summary(run_of(outcome=Cancelled("Cancelled.")))
 
 
+def test_a_refused_value_names_its_field_to_the_pages_script():
+    refused = views.refused(InvalidRequest("seed", "seed must be whole."))
+    assert 'data-field="seed"' in refused and 'role="alert"' in refused and "Seed must be whole." in refused
+    assert "data-field" not in views.refused(EngineFailed("The device was lost."))
+
+
+def test_who_had_pictures_withheld_is_told_why_and_offered_new_seeds():
+    summary = views.run_summary(run_of([Outcome.WITHHELD] * 4, outcome=result()))
+    assert 'href="#screened"' in summary and 'id="new-seeds"' in summary
+    assert "new-seeds" not in views.run_summary(run_of([Outcome.OK] * 4, outcome=result()))
+
+
 def test_a_broken_picture_is_not_called_withheld():
-    assert "withheld" not in views.run_summary(run_of([Outcome.BROKEN] * 4, outcome=result()))
+    assert "held back" not in views.run_summary(run_of([Outcome.BROKEN] * 4, outcome=result()))
 
 
 def test_the_recipe_names_everything_that_decides_the_pictures():
-    recipe = views.recipe(run_of())
-    for word in ("5 – 8", "PNDM", "7.5", "64 × 64", "Picture book", "float32", "none", "seed=5"):
+    recipe = views.recipe(run_of(), 3600)
+    for word in ("5 – 8", "1 hour", "PNDM", "7.5", "64 × 64", "Picture book", "float32", "none", "seed=5"):
         assert word in recipe, word
 
 
 def test_what_visitors_write_is_never_markup():
     hostile = admitted("r", num_images_per_prompt=4, prompt=HOSTILE, negative_prompt=HOSTILE)
     run = run_of([Outcome.OK] * 4, admitted=hostile, outcome=result(HOSTILE))
-    for html in (views.progress_html(run), views.run_summary(run), views.recipe(run), views.note(HOSTILE, "error")):
+    for html in (
+        views.progress_html(run),
+        views.run_summary(run),
+        views.recipe(run, 3600),
+        views.note(HOSTILE, "error"),
+    ):
         assert "<img src=x" not in html

@@ -61,6 +61,10 @@ def test_a_request_runs_from_progress_to_result(prepare):
     assert isinstance(updates[-1], GenerationResult)
 
 
+def test_the_page_gets_the_tokenizer(prepare):
+    assert prepare().tokenizer().max_tokens == 75
+
+
 def test_requests_take_turns_where_nothing_forks(prepare):
     async def main():
         backend = prepare()
@@ -153,7 +157,7 @@ def test_close_refuses_new_requests_and_ends_what_does_not_finish(prepare):
     assert isinstance(last, RequestFailed) and "restarting" in str(last.error)
 
 
-def test_a_model_that_cannot_be_loaded_is_told(prepare, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_reported(prepare, tmp_path):
     backend = prepare(model=str(tmp_path / "nowhere"))
     assert backend.status().stage is Stage.FAILED and "cannot be loaded" in backend.status().reason
     with pytest.raises(ModelUnavailable):
@@ -208,7 +212,7 @@ def test_the_second_call_plans_with_measured_times(prepare):
     assert second < 60 < first
 
 
-def test_an_unknown_failure_is_told_without_its_words(caplog):
+def test_an_unknown_failure_is_reported_without_its_words(caplog):
     error = as_refusal(RuntimeError("a secret"), asked_s=9)
     assert isinstance(error, EngineFailed)
     assert "secret" not in str(error) + caplog.text
@@ -327,7 +331,7 @@ def test_a_visitor_who_leaves_gives_the_gpu_back_and_the_child_stays_usable(hub,
     assert len(device.parameters("/allow")) <= 1, "the child that was cancelled drew the next picture"
 
 
-def test_a_gpu_that_is_taken_away_is_told_and_the_next_call_gets_another(hub, device, draw):
+def test_a_gpu_that_is_taken_away_is_reported_and_the_next_call_gets_another(hub, device, draw):
     _, server, values = hub
     draw()
     children = subprocess.run(

@@ -20,6 +20,8 @@ from sd_space.request import GenerationRequest
 from sd_space.schema import AdmittedRequest
 from sd_space.settings import Settings
 
+from .v1_4 import CONFIGS
+
 IMAGE_SIZE = 64  # pixels; latents are 8 x 8 with 4 channels
 PROJECTION = 32
 
@@ -121,6 +123,8 @@ def save_model_folder(folder: Path, variant: str | None = None) -> Path:
     make_pipeline().save_pretrained(folder, safe_serialization=True, variant=variant)
     index = folder / "model_index.json"
     index.write_text(index.read_text().replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
+    # As v1-4 has it: what its file leaves out is each noise scheduler's own default, not PNDM's.
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(CONFIGS["scheduler/scheduler_config.json"]))
     described = {"name": "noise-painter", "title": "Noise", "defaults": {"num_inference_steps": 4}}
     (folder / "sd_space.json").write_text(json.dumps(described))
     return folder
@@ -151,7 +155,10 @@ def make_engine(
     placement = loaded.placement
     reduce_memory = placement.fall_back if can_go_lower else lambda: False
     denoiser = Denoiser(loaded.pipeline, fixed_rows, reduce_memory, placement.unet_runner)
-    return Engine(denoiser, **{"screen": make_screen(loaded), "width": width, "report_every_s": 0.0} | changes)
+    options = {"screen": make_screen(loaded), "width": width, "report_every_s": 0.0}
+    if can_go_lower:
+        options["most_pictures"] = lambda: placement.profile.max_pictures
+    return Engine(denoiser, **options | changes)
 
 
 def make_request(**changes) -> GenerationRequest:

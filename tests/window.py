@@ -79,9 +79,12 @@ class Window:
     def __init__(self, host: Host, query: dict[str, str]):
         self.host, self._query, self._state = host, query, SessionState(host.demo)
         self._props = {id: dict(block.get_config()) for id, block in host.demo.blocks.items()}
-        hidden = [id for id, props in self._props.items() if props.get("visible") == "hidden"]
+        boxes = [id for id, block in host.demo.blocks.items() if isinstance(block, gr.Textbox)]
+        hidden = [
+            id for id in boxes if self._props[id].get("visible") == "hidden" and not self._props[id].get("elem_id")
+        ]
         clock = [id for id, block in host.demo.blocks.items() if isinstance(block, gr.Timer)]
-        self._ids = dict(zip(("token", "run_id", "clock"), [*hidden, *clock], strict=True))
+        self._ids = dict(zip(("token", "run_id", "shown_id", "link", "clock"), [*hidden, *clock], strict=True))
         for id, props in self._props.items():
             if name := props.get("elem_id") or props.get("label"):
                 self._ids[name] = id

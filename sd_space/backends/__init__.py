@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from sd_space.errors import InvalidSetting, ModelUnavailable
-from sd_space.schema import AdmittedRequest, BackendStatus, Stage, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, PromptTokenizer, Stage, Update
 from sd_space.settings import Settings
 
 STOPPED = "The Space is restarting; please try again in a minute."
@@ -22,6 +22,9 @@ class Backend(Protocol):
 
     def status(self) -> BackendStatus:
         """The state of loading, and how many requests wait and run; cheap, callable from any thread."""
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """The served model's tokenizer, once it is ready; cheap, callable from any thread."""
 
     def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """Yields Progress and PictureFinished, and a GenerationResult or RequestFailed last.

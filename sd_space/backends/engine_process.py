@@ -20,7 +20,7 @@ from sd_space.backends.outbox import Outbox
 from sd_space.errors import SpaceError
 from sd_space.logs import set_up_logs
 from sd_space.process_memory import freeze_gc, tune_malloc
-from sd_space.schema import AdmittedRequest, BackendStatus, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, PromptTokenizer, Update
 from sd_space.settings import Settings
 
 LOOK_S = 0.1  # how often the engine's state is looked at
@@ -39,10 +39,14 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The engine's state. `num_gpus` is how many the process sees, 0 while that is not known."""
+    """The engine's state. `num_gpus` is how many the process sees, 0 while that is not known.
+
+    The first report of an engine that is ready has the model's tokenizer.
+    """
 
     status: BackendStatus
     num_gpus: int = 0
+    tokenizer: PromptTokenizer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +99,15 @@ def _end_with_parent() -> None:
 
 def _report(engine: EngineThread, outbox: Outbox[Message]) -> None:
     """Reports the engine's state whenever it has changed, and once in `BEAT_S`."""
-    last, sent_s, is_frozen = None, 0.0, False
+    last, sent_s, is_frozen, tokenizer = None, 0.0, False, None
     while True:
         status = engine.status()
         if not is_frozen and status.is_ready:
             freeze_gc()
-            is_frozen = True
+            is_frozen, tokenizer = True, engine.tokenizer()
         if status != last or time.monotonic() - sent_s >= BEAT_S:
-            outbox.put(Report(status, num_gpus() if status.is_ready else 0))
-            last, sent_s = status, time.monotonic()
+            outbox.put(Report(status, num_gpus() if status.is_ready else 0, tokenizer))
+            last, sent_s, tokenizer = status, time.monotonic(), None
         time.sleep(LOOK_S)
 
 

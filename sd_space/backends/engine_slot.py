@@ -16,8 +16,17 @@ from sd_space.backends.engine_thread import BROKEN
 from sd_space.backends.outbox import Outbox
 from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.update_stream import UpdateStream
+from sd_space.devices import Device, DeviceState
 from sd_space.errors import ModelUnavailable, SpaceError
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    GenerationResult,
+    PromptTokenizer,
+    RequestFailed,
+    Stage,
+    Update,
+)
 from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -57,6 +66,7 @@ class EngineSlot:
         self._outbox: Outbox[AdmittedRequest | Cancel | Close] | None = None
         self._streams: dict[str, UpdateStream] = {}  # of all unfinished requests, by request_id
         self._status = BackendStatus(Stage.STARTING)
+        self._tokenizer: PromptTokenizer | None = None
         self._starts = 0
         self._restarts: Counter[str] = Counter()
         atexit.register(self._kill)  # else the interpreter waits for it, which ends only after us
@@ -83,6 +93,18 @@ class EngineSlot:
     def status(self) -> BackendStatus:
         with self._lock:
             return self._status
+
+    def device(self) -> Device:
+        """What is known of the device, which has no name before the model is loaded."""
+        with self._lock:
+            status, is_first = self._status, not self._restarts
+        states = {Stage.READY: DeviceState.READY, Stage.FAILED: DeviceState.FAILED}
+        state = states.get(status.stage, DeviceState.STARTING if is_first else DeviceState.RESTARTING)
+        return replace(*status.devices, state=state) if status.devices else Device("", state)
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """The model's, from the first time on that it was ready."""
+        return self._tokenizer
 
     def restarts(self) -> Mapping[str, int]:
         """How often a process was lost and replaced, by reason."""
@@ -128,17 +150,25 @@ class EngineSlot:
             process, connection = self._launch()
             reason = self._watch(process, connection)
             in_vain = 0 if self._was_ready else in_vain + 1
-            if in_vain == len(PAUSES_S):
-                self._set(BackendStatus(Stage.FAILED, reason=BROKEN))
-            elif reason is not None:
-                self._set(BackendStatus(Stage.STARTING, reason=RESTARTING))
+            is_given_up = in_vain == len(PAUSES_S)
+            if self._closing.is_set():
+                reason = None
+            if reason is not None:
+                self._take_loss(reason, is_given_up)
             self._end(process, connection, reason or "closed")
-            if reason is None or self._closing.is_set() or self._status.stage is Stage.FAILED:
+            if reason is None or is_given_up:
                 return
-            logger.error("the engine's process was lost: %s", reason)
-            with self._lock:
-                self._restarts[reason] += 1
             self._closing.wait(PAUSES_S[in_vain])
+
+    def _take_loss(self, reason: str, is_given_up: bool) -> None:
+        """Tells what has become of the process, before its requests hear of it."""
+        logger.error("the engine's process was lost: %s", reason)
+        with self._lock:
+            if is_given_up:
+                self._status = BackendStatus(Stage.FAILED, reason=BROKEN)
+            else:
+                self._status = BackendStatus(Stage.STARTING, reason=RESTARTING)
+                self._restarts[reason] += 1
 
     def _launch(self) -> tuple[BaseProcess, Connection]:
         ours, theirs = CONTEXT.Pipe()
@@ -178,6 +208,7 @@ class EngineSlot:
         return None
 
     def _take_report(self, report: Report) -> None:
+        self._tokenizer = report.tokenizer or self._tokenizer
         self._set(report.status)
         self._was_ready |= report.status.is_ready
         if report.num_gpus and self._on_gpus is not None:

@@ -14,23 +14,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sd_space.backends import STOPPED
-from sd_space.backends.loading import assemble_engine, load
+from sd_space.backends.heartbeat import Heartbeat
+from sd_space.backends.loading import assemble_engine, device_of, load, make_outlook
 from sd_space.backends.update_stream import Stream
+from sd_space.devices import Device
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
-from sd_space.lived_time import LivedTime
 from sd_space.runtime_errors import GENERATION_FAILED, is_device_lost, traceback_without_message
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, Progress, RequestFailed, Stage
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    GenerationResult,
+    Progress,
+    PromptTokenizer,
+    RequestFailed,
+    Stage,
+)
 from sd_space.served_model import ModelInfo
 from sd_space.settings import Settings
 
 if TYPE_CHECKING:
     from sd_space.engine.engine import Engine
-    from sd_space.model.pipeline import LoadedPipeline
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0  # the longest time between two heartbeats of an idle thread
-STUCK_AFTER_S = 60.0  # without a heartbeat for this long, or ten times the slowest step, the thread counts as hung
 BROKEN = "The model stopped working, so no pictures can be made; the operator has been told."
 _DONE = object()
 CHECKER_HANGS = "The safety checker does not answer, so no pictures are shown."
@@ -44,13 +51,14 @@ class EngineThread:
         # A string cancels the request of that id, and `None` wakes the thread up.
         self._inbox: queue.SimpleQueue[AdmittedRequest | str | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._lived_s = LivedTime()  # a process that was paused for a minute does not hang
-        self._heartbeat_s = self._lived_s()
-        self._slowest_step_s = 0.0
+        self._heartbeat = Heartbeat()
         self._has_finished_any = False  # since the engine was built
+        self._devices: tuple[Device, ...] = ()  # the one, once there is an engine
         self._lock = threading.Lock()  # guards all that follows; held for moments only
         self._stage, self._detail = Stage.STARTING, ""
         self._info: ModelInfo | None = None
+        self._tokenizer: PromptTokenizer | None = None
+        self._outlook_s: float | None = None
         self._error: SpaceError | None = None
         self._streams: dict[str, Stream] = {}  # of all unfinished requests, by request_id
         self._running = 0  # of them, those that are being drawn
@@ -61,24 +69,18 @@ class EngineThread:
 
     def start(self) -> None:
         """Starts the thread; returns at once."""
-        self._lived_s.start()
-        self._heartbeat_s = self._lived_s()
+        self._heartbeat.start()
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    @property
-    def heartbeat_age_s(self) -> float:
-        """Seconds since the last heartbeat, without those in which this process was paused."""
-        return self._lived_s() - self._heartbeat_s
-
     def is_lost(self) -> bool:
         """Whether the thread, once ready, has ended without a message, or hangs in a step."""
         if self._stage is not Stage.READY:
             return False
-        return not self.is_alive or self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)
+        return not self.is_alive or self._heartbeat.is_overdue
 
     def status(self) -> BackendStatus:
         """The state of loading, and how many requests wait and run."""
@@ -91,12 +93,18 @@ class EngineThread:
                 self._running,
                 self._detail,
                 unet_calls=self._unet_calls,
+                devices=self._devices,
+                outlook_s=self._outlook_s,
             )
         if self.is_lost():
             return replace(status, stage=Stage.FAILED, reason=BROKEN)
         if status.is_ready and not self._is_screen_healthy:
             return replace(status, stage=Stage.FAILED, reason=CHECKER_HANGS)
         return status
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """The model's, once that is loaded."""
+        return self._tokenizer
 
     def submit(self, stream: Stream) -> None:
         """Adds the stream's request; it waits until the model is loaded. Raises a SpaceError if that is impossible."""
@@ -129,7 +137,7 @@ class EngineThread:
             is_serving = self._stage is Stage.READY
         if self._thread.ident is None:  # not started
             return
-        self._lived_s.stop()
+        self._heartbeat.stop()
         self._inbox.put(None)
         if not is_serving:
             self._end(Stage.STOPPED, EngineFailed(STOPPED))
@@ -144,6 +152,7 @@ class EngineThread:
         try:
             engine = self._load()
             while not self._serve(engine):
+                del engine  # frees what it holds of the device before another one needs it
                 engine = self._rebuild()
         except SpaceError as error:
             failure = error
@@ -161,16 +170,19 @@ class EngineThread:
         self._loaded = load(self._settings, self._set_stage, self._set_detail)
         engine = self._assemble(self._set_stage)
         self._stop_if_closing()
-        info = _info_of(self._loaded)
+        info = self._loaded.current_info
+        self._heartbeat.expect(engine.times.slowest_s)
         logger.info("%s is ready on %s, %d pictures a call", info.model, info.device, engine.width)
         with self._lock:
-            self._info, self._stage, self._detail = info, Stage.READY, ""
-            self._slowest_step_s = engine.times.slowest_s
+            self._info, self._tokenizer = info, self._loaded.prompt_tokenizer()
+            self._stage, self._detail = Stage.READY, ""
         return engine
 
     def _assemble(self, on_stage: Callable[[Stage], None] = lambda stage: None) -> "Engine":
         engine, self._measuring = assemble_engine(self._loaded, self._settings, on_stage)
+        self._outlook = make_outlook(self._loaded)
         self._is_measuring = True
+        self._devices = (device_of(self._loaded, engine),)
         return engine
 
     def _serve(self, engine: "Engine") -> bool:
@@ -200,7 +212,7 @@ class EngineThread:
 
     def _rebuild(self) -> "Engine":
         """A new engine over the same model. The requests of the one that failed end with a sentence."""
-        self._has_finished_any = False
+        self._has_finished_any, self._measuring = False, iter(())
         self._end_all(EngineFailed(GENERATION_FAILED))
         engine = self._assemble()
         engine.unet_calls = dict(self._unet_calls)  # counters that operators see must not fall
@@ -208,7 +220,8 @@ class EngineThread:
 
     def _read_inbox(self, engine: "Engine") -> None:
         """Hands all messages to the engine; while that has nothing to do, waits for one until the next heartbeat."""
-        self._heartbeat_s = self._lived_s()
+        now_s, self._devices = self._heartbeat.beat(), (device_of(self._loaded, engine),)
+        self._outlook_s = self._outlook.seconds(engine.batcher, engine.times, now_s)
         may_wait = engine.is_idle and not self._is_closing and not self._is_measuring
         with contextlib.suppress(queue.Empty):
             message = self._inbox.get(may_wait, HEARTBEAT_S)
@@ -229,11 +242,9 @@ class EngineThread:
             _, self._running = engine.counts()
 
     def _step(self, engine: "Engine") -> None:
-        began_s = self._lived_s()
+        began_s = self._heartbeat.beat()
         updates = engine.step()
-        self._heartbeat_s = self._lived_s()
-        if self._heartbeat_s - began_s < STUCK_AFTER_S:  # a step that hung says nothing about the next
-            self._slowest_step_s = max(self._slowest_step_s, self._heartbeat_s - began_s)
+        self._heartbeat.expect(self._heartbeat.beat() - began_s)
         with self._lock:
             streams = [self._streams.get(update.request_id) for update in updates]
             for update in updates:
@@ -243,7 +254,7 @@ class EngineThread:
             _, self._running = engine.counts()
             self._unet_calls = dict(engine.unet_calls)
             self._is_screen_healthy = engine.is_healthy
-            self._info = _info_of(self._loaded)
+            self._info = self._loaded.current_info
         for stream, update in zip(streams, updates, strict=True):
             if stream is not None and not stream.send(update):
                 self.cancel(update.request_id)
@@ -254,7 +265,7 @@ class EngineThread:
         with self._lock:
             self._stage, self._detail = stage, ""
             streams = list(self._streams.values())
-        self._heartbeat_s = self._lived_s()
+        self._heartbeat.beat()
         for position, stream in enumerate(streams, start=1):
             request = stream.admitted.request
             steps, pictures = request.num_inference_steps, request.num_images_per_prompt
@@ -264,7 +275,7 @@ class EngineThread:
         self._stop_if_closing()
         with self._lock:
             self._detail = detail
-        self._heartbeat_s = self._lived_s()
+        self._heartbeat.beat()
 
     def _stop_if_closing(self) -> None:
         if self._is_closing:
@@ -281,8 +292,3 @@ class EngineThread:
             streams, self._streams, self._running = list(self._streams.values()), {}, 0
         for stream in streams:
             stream.send(error)
-
-
-def _info_of(loaded: "LoadedPipeline") -> ModelInfo:
-    """What is known of the model, with the memory profile that is in force now."""
-    return replace(loaded.info, memory_profile=loaded.placement.profile.name)

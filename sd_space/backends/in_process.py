@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from sd_space.backends.engine_thread import BROKEN, HEARTBEAT_S, EngineThread
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.errors import EngineFailed
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, PromptTokenizer, Update
 from sd_space.settings import Settings
 
 
@@ -24,6 +24,10 @@ class InProcessBackend:
         """Ready only while the engine's thread lives and its heartbeat is recent."""
         return self._engine_thread.status()
 
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
+        return self._engine_thread.tokenizer()
+
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. Closing the iterator cancels the request."""
         stream = UpdateStream(admitted, asyncio.get_running_loop())
@@ -31,14 +35,14 @@ class InProcessBackend:
         try:
             while True:
                 try:
-                    update = await asyncio.wait_for(stream.receive(), HEARTBEAT_S)
+                    update = await asyncio.wait_for(anext(stream), HEARTBEAT_S)
                 except TimeoutError:
                     if self._engine_thread.is_lost():
                         raise EngineFailed(BROKEN) from None
-                    continue
-                yield update
-                if isinstance(update, GenerationResult | RequestFailed):
+                except StopAsyncIteration:
                     return
+                else:
+                    yield update
         finally:
             self.cancel(admitted.request_id)
 

@@ -5,9 +5,12 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sd_space.backends.stored_widths import read_width, store_width
+from sd_space.devices import Device, DeviceState
+from sd_space.engine.outlook import Outlook
 from sd_space.errors import ModelUnavailable
 from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
@@ -52,6 +55,21 @@ def num_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def device_of(loaded: "LoadedPipeline", engine: "Engine") -> Device:
+    """The device as it draws now."""
+    info, profile = loaded.info, loaded.placement.profile
+    return Device(info.device, DeviceState.READY, _device_name(info.device), profile.name, engine.width)
+
+
+def _device_name(device: str) -> str:
+    """A GPU's own, such as "NVIDIA L4"; a CPU goes by its kind and how many threads are used."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
@@ -93,12 +111,15 @@ def assemble_engine(
         loaded.missing_checker_tensors,
     )
     on_stage(Stage.WARMING_UP)
-    request, times = _typical_request(loaded.info.defaults), StepTimes()
+    request, times = replace(typical_request(loaded.info.defaults), num_images_per_prompt=1), StepTimes()
     with _saying_that_nothing_fits():
-        is_short = is_step_short(denoiser, request, times)
+        # ZeroGPU's width is fixed, and its visitors pay for each second.
+        is_short = settings.backend == "zerogpu" or is_step_short(denoiser, request, times)
     key = _width_key(loaded) if stored else None
     known = width or (read_width(key) if key else None) or (None if is_short else 1)
-    engine = Engine(denoiser, screen, min(known or 1, most), times)
+    engine = Engine(
+        denoiser, screen, min(known or 1, most), times, most_pictures=lambda: placement.profile.max_pictures
+    )
     if known:
         return engine, iter(())
     return engine, _measure(engine, denoiser, request, tuple(w for w in WIDTHS if w <= most), key)
@@ -133,19 +154,26 @@ def _width_key(loaded: "LoadedPipeline") -> str:
     """Names all that a width depends on."""
     import torch
 
-    info, threads = loaded.info, torch.get_num_threads()
-    device = torch.cuda.get_device_name() if info.device.startswith("cuda") else f"{platform.machine()}, {threads}"
-    runner = type(loaded.placement.unet_runner).__name__
+    info, runner = loaded.info, type(loaded.placement.unet_runner).__name__
+    device = _device_name(info.device)
     parts = (device, info.model, info.revision, info.dtype, info.memory_profile, runner, torch.__version__)
     return "; ".join(map(str, parts))
 
 
-def _typical_request(defaults: Defaults) -> GenerationRequest:
-    """One picture with the model's default values."""
+def make_outlook(loaded: "LoadedPipeline") -> Outlook:
+    """The outlook for requests with the model's default values."""
+    from sd_space.engine.schedules import NoiseSchedules
+
+    request = typical_request(loaded.info.defaults)
+    return Outlook(request, NoiseSchedules(loaded.pipeline.scheduler.config).num_timesteps(request))
+
+
+def typical_request(defaults: Defaults) -> GenerationRequest:
+    """A request with the model's default values."""
     return GenerationRequest(
         prompt="",
         negative_prompt="",
-        num_images_per_prompt=1,
+        num_images_per_prompt=defaults.num_images_per_prompt,
         num_inference_steps=defaults.num_inference_steps,
         guidance_scale=defaults.guidance_scale,
         seed=0,

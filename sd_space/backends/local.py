@@ -10,12 +10,13 @@ from dataclasses import replace
 from sd_space.backends import STOPPED
 from sd_space.backends.engine_slot import EngineSlot
 from sd_space.backends.loading import has_nvidia_driver
-from sd_space.backends.replicas import ReplicatedBackend
+from sd_space.backends.replicas import ReplicatedBackend, shortest
 from sd_space.backends.totals import UNetCallTotals
 from sd_space.backends.update_stream import UpdateStream
+from sd_space.devices import Device
 from sd_space.errors import ModelUnavailable
 from sd_space.lived_time import LivedTime
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, PictureFinished, PromptTokenizer, Stage, Update
 from sd_space.settings import Settings
 
 LOOK_S = 0.05  # how often a request looks for an engine while none is up
@@ -65,6 +66,7 @@ class EngineProcesses:
         """The state of the engine that has come furthest, with the counts of all."""
         with self._lock:
             found = [(slot.source_id, slot.status(), slot.restarts()) for slot in self._slots]
+            devices = tuple(self._device(number) for number in range(len(self._slots)))
             for source_id, status, _ in found:
                 self._totals.update(source_id, status.unet_calls)
             furthest = max((status for _, status, _ in found), key=_progress)
@@ -74,10 +76,16 @@ class EngineProcesses:
                 furthest,
                 replicas=Counter(_STATES.get(status.stage, "starting") for _, status, _ in found),
                 running=sum(status.running for _, status, _ in found),
+                outlook_s=shortest(status.outlook_s for _, status, _ in found if status.is_ready),
                 unet_calls=self._totals.total(),
                 restarts=sum((Counter(restarts) for _, _, restarts in found), Counter()),
+                devices=devices,
             )
             return replace(status, stage=Stage.STOPPED, reason=STOPPED) if self._is_stopped else status
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Replicas.tokenizer`."""
+        return next((tokenizer for slot in self._slots if (tokenizer := slot.tokenizer())), None)
 
     async def stream(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Replicas.stream`."""
@@ -85,12 +93,10 @@ class EngineProcesses:
             await asyncio.sleep(LOOK_S)
         stream = UpdateStream(admitted, asyncio.get_running_loop())
         slot.submit(stream)
+        device = self._device(self._slots.index(slot)).device if len(self._slots) > 1 else ""
         try:
-            while True:
-                update = await stream.receive()
-                yield update
-                if isinstance(update, GenerationResult | RequestFailed):
-                    return
+            async for update in stream:
+                yield replace(update, device=device) if isinstance(update, PictureFinished) else update
         finally:
             slot.cancel(admitted.request_id)
 
@@ -101,6 +107,13 @@ class EngineProcesses:
             raise ModelUnavailable(status.reason)
         up = [slot for slot in self._slots if slot.is_up]
         return min(up, key=lambda slot: (not slot.status().is_ready, slot.load), default=None)
+
+    def _device(self, number: int) -> Device:
+        """The device of an engine, with a number in its name where there are several."""
+        device = self._slots[number].device()
+        kind = device.device or ("cpu" if _is_without_gpu(self._settings) else "cuda")
+        name = kind if len(self._slots) == 1 else f"{kind}:{_index(self._settings, number)}"
+        return replace(device, device=name)
 
     def now_s(self) -> float:
         return self._lived_s()
@@ -143,6 +156,11 @@ def _num_at_first(settings: Settings) -> int:
     return _count(settings) if _is_without_gpu(settings) or "," in settings.devices else 1
 
 
+def _index(settings: Settings, number: int) -> int:
+    """Of an engine's device among those that are there."""
+    return int(_list(settings)[number]) if "," in settings.devices else number
+
+
 def _is_without_gpu(settings: Settings) -> bool:
     return settings.device in ("cpu", "mps") or not has_nvidia_driver()
 
@@ -155,6 +173,6 @@ def _environ(settings: Settings, number: int) -> dict[str, str]:
     if settings.devices == "all" and number == 0:
         return {}  # it counts them, and uses the first
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    index = int(_list(settings)[number]) if "," in settings.devices else number
+    index = _index(settings, number)
     name = visible[index] if index < len(visible) and visible != [""] else str(index)
     return {"CUDA_VISIBLE_DEVICES": name}

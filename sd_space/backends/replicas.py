@@ -1,7 +1,8 @@
 """Draws on one of several engines in other processes, and draws again on another where one is lost.
 
 Each request goes to the least busy engine. One whose engine is lost runs again with the same seeds; its caller keeps
-the pictures that it has, and reads why it takes longer.
+the pictures that it has, and reads why it takes longer. A request may be what an engine dies of: one that has lost two
+runs again while nothing else does, so that only its own faults can make it be given up.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
@@ -21,8 +22,8 @@ from sd_space.schema import (
     GenerationResult,
     PictureFinished,
     Progress,
+    PromptTokenizer,
     RequestFailed,
-    ScreenedImage,
     Stage,
     Update,
 )
@@ -32,10 +33,13 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 4  # times that a request is begun
+SHARED_ATTEMPTS = 2  # of them, those beside other requests
 LOOK_S = 1.0  # how often a request that waits looks whether there is still something to wait for
+TURN_LOOK_S = 0.05  # how often one looks whether it may be sent
 LOST_S = 120.0  # after so long without any replica, requests fail
 AGAIN = "A machine stopped while it was drawing your pictures; they are drawn again on another, with the same seeds."
 LOST = "The machines that draw have been lost, and none came back in time; please try again later."
+GIVEN_UP = "The machine stopped each time that it drew these pictures; please ask for other ones, or try again later."
 
 
 @dataclass(slots=True, eq=False)
@@ -46,8 +50,10 @@ class _Call:
     loop: asyncio.AbstractEventLoop
     began_lived_s: float
     began_s: float = field(default_factory=time.monotonic)
+    attempt: int = 0
+    is_sent: bool = False  # to an engine
     is_running: bool = False
-    delivered: dict[int, ScreenedImage] = field(default_factory=dict)
+    delivered: dict[int, PictureFinished] = field(default_factory=dict)
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
     ended_by: SpaceError | None = None  # set before `is_over`, by a cancel or by `close`
 
@@ -74,6 +80,9 @@ class Replicas(Protocol):
 
     def status(self) -> BackendStatus:
         """Ready while at least one of them runs. `running` is what they say of this page's requests, if they do."""
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
 
     def stream(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """The request's updates from the least busy one; waits until there is one. Closing it frees the device.
@@ -117,6 +126,10 @@ class ReplicatedBackend:
             running = min(len(self._calls), max(begun, status.running))
             return replace(status, waiting=len(self._calls) - running, running=running, reruns=self._reruns)
 
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
+        return self._replicas.tokenizer()
+
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. A picture that the caller has already is not sent again when its request reruns."""
         call = _Call(admitted, asyncio.get_running_loop(), self._replicas.now_s())
@@ -125,20 +138,15 @@ class ReplicatedBackend:
                 raise EngineFailed(STOPPED)
             self._calls[admitted.request_id] = call
         try:
-            for attempt in range(ATTEMPTS):
+            while True:
                 try:
-                    async with contextlib.aclosing(self._attempt(call, AGAIN if attempt else "")) as updates:
+                    async with contextlib.aclosing(self._attempt(call)) as updates:
                         async for update in updates:
                             yield update
                     return
                 except ReplicaLost as lost:
                     logger.warning("request %s lost its replica: %s", admitted.request_id, lost.reason)
-                    if attempt == ATTEMPTS - 1:
-                        raise
-                with self._lock:
-                    self._reruns += 1
-                pictures = admitted.request.num_images_per_prompt
-                yield Progress(admitted.request_id, 1, 0, 1, len(call.delivered), pictures, note=AGAIN)
+                    self._take_loss(call)
         except Cancelled as error:
             yield RequestFailed(admitted.request_id, error)
         finally:
@@ -166,8 +174,34 @@ class ReplicatedBackend:
             call.end(EngineFailed(STOPPED))
         self._replicas.leave()
 
-    async def _attempt(self, call: _Call, note: str) -> AsyncGenerator[Update]:
+    def _take_loss(self, call: _Call) -> None:
+        """Raises EngineFailed where the request is not run again."""
+        with self._lock:
+            call.is_sent = call.is_running = False
+            call.attempt += 1
+            if call.attempt >= ATTEMPTS:
+                raise EngineFailed(GIVEN_UP)
+            self._reruns += 1
+
+    def _send(self, call: _Call) -> bool:
+        """Whether the request may be sent now. One that must run alone goes before all that are not sent yet."""
+        with self._lock:
+            alone = next((each for each in self._calls.values() if each.attempt >= SHARED_ATTEMPTS), None)
+            is_anything_sent = any(each.is_sent for each in self._calls.values())
+            call.is_sent = alone is None or (alone is call and not is_anything_sent)
+            return call.is_sent
+
+    async def _until_sent(self, call: _Call) -> None:
+        while not self._send(call):
+            await asyncio.sleep(TURN_LOOK_S)
+
+    async def _attempt(self, call: _Call) -> AsyncGenerator[Update]:
         """The request on one replica. Raises ReplicaLost where another replica may succeed, else a SpaceError."""
+        note = AGAIN if call.attempt else ""
+        if note or not self._send(call):
+            pictures = call.admitted.request.num_images_per_prompt
+            yield Progress(call.admitted.request_id, 1, 0, 1, len(call.delivered), pictures, note=note)
+            await self._race_with_cancel(call, self._until_sent(call))
         async with contextlib.aclosing(self._replicas.stream(call.admitted)) as stream:
             while True:
                 received = await self._race_with_cancel(call, anext(stream, None))
@@ -201,6 +235,11 @@ class ReplicatedBackend:
                 await asyncio.wait({done})  # a generator can be closed only once its last step is over
 
 
+def shortest(outlooks_s: Iterable[float | None]) -> float | None:
+    """The outlook of the replica that is done first: a request goes to the least busy one."""
+    return min((seconds for seconds in outlooks_s if seconds is not None), default=None)
+
+
 def _dedupe_update(call: _Call, update: Update, note: str) -> Update | None:
     """Adds the note about the rerun, and replaces pictures already sent by the copies that the caller has."""
     match update:
@@ -210,9 +249,11 @@ def _dedupe_update(call: _Call, update: Update, note: str) -> Update | None:
         case PictureFinished():
             if update.index in call.delivered:
                 return None
-            call.delivered[update.index] = update.image
+            call.delivered[update.index] = update
         case GenerationResult():
             elapsed_s = {**update.elapsed_s, "total": time.monotonic() - call.began_s}
-            images = tuple(call.delivered[index] for index in range(len(update.images)))
-            return replace(update, images=images, elapsed_s=elapsed_s)
+            pictures = [call.delivered[index] for index in range(len(update.images))]
+            devices = tuple(picture.device for picture in pictures if picture.device)
+            images = tuple(picture.image for picture in pictures)
+            return replace(update, images=images, elapsed_s=elapsed_s, devices=devices)
     return update

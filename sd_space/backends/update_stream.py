@@ -2,10 +2,10 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
 from sd_space.errors import SpaceError
-from sd_space.schema import AdmittedRequest, Update
+from sd_space.schema import AdmittedRequest, GenerationResult, RequestFailed, Update
 
 
 class Stream(Protocol):
@@ -20,11 +20,12 @@ class Stream(Protocol):
 
 @dataclass(slots=True, eq=False)
 class UpdateStream:
-    """A SpaceError in it ends the request without a result."""
+    """Iterate over it to receive the updates, to the request's end. Raises the SpaceError that ends it without one."""
 
     admitted: AdmittedRequest
     loop: asyncio.AbstractEventLoop
     _updates: asyncio.Queue[Update | SpaceError] = field(default_factory=asyncio.Queue)
+    _is_over: bool = False
 
     def send(self, update: Update | SpaceError) -> bool:
         """From any thread, without waiting. False if the caller's event loop is closed, so that no one reads it."""
@@ -34,9 +35,14 @@ class UpdateStream:
             return False
         return True
 
-    async def receive(self) -> Update:
-        """The next update, once it is there. Raises the error that ends the request."""
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Update:
+        if self._is_over:
+            raise StopAsyncIteration
         update = await self._updates.get()
         if isinstance(update, SpaceError):
             raise update
+        self._is_over = isinstance(update, GenerationResult | RequestFailed)
         return update

@@ -26,7 +26,14 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, InvalidRequest, QueueFull, SafetyCheckFailed, SpaceError
 from sd_space.request import GenerationRequest
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    PromptTokenizer,
+    RequestFailed,
+    Stage,
+    Update,
+)
 from sd_space.served_model import ModelInfo
 from sd_space.settings import Settings
 
@@ -148,6 +155,7 @@ class ZeroGpuBackend:
         self._settings = replace(settings, max_batch_size=settings.max_batch_size or WIDTH)
         self._stage = Stage.STARTING
         self._info: ModelInfo | None = None
+        self._tokenizer: PromptTokenizer | None = None
         self._error: SpaceError | None = None
         self._times: StepTimes | None = None
         self._lock = threading.Lock()  # guards `_calls`; held for moments only
@@ -161,6 +169,7 @@ class ZeroGpuBackend:
             from sd_space.engine.schedules import NoiseSchedules
 
             self._schedules = NoiseSchedules(loaded.pipeline.scheduler.config)
+            self._tokenizer = loaded.prompt_tokenizer()
             _served, self._info, self._stage = (loaded, self._settings), loaded.info, Stage.READY
         except SpaceError as error:
             logger.error("no pictures can be made: %s", getattr(error, "operator_hint", error))
@@ -173,16 +182,17 @@ class ZeroGpuBackend:
             waiting = len(self._calls) - running
         return BackendStatus(self._stage, self._info, str(self._error or ""), waiting, running)
 
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Backend.tokenizer`."""
+        return self._tokenizer
+
     async def generate(self, admitted: AdmittedRequest) -> AsyncGenerator[Update]:
         """See `Backend.generate`. Closing the iterator cancels the request."""
         call = _Call(UpdateStream(admitted, asyncio.get_running_loop()))
         self._begin(call)
         try:
-            while True:
-                update = await call.stream.receive()
+            async for update in call.stream:
                 yield update
-                if isinstance(update, GenerationResult | RequestFailed):
-                    return
         finally:
             call.is_cancelled.set()
 

@@ -75,6 +75,7 @@ class ActiveRequest:
         """Its steps are those of the running picture that is furthest behind. `previews` are by index."""
         running = [t for t in self.trajectories if t.status is TrajectoryStatus.RUNNING]
         furthest = min(running or self._undecoded or self.trajectories, key=lambda trajectory: trajectory.step_index)
+        num_timesteps = sum(trajectory.num_timesteps for trajectory in self.trajectories)
         return Progress(
             request_id=self.request_id,
             queue_position=queue_position,
@@ -84,6 +85,7 @@ class ActiveRequest:
             num_pictures=len(self.trajectories),
             seconds_left=seconds_left,
             previews=previews if any(previews) else (),
+            fraction_done=sum(t.step_index for t in self.trajectories) / num_timesteps,
         )
 
     @property

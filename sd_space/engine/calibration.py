@@ -49,8 +49,7 @@ def is_step_short(
     side = min(PROBE_SIZE, request.width, request.height)
     encoded = denoiser.encode_prompt(request)
     probe = denoiser.prepare_latents(replace(request, width=side, height=side), 0, encoded)
-    if denoiser.device.type == "cuda":  # the first call also loads the kernels from the disk
-        _all_of(_fastest_steps(denoiser, [[probe]], now_s, rounds=1))
+    # Two, because the first call on a GPU also loads the kernels from the disk, and the third would be recorded.
     probe_s = (_all_of(_fastest_steps(denoiser, [[probe]], now_s, rounds=2)) or [0.0])[0]
     if probe_s > LONG_PROBE_S:
         times.slowest_s = probe_s * request.width * request.height / side**2

@@ -4,21 +4,21 @@ The order and the arithmetic are those of diffusers' pipeline_stable_diffusion.p
 bit-equal to a plain call with CPU generators, one per picture. What is different: every picture has its own noise
 scheduler and its own timestep, so pictures at different steps share one UNet call.
 
-Shapes: B pictures, C latent channels (4 in v1-4), H x W pixels, f pixels per latent (8 in v1-4), L tokens (77),
-D features.
+Shapes: B pictures, C latent channels (4 in v1-4), H x W pixels, f pixels per latent (8 in v1-4).
 """
 
 import functools
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 
-from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoising_state import DenoisingState, EncodedPrompt
+from sd_space.engine.pacing import synchronize
+from sd_space.engine.prompt_encoder import PromptEncoder
 from sd_space.engine.schedules import NoiseSchedules
 from sd_space.engine.starts import EncodedSource, ScreenedSource, SourceEncoder, start, with_known_latents
 from sd_space.fields import SourcePicture
@@ -26,12 +26,11 @@ from sd_space.model.unet_runner import UNetRunner
 from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
 
-Step = TypeVar("Step")
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 TURBO_EVERY = 3  # steps, of which one runs the whole UNet
-CACHED_EMBEDS = 64  # prompts, 0.1 to 0.2 MB each with v1-4
 
 
 class Denoiser:
@@ -57,10 +56,9 @@ class Denoiser:
         self._reduce_memory = reduce_memory
         self._unet_runner = unet_runner or UNetRunner(pipeline.unet)
         self._turbo = turbo
-        self._last_step: tuple[torch.cuda.Event, Any] | None = None  # recorded after that step
         self._schedules = NoiseSchedules(pipeline.scheduler.config)
+        self._prompt_encoder = PromptEncoder(pipeline)
         self._source_encoder = SourceEncoder(pipeline)
-        self._embed = functools.lru_cache(maxsize=CACHED_EMBEDS)(self._compute_embeds)
 
     @property
     def latent_channels(self) -> int:
@@ -70,25 +68,24 @@ class Denoiser:
     def vae_scale_factor(self) -> int:
         return self._pipeline.vae_scale_factor
 
+    @property
+    def has_fixed_rows(self) -> bool:
+        """Whether fewer pictures make a UNet call no smaller."""
+        return self._fixed_rows is not None
+
     def num_timesteps(self, request: GenerationRequest) -> int:
         """How many UNet calls one picture of `request` takes."""
         return self._schedules.num_timesteps(request)
 
     @torch.inference_mode()
     def encode_prompt(self, request: GenerationRequest) -> EncodedPrompt:
-        """Embeds prompt and negative prompt, each in a call of its own as the stock pipeline does.
-
-        The embeddings of the last texts are cached: visitors repeat prompts, and most negative prompts are empty.
-        """
-        prompt_embeds, truncated = self._embed(request.prompt)
-        if not BatchKey.of(request).has_guidance:
-            return EncodedPrompt(prompt_embeds, None, truncated)
-        return EncodedPrompt(prompt_embeds, self._embed(request.negative_prompt)[0], truncated)
+        """Embeds what the request says in words."""
+        return self._prompt_encoder.encode(request, self.device, self.retry_on_oom)
 
     @torch.inference_mode()
     def encode_source(self, screened: ScreenedSource, mask: SourcePicture | None) -> EncodedSource:
         """Encodes the picture that a request starts from."""
-        return self._source_encoder.encode(screened, mask, self.device, self._retry_on_oom)
+        return self._source_encoder.encode(screened, mask, self.device, self.retry_on_oom)
 
     @torch.inference_mode()
     def prepare_latents(
@@ -98,11 +95,16 @@ class Denoiser:
         scheduler, timesteps = self._schedules.start(request)
         factor = self.vae_scale_factor
         shape = (1, self.latent_channels, request.height // factor, request.width // factor)
+        dtype = encoded.prompt_embeds.dtype
+        # `non_blocking`: the device may still be at a step of others.
+        on_device = functools.partial(torch.Tensor.to, device=self.device, non_blocking=True)
 
         def draw(generator: torch.Generator) -> torch.Tensor:
-            return randn_tensor(shape, generator=generator, device=self.device, dtype=encoded.prompt_embeds.dtype)
+            return on_device(randn_tensor(shape, generator=generator, dtype=dtype))
 
-        begun = start(request, seed, source, draw, scheduler, timesteps)
+        begun, device_timesteps = self.retry_on_oom(
+            lambda: (start(request, seed, source, draw, scheduler, timesteps), on_device(timesteps.float()))
+        )
         return DenoisingState(
             latents=begun.latents,
             prompt_embeds=encoded.prompt_embeds,
@@ -111,6 +113,7 @@ class Denoiser:
             scheduler=scheduler,
             generator=begun.generator,
             timesteps=timesteps,
+            device_timesteps=device_timesteps,
             known=begun.known,
         )
 
@@ -118,33 +121,37 @@ class Denoiser:
     def denoise_step(self, states: list[DenoisingState]) -> list[Exception | None]:
         """One step for each of `states`, which agree in size and in whether they have guidance.
 
-        If the UNet call raises, no state has changed and the same step can be run again. An error in one
-        picture's own noise scheduler is returned in its place; the others have advanced.
+        If this raises, no state has changed and the same step can be run again. An error in one picture's own noise
+        scheduler is returned in its place, and that picture has not changed; the others have advanced.
         """
-        has_guidance = states[0].negative_prompt_embeds is not None
         timesteps = [state.timesteps[state.step_index] for state in states]
         model_inputs = [
             state.scheduler.scale_model_input(state.latents, t) for state, t in zip(states, timesteps, strict=True)
         ]
-        noise_preds = self._predict_noise(states, model_inputs, timesteps)  # for each state (rows, C, H/f, W/f)
+        noise_preds = self._predict_noise(states, model_inputs)  # for each state (rows, C, H/f, W/f)
+        noise_preds = [_guided(*pair) for pair in zip(noise_preds, states, strict=True)]
+        return [self._advance(*each) for each in zip(states, timesteps, model_inputs, noise_preds, strict=True)]
 
-        errors: list[Exception | None] = []
-        for state, t, model_input, noise_pred in zip(states, timesteps, model_inputs, noise_preds, strict=True):
-            if has_guidance:
-                noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)
-                noise_pred = noise_pred_uncond + state.guidance_scale * (noise_pred_text - noise_pred_uncond)
-            try:
-                extra = self._schedules.extra_step_kwargs(state.scheduler, state.generator)
-                state.latents = state.scheduler.step(noise_pred, t, state.latents, **extra, return_dict=False)[0]
-                if state.known is not None:
-                    state.latents = with_known_latents(state, state.known)
-            except Exception as error:
-                errors.append(error)
-                continue
-            state.step_index += 1
-            state.model_input, state.noise_pred = model_input, noise_pred
-            errors.append(None)
-        return errors
+    def _advance(
+        self, state: DenoisingState, t: torch.Tensor, model_input: torch.Tensor, noise_pred: torch.Tensor
+    ) -> Exception | None:
+        """The noise scheduler's step. An error is returned, and leaves the scheduler and its noise as they were."""
+        drawn = state.generator.get_state()
+        kept = {
+            name: list(value) if isinstance(value, list) else value for name, value in vars(state.scheduler).items()
+        }
+        try:
+            extra = self._schedules.extra_step_kwargs(state.scheduler, state.generator)
+            latents = state.scheduler.step(noise_pred, t, state.latents, **extra, return_dict=False)[0]
+            if state.known is not None:
+                latents = with_known_latents(latents, state, state.known)
+        except Exception as error:
+            vars(state.scheduler).update(kept)
+            state.generator.set_state(drawn)
+            return error
+        state.latents, state.model_input, state.noise_pred = latents, model_input, noise_pred
+        state.step_index += 1
+        return None
 
     @torch.inference_mode()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -173,7 +180,7 @@ class Denoiser:
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self._pipeline.vae
-        return self._retry_on_oom(lambda: vae.decode(latents, return_dict=False)[0], vae.enable_slicing)
+        return self.retry_on_oom(lambda: vae.decode(latents, return_dict=False)[0], vae.enable_slicing)
 
     @torch.inference_mode()
     def predicted_latents(self, state: DenoisingState) -> torch.Tensor:
@@ -195,31 +202,16 @@ class Denoiser:
 
     def synchronize(self) -> None:
         """Waits for all work on the device, before a time is measured."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-            self._last_step = None
-
-    def wait_for_previous_step(self, step: Step) -> Step | None:
-        """Waits for the previous step, so that the host is at most one step ahead of the device.
-
-        Returns that step's name once it has finished; it took the time since the last call of this method.
-        """
-        if self.device.type != "cuda":
-            return step
-        before, self._last_step = self._last_step, (torch.cuda.Event(), step)
-        self._last_step[0].record()
-        if before is None:
-            return None
-        before[0].synchronize()
-        return before[1]
+        synchronize(self.device)
 
     def reduce_memory(self) -> bool:
         """Moves to the memory profile that needs less, after an out-of-memory error; False if there is none."""
         self.free_memory()
         return self._reduce_memory()
 
-    def _retry_on_oom(self, call: Callable[[], torch.Tensor], first: Callable[[], None] | None = None) -> torch.Tensor:
+    def retry_on_oom(self, call: Callable[[], T], first: Callable[[], None] = lambda: None) -> T:
         """The result of `call`, run again while memory runs out: after `first`, then after each `reduce_memory`."""
+        is_first = True
         while True:
             try:
                 return call()
@@ -227,24 +219,22 @@ class Denoiser:
                 if not is_out_of_memory(error):
                     raise
                 failure = error.with_traceback(None)  # which holds the failed call's tensors
-            if first is not None:
+            if is_first:
+                is_first = False
                 first()
-                first = None
                 self.free_memory()
             elif not self.reduce_memory():
                 raise failure
 
     def free_memory(self) -> None:
         """Gives cached device memory back after an out-of-memory error."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.device.type != "cpu":
+            torch.accelerator.empty_cache()
 
-    def _predict_noise(
-        self, states: list[DenoisingState], samples: list[torch.Tensor], timesteps: list[torch.Tensor]
-    ) -> list[torch.Tensor]:
+    def _predict_noise(self, states: list[DenoisingState], samples: list[torch.Tensor]) -> list[torch.Tensor]:
         """The noise in each of `samples`: (2, C, H/f, W/f), without and with the prompt; one row without guidance."""
         if not self._turbo:
-            noise_pred = self._unet_runner.predict(*self._batch_inputs(states, samples, timesteps))
+            noise_pred = self._unet_runner.predict(*self._batch_inputs(states, samples))
             return self._split_outputs(noise_pred, states)
         noise_preds: dict[int, torch.Tensor] = {}
         for is_whole in (True, False):
@@ -252,7 +242,7 @@ class Denoiser:
             if not chosen:
                 continue
             part = [states[k] for k in chosen]
-            inputs = self._batch_inputs(part, [samples[k] for k in chosen], [timesteps[k] for k in chosen])
+            inputs = self._batch_inputs(part, [samples[k] for k in chosen])
             if is_whole:
                 noise_pred, features = self._unet_runner.predict_with_features(*inputs)
                 for state, kept in zip(part, self._split_outputs(features, part), strict=True):
@@ -264,16 +254,15 @@ class Denoiser:
         return [noise_preds[k] for k in range(len(states))]
 
     def _batch_inputs(
-        self, states: list[DenoisingState], samples: list[torch.Tensor], timesteps: list[torch.Tensor]
+        self, states: list[DenoisingState], samples: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The UNet's inputs: the rows without prompt, then those with it, as in the stock pipeline, then padding."""
         embeds = [state.prompt_embeds for state in states]
+        timesteps = [state.device_timesteps[state.step_index] for state in states]
         if states[0].negative_prompt_embeds is not None:
             embeds = [state.negative_prompt_embeds for state in states] + embeds
             samples, timesteps = samples * 2, timesteps * 2
-        # `non_blocking`: the device may still be at the previous step.
-        row_timesteps = self._pad(torch.stack(timesteps).float()).to(self.device, non_blocking=True)  # (rows,)
-        return self._pad(torch.cat(samples)), row_timesteps, self._pad(torch.cat(embeds))
+        return self._pad(torch.cat(samples)), self._pad(torch.stack(timesteps)), self._pad(torch.cat(embeds))
 
     def _pad(self, rows: torch.Tensor) -> torch.Tensor:
         if not self._fixed_rows:
@@ -288,12 +277,10 @@ class Denoiser:
         used = number * (1 if states[0].negative_prompt_embeds is None else 2)
         return [rows[k:used:number] for k in range(number)]
 
-    def _compute_embeds(self, text: str) -> tuple[torch.Tensor, str]:
-        """(1, L, D) embeddings of `text`, and the part of it beyond the encoder's tokens."""
-        tokenizer, text_encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
-        max_length = tokenizer.model_max_length
-        ids = tokenizer(text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
-        embeds = self._retry_on_oom(lambda: text_encoder(ids.input_ids.to(self.device), attention_mask=None)[0])
-        all_ids = tokenizer(text).input_ids
-        truncated = tokenizer.decode(all_ids[max_length - 1 : -1]).strip() if len(all_ids) > max_length else ""
-        return embeds.to(dtype=text_encoder.dtype, device=self.device), truncated
+
+def _guided(noise_pred: torch.Tensor, state: DenoisingState) -> torch.Tensor:
+    """(rows, C, H/f, W/f) predictions of one picture, without and with its prompt, as one: Ho and Salimans, 2022."""
+    if state.negative_prompt_embeds is None:
+        return noise_pred
+    noise_pred_uncond, noise_pred_text = noise_pred.chunk(2)
+    return noise_pred_uncond + state.guidance_scale * (noise_pred_text - noise_pred_uncond)

@@ -18,6 +18,18 @@ class KnownLatents:
     mask: torch.Tensor  # (1, 1, H/f, W/f): 1 is drawn anew, 0 stays
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingMosaic:
+    """A preview's colours on their way to the host; `copied` is the device's event after which they are there."""
+
+    values: torch.Tensor  # (C, rows, columns)
+    copied: torch.cuda.Event
+
+    def wait(self) -> torch.Tensor:
+        self.copied.synchronize()
+        return self.values
+
+
 @dataclass(slots=True, eq=False)
 class DenoisingState:
     """One picture's tensors. `model_input` and `noise_pred` are of the last step: a preview is predicted from them."""
@@ -29,11 +41,13 @@ class DenoisingState:
     scheduler: SchedulerMixin
     generator: torch.Generator  # on the CPU, so that a seed means the same picture on every device
     timesteps: torch.Tensor  # (num_timesteps,), on the CPU
+    device_timesteps: torch.Tensor  # (num_timesteps,), float32 on the device
     known: KnownLatents | None = None
     step_index: int = 0
     model_input: torch.Tensor | None = None  # (1, C, H/f, W/f)
     noise_pred: torch.Tensor | None = None  # (1, C, H/f, W/f)
     features: torch.Tensor | None = None  # (rows, F, H/f, W/f) of the last whole UNet call, only with `turbo`
+    mosaic: PendingMosaic | None = None  # of the next preview
 
 
 @dataclass(frozen=True, slots=True)

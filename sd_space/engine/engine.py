@@ -10,12 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-import torch
-
 from sd_space.engine.active_request import ActiveRequest
 from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory, TrajectoryStatus
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import DenoisingState
+from sd_space.engine.finishing import Finisher
+from sd_space.engine.pacing import Timed, make_pacer
+from sd_space.engine.previews import Previews
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, SafetyCheckFailed, SpaceError
@@ -32,7 +33,6 @@ from sd_space.schema import (
     PictureFinished,
     Preview,
     RequestFailed,
-    ScreenedImage,
     Update,
 )
 
@@ -44,6 +44,7 @@ class Engine:
 
     `width` is the most pictures that share a UNet call. A request's Progress comes at its first step and then at most
     every `report_every_s`; with `previews` it has a mosaic of each picture, which takes about 0.1 ms to compute.
+    `most_pictures` caps the width where the memory profile does, which changes when memory runs out.
     Raises SafetyCheckFailed without a SafetyScreen.
     """
 
@@ -56,6 +57,7 @@ class Engine:
         previews: bool = True,
         report_every_s: float = 0.2,
         now_s: Callable[[], float] = time.perf_counter,
+        most_pictures: Callable[[], int | None] = lambda: None,
     ):
         if not isinstance(screen, SafetyScreen):
             raise SafetyCheckFailed("Pictures are made only with a safety screen.")
@@ -63,10 +65,14 @@ class Engine:
         self.unet_calls: dict[int, tuple[int, float]] = {}  # by pictures: how many calls, and their seconds in all
         self._denoiser = denoiser
         self._screen = screen
+        self._pacer = make_pacer(denoiser.device, now_s)
+        self._previews = Previews(denoiser, screen)
+        self._finisher = Finisher(denoiser, screen, now_s)
         self.batcher = StepBatcher(width)
         self.previews = previews
         self._report_every_s = report_every_s
         self._now_s = now_s
+        self._most_pictures = most_pictures
         self._requests: dict[str, ActiveRequest] = {}  # by request_id
         self._states: dict[int, DenoisingState] = {}  # by trajectory_id
         self._denoised: deque[Trajectory] = deque()  # finished, but not decoded yet
@@ -110,6 +116,7 @@ class Engine:
 
         An error ends only the requests that it concerns.
         """
+        self.batcher.width = min(self.width, self._most_pictures() or self.width)
         batch = [trajectory for trajectory in self.batcher.next_batch() if self._prepare(trajectory)]
         self._denoise(batch)
         self._finish_pictures()
@@ -151,44 +158,50 @@ class Engine:
         if len(batch) > self._max_batch_by_key.get(batch[0].key, len(batch)):
             self._denoise_halves(batch)
             return
-        began_s = self._now_s()
+        self._pacer.begin()
         try:
             errors = self._denoiser.denoise_step([self._states[t.trajectory_id] for t in batch])
         except Exception as error:
             is_retried = is_out_of_memory(error) or (len(batch) > 1 and not is_device_lost(error))
             failure = error.with_traceback(None) if is_retried else error  # a traceback holds the call's tensors
         else:
-            self._advance(batch, errors, began_s)
+            self._advance(batch, errors)
             return
         self._recover(batch, failure)
 
-    def _advance(self, batch: list[Trajectory], errors: list[Exception | None], began_s: float) -> None:
-        timed = self._denoiser.wait_for_previous_step((batch[0].key, len(batch)))
-        if timed is not None:
-            self._record(*timed, self._now_s() - began_s)
-        for trajectory, error in zip(batch, errors, strict=True):
-            if error is not None:
+    def _advance(self, batch: list[Trajectory], errors: list[Exception | None]) -> None:
+        self._record(self._pacer.end((batch[0].key, len(batch))))
+        results = list(zip(batch, errors, strict=True))
+        full = [(trajectory, error) for trajectory, error in results if error is not None and is_out_of_memory(error)]
+        for trajectory, error in results:
+            if error is not None and not is_out_of_memory(error):
                 self._fail(trajectory.request_id, error)
-        self._denoised.extend(self.batcher.advance([t for t in batch if t.request_id in self._requests]))
+        advanced = [t for t, error in results if error is None and t.request_id in self._requests]
+        self._denoised.extend(self.batcher.advance(advanced))
+        if full:
+            self._recover([trajectory for trajectory, _ in full], full[0][1].with_traceback(None))
 
     def _recover(self, batch: list[Trajectory], failure: Exception) -> None:
-        """Runs the step that failed once more: in halves, or with less memory where it was a single picture's."""
+        """Runs the step that failed once more: in halves, or with less memory where a call cannot be smaller."""
         is_full = is_out_of_memory(failure)
-        if len(batch) == 1 and is_full and self._denoiser.reduce_memory():
+        is_smallest = len(batch) == 1 or (is_full and self._denoiser.has_fixed_rows)
+        if is_smallest and is_full and self._denoiser.reduce_memory():
             self._max_batch_by_key.clear()  # larger batches may fit now
             self._denoise(batch)
-        elif len(batch) == 1 or is_device_lost(failure):
-            self._fail(batch[0].request_id, failure)
+        elif is_smallest or is_device_lost(failure):
+            for trajectory in batch:
+                self._fail(trajectory.request_id, failure)
         else:
             if is_full:
                 self._max_batch_by_key[batch[0].key] = (len(batch) + 1) // 2
             self._denoiser.free_memory()
             self._denoise_halves(batch)
 
-    def _record(self, key: BatchKey, pictures: int, seconds: float) -> None:
-        self.times.record_step(key, pictures, seconds)
-        calls, total_s = self.unet_calls.get(pictures, (0, 0.0))
-        self.unet_calls[pictures] = calls + 1, total_s + seconds
+    def _record(self, timed: Timed) -> None:
+        for (key, pictures), seconds in timed:
+            self.times.record_step(key, pictures, seconds)
+            calls, total_s = self.unet_calls.get(pictures, (0, 0.0))
+            self.unet_calls[pictures] = calls + 1, total_s + seconds
 
     def _denoise_halves(self, batch: list[Trajectory]) -> None:
         middle = (len(batch) + 1) // 2
@@ -206,16 +219,19 @@ class Engine:
         while self._denoised and len(self._requests) == 1 and not len(self.batcher):
             group.append(self._denoised.popleft())
         active = self._requests[group[0].request_id]
+        self._record(self._pacer.finish())
         began_s = self._now_s()
         if active.started_s is not None:
             active.elapsed_s["denoise"] = began_s - active.started_s
         states = [self._states.pop(trajectory.trajectory_id) for trajectory in group]
+        key, seeds = group[0].key, [trajectory.seed for trajectory in group]
         try:
-            images = self._decode(group, states, active)
+            images, elapsed_s = self._finisher.finish(states, seeds, key.height, key.width)
         except Exception as error:
             self._fail(active.request_id, error)
             return
-        key = group[0].key
+        for stage, seconds in elapsed_s.items():
+            active.add_elapsed(stage, seconds)
         self.times.record_finish(key.height, key.width, (self._now_s() - began_s) / len(group))
         for trajectory, image in zip(group, images, strict=True):
             active.images[trajectory.index] = image
@@ -224,28 +240,6 @@ class Engine:
             active.elapsed_s["total"] = self._now_s() - active.added_s
             self._updates.append(active.result())
             del self._requests[active.request_id]
-
-    def _decode(
-        self, group: list[Trajectory], states: list[DenoisingState], active: ActiveRequest
-    ) -> list[ScreenedImage]:
-        """Latents to screened pictures. Latents that are not finite are not decoded: that picture alone is broken."""
-        key = group[0].key
-        images = {
-            t.index: self._screen.broken(t.seed, key.height, key.width)
-            for t, state in zip(group, states, strict=True)
-            if not bool(torch.isfinite(state.latents).all())
-        }
-        finite = [(t, state) for t, state in zip(group, states, strict=True) if t.index not in images]
-        if finite:
-            began_s = self._now_s()
-            decoded = self._denoiser.decode_latents(torch.cat([state.latents for _, state in finite]))
-            self._denoiser.synchronize()
-            decoded_s = self._now_s()
-            screened = self._screen.screen(decoded, [t.seed for t, _ in finite])
-            images |= {t.index: image for (t, _), image in zip(finite, screened, strict=True)}
-            active.add_elapsed("decode", decoded_s - began_s)
-            active.add_elapsed("safety", self._now_s() - decoded_s)
-        return [images[t.index] for t in group]
 
     def _fail(self, request_id: str, error: Exception) -> None:
         """Ends a request and drops all that it held; the others go on. Raises `error` if the device itself is lost."""
@@ -271,18 +265,15 @@ class Engine:
         if not due:
             return
         positions = self.batcher.queue_positions()
-        seconds_left = self.times.forecast(self._denoised, self.batcher.in_order(), self.width)
+        seconds_left = self.times.forecast(self._denoised, self.batcher.in_order(), self.width, self._pacer.under_way)
         for active in due:
             active.reported_s = now_s
             position = positions.get(active.request_id, 0)
-            previews = tuple(map(self._preview, active.trajectories)) if self.previews else ()
+            previews = self._previews_of(active) if self.previews else ()
             self._updates.append(active.progress(position, seconds_left.get(active.request_id), previews))
 
-    def _preview(self, trajectory: Trajectory) -> Preview | None:
-        state = self._states.get(trajectory.trajectory_id)
-        if state is None or state.noise_pred is None:
-            return None
-        return self._screen.preview(self._denoiser.predicted_latents(state))
+    def _previews_of(self, active: ActiveRequest) -> tuple[Preview | None, ...]:
+        return tuple(self._previews.latest(self._states.get(t.trajectory_id)) for t in active.trajectories)
 
 
 def run_to_completion(engine: Engine, admitted: AdmittedRequest) -> GenerationResult:

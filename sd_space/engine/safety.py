@@ -95,15 +95,12 @@ class SafetyScreen:
         """The result for a picture whose latents are not finite, so that it was not decoded."""
         return ScreenedImage(seed=seed, outcome=Outcome.BROKEN, width=width, height=height, pixels=None)
 
-    def preview(self, latents: torch.Tensor) -> Preview:
-        """A mosaic of (1, C, h, w) latents: at most 16 cells a side, and no more than half of the latents' own."""
-        height, width = latents.shape[-2:]
-        longest = max(height, width)
-        cells = min(MAX_PREVIEW_CELLS, longest // 2)
-        rows, columns = (max(1, round(cells * side / longest)) for side in (height, width))
-        # The mean of a cell commutes with the linear map, so the map runs on cells instead of latents.
-        means = nn.functional.adaptive_avg_pool2d(latents.detach().float(), (rows, columns))[0].cpu()
-        colours = torch.tensordot(means, self._latent_rgb[:-1], dims=([0], [0])) + self._latent_rgb[-1]
+    def preview(self, mosaic: torch.Tensor) -> Preview:
+        """The colours of a `mosaic_of` latents, (C, rows, columns) on the CPU."""
+        _, rows, columns = mosaic.shape
+        if max(rows, columns) > MAX_PREVIEW_CELLS:
+            raise SafetyCheckFailed("A preview has too many cells.")
+        colours = torch.tensordot(mosaic, self._latent_rgb[:-1], dims=([0], [0])) + self._latent_rgb[-1]
         pixels = (torch.nan_to_num(colours).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)  # (rows, columns, 3)
         return Preview(columns=columns, rows=rows, pixels=pixels.numpy().tobytes())
 
@@ -201,6 +198,18 @@ class SafetyScreen:
         if len(flags) != len(views) or not all(isinstance(flag, bool) for flag in flags):
             raise SafetyCheckFailed("The safety checker gave no verdict on a picture.")
         return any(flags)
+
+
+def mosaic_of(latents: torch.Tensor) -> torch.Tensor:
+    """(1, C, h, w) latents in at most 16 cells a side, and no more than half of the latents' own: (C, rows, columns).
+
+    The mean of a cell commutes with the linear map to colours, so that map runs on cells instead of latents.
+    """
+    height, width = latents.shape[-2:]
+    longest = max(height, width)
+    cells = min(MAX_PREVIEW_CELLS, longest // 2)
+    rows, columns = (max(1, round(cells * side / longest)) for side in (height, width))
+    return nn.functional.adaptive_avg_pool2d(latents.detach().float(), (rows, columns))[0]
 
 
 def fit_latent_rgb(

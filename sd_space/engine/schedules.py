@@ -17,8 +17,8 @@ class NoiseSchedules:
     """Makes noise schedulers from the scheduler config of one model."""
 
     def __init__(self, config: Mapping[str, Any]):
-        self._config = dict(config)
-        self._prepared = functools.lru_cache(maxsize=32)(self._prepare)
+        # Of a function, not of a method: an engine that was replaced must be free of cycles to be freed.
+        self._prepared = functools.lru_cache(maxsize=32)(functools.partial(_prepare, dict(config)))
         self._step_parameters = {
             scheduler_class: frozenset(inspect.signature(scheduler_class.step).parameters)
             for scheduler_class, _ in SCHEDULER_TABLE.values()
@@ -46,12 +46,13 @@ class NoiseSchedules:
         parameters = self._step_parameters[type(scheduler)]
         return {name: value for name, value in (("eta", 0.0), ("generator", generator)) if name in parameters}
 
-    def _prepare(self, name: str, num_inference_steps: int) -> SchedulerMixin:
-        scheduler = make_scheduler(name, self._config, num_inference_steps)
-        # On the CPU, because schedulers index with timesteps: on the device each step would wait for it to catch up.
-        scheduler.set_timesteps(num_inference_steps, device="cpu")
-        return scheduler
-
 
 def _timesteps(scheduler: SchedulerMixin, request: GenerationRequest) -> torch.Tensor:
     return scheduler.timesteps[request.first_step * scheduler.order :]
+
+
+def _prepare(config: Mapping[str, Any], name: str, num_inference_steps: int) -> SchedulerMixin:
+    scheduler = make_scheduler(name, config, num_inference_steps)
+    # On the CPU, because schedulers index with timesteps: on the device each step would wait for it to catch up.
+    scheduler.set_timesteps(num_inference_steps, device="cpu")
+    return scheduler

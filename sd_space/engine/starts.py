@@ -106,12 +106,12 @@ def start(
     return Start(latents, generator, KnownLatents(image_latents, noise, source.mask))
 
 
-def with_known_latents(state: DenoisingState, known: KnownLatents) -> torch.Tensor:
-    """The state's latents, after the step of its `step_index`, with the known ones where nothing is drawn anew."""
+def with_known_latents(drawn: torch.Tensor, state: DenoisingState, known: KnownLatents) -> torch.Tensor:
+    """What the step of `state.step_index` has `drawn`, with the known latents where nothing is drawn anew."""
     latents, following = known.latents, state.timesteps[state.step_index + 1 :][:1]
     if len(following):
         latents = state.scheduler.add_noise(latents, known.noise, following)
-    return (1 - known.mask) * latents + known.mask * state.latents
+    return (1 - known.mask) * latents + known.mask * drawn
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float) -> torch.Tensor:

@@ -52,13 +52,19 @@ class StepTimes:
             return self._finish_s[height, width]
         return max((s * height * width / (h * w) for (h, w), s in self._finish_s.items()), default=0.0)
 
-    def forecast(self, denoised: Iterable[Trajectory], in_order: Iterable[Trajectory], seats: int) -> dict[str, float]:
+    def forecast(
+        self,
+        denoised: Iterable[Trajectory],
+        in_order: Iterable[Trajectory],
+        seats: int,
+        under_way: tuple[BatchKey, int] | None = None,
+    ) -> dict[str, float]:
         """Seconds until each request has all of its pictures, if no other comes or goes; empty if nothing was measured.
 
-        `denoised` are only to be decoded; `in_order` take the `seats` in that order. Simulates the queue, from one
-        picture's last step to the next.
+        `denoised` are only to be decoded; `in_order` take the `seats` in that order; `under_way` is a UNet call that is
+        counted as a step already, but has not ended. Simulates the queue, from one picture's last step to the next.
         """
-        now_s, ends_s = 0.0, {}
+        now_s, ends_s = (self.step_s(*under_way) or 0.0) if under_way else 0.0, {}
         for trajectory in denoised:
             now_s += self.finish_s(trajectory.key.height, trajectory.key.width)
             ends_s[trajectory.request_id] = now_s

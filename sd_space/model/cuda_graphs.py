@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -14,31 +14,34 @@ MOST_RECORDED = 16  # shapes; each takes memory of the driver's own beside the m
 RECORD_AGAIN_AFTER = 50  # calls of a shape whose recording was dropped: to record one takes longer than a call
 
 Tensors = tuple[torch.Tensor, ...]
+Call = Callable[..., Tensors]
 Capture = Callable[[Callable[[], Tensors]], tuple[Callable[[], object], Tensors]]
 
 
 class CudaGraphCache:
-    """Calls a function of tensors, and replays its graph once a combination of shapes was seen `RECORD_AT` times.
+    """Calls functions of tensors, and replays a graph once one was called `RECORD_AT` times with the same shapes.
 
-    A graph reads its inputs from the same memory each time, and writes its outputs to the same memory. The least
-    recently used graph is dropped when there are too many. When one cannot be recorded, all are dropped and `give_up`
-    is called, whose caller then calls the function itself.
+    A graph reads its inputs from the same memory each time, and writes its outputs to the same memory. All graphs go
+    together, when there are too many and when one could not be recorded: they share memory, also the workspace of
+    cuBLAS, which goes with any of them. `make_capture` gives what records into new memory.
     """
 
-    def __init__(self, call: Callable[..., Tensors], capture: Capture, give_up: Callable[[], None] = lambda: None):
-        self._call = call
-        self._capture = capture
-        self._give_up = give_up
+    def __init__(self, make_capture: Callable[[], Capture]):
+        self._make_capture = make_capture
+        self._capture: Capture | None = None
         self._seen: Counter[tuple] = Counter()
-        self._replays: OrderedDict[tuple, tuple[Tensors, Callable[[], object], Tensors]] = OrderedDict()
+        self._unfit: set[tuple] = set()  # what could not be recorded
+        self._replays: dict[tuple, tuple[Tensors, Callable[[], object], Tensors]] = {}
 
-    def __call__(self, *tensors: torch.Tensor) -> Tensors:
-        key = tuple(tensor.shape for tensor in tensors)
+    def __len__(self) -> int:
+        return len(self._replays)
+
+    def __call__(self, call: Call, *tensors: torch.Tensor) -> Tensors:
+        key = (call, *(tensor.shape for tensor in tensors))
         if key not in self._replays:
             self._seen[key] += 1
-            if self._seen[key] != RECORD_AT or not self._record(key, tensors):
-                return self._call(*tensors)
-        self._replays.move_to_end(key)
+            if self._seen[key] != RECORD_AT or key in self._unfit or not self._record(key, tensors):
+                return call(*tensors)
         inputs, replay, outputs = self._replays[key]
         for static_input, tensor in zip(inputs, tensors, strict=True):
             static_input.copy_(tensor)
@@ -46,20 +49,24 @@ class CudaGraphCache:
         return tuple(output.clone() for output in outputs)
 
     def _record(self, key: tuple, tensors: Tensors) -> bool:
-        inputs = tuple(tensor.clone() for tensor in tensors)
-        try:
-            replay, outputs = self._capture(lambda: self._call(*inputs))
-        except Exception as error:  # of any type; the plain call that follows shows whether the device is lost
-            kind = type(error).__name__
-            logger.warning("a UNet call could not be recorded (%s); from now on they are made as they are", kind)
-            self._replays.clear()  # a pool keeps the memory of a failed recording as long as it has any graph
-            self._give_up()
-            return False
         if len(self._replays) == MOST_RECORDED:
-            oldest, _ = self._replays.popitem(last=False)
-            self._seen[oldest] = RECORD_AT - RECORD_AGAIN_AFTER
+            self._forget()
+        call, inputs = key[0], tuple(tensor.clone() for tensor in tensors)
+        try:
+            self._capture = self._capture or self._make_capture()
+            replay, outputs = self._capture(lambda: call(*inputs))
+        except Exception as error:  # of any type; the plain call that follows shows whether the device is lost
+            logger.warning("a UNet call could not be recorded (%s) and is made as it is", type(error).__name__)
+            self._unfit.add(key)
+            self._forget()  # a pool keeps the memory of a failed recording as long as it has any graph
+            return False
         self._replays[key] = inputs, replay, outputs
         return True
+
+    def _forget(self) -> None:
+        for key in self._replays:
+            self._seen[key] = RECORD_AT - RECORD_AGAIN_AFTER
+        self._replays, self._capture = {}, None
 
 
 def cuda_graph_capture() -> Capture:

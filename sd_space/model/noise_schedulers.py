@@ -14,8 +14,9 @@ from diffusers import (
     LCMScheduler,
     PNDMScheduler,
     SchedulerMixin,
-    UniPCMultistepScheduler,
 )
+
+from sd_space.model.unipc import UniPC
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ SCHEDULER_TABLE: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
         DPMSolverMultistepScheduler,
         {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
     ),
-    "UniPC": (UniPCMultistepScheduler, {}),  # Zhao et al. 2023
+    "UniPC": (UniPC, {}),  # Zhao et al. 2023
     "LCM": (LCMScheduler, {}),  # Luo et al. 2023
     "Heun": (HeunDiscreteScheduler, {}),  # Karras et al. 2022: two UNet calls a step, each counted as one here
 }

@@ -39,6 +39,7 @@ from sd_space.model.placement import Placement, footprint_of
 from sd_space.model.spec import TINY_FOLDER, PipelineSpec
 from sd_space.model.unet_runner import UNetRunner
 from sd_space.process_memory import tune_malloc
+from sd_space.schema import PromptTokenizer
 from sd_space.served_model import ModelInfo
 from sd_space.settings import V1_4, V1_4_REVISION, WIDTHS
 
@@ -56,6 +57,17 @@ class LoadedPipeline:
     info: ModelInfo
     placement: Placement
     missing_checker_tensors: tuple[str, ...] = ()
+
+    @property
+    def current_info(self) -> ModelInfo:
+        """`info` with the memory profile that is in force now."""
+        return replace(self.info, memory_profile=self.placement.profile.name)
+
+    def prompt_tokenizer(self) -> PromptTokenizer:
+        """The tokenizer for a process without the model."""
+        tokenizer = self.pipeline.tokenizer
+        max_tokens = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+        return PromptTokenizer(tokenizer.backend_tokenizer.to_str(), max_tokens)
 
 
 _loading = threading.Lock()

@@ -8,6 +8,7 @@ import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
 from sd_space.model.cuda_graphs import cuda_graph_capture
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
@@ -100,30 +101,46 @@ class Placement:
             return
         self._move("cpu", RUNNING)
         self._free()
+        device = _indexed(self._device)
         if profile.offload == "model":  # each moves the one before it back to the CPU
             hook = None
             for name in RUNNING:
-                _, hook = cpu_offload_with_hook(getattr(pipeline, name), self._device, prev_module_hook=hook)
+                _, hook = cpu_offload_with_hook(getattr(pipeline, name), device, prev_module_hook=hook)
         else:
             for name in ("text_encoder", "unet"):
-                cpu_offload(getattr(pipeline, name), torch.device(self._device))
+                cpu_offload(getattr(pipeline, name), device)
             self._move(self._device, ("vae",))  # small, and it must be able to change its dtype
 
     def _speed_up(self) -> None:
         """Makes steps faster on CUDA: weights in the order of its matrix units, fused projections, recorded calls."""
         _order_weights(self._pipeline, torch.channels_last)
+        # Where PyTorch prefers cuDNN's attention (H100, H200) it makes a plan for each shape: seconds at each new size.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         if not self.profile.attention_slicing:  # whose attention processor calls each projection by itself
             fuse_qkv(self._pipeline.unet)
-        self.unet_runner.record(cuda_graph_capture())
+        self.unet_runner.record(cuda_graph_capture)
 
     def _move(self, device: str, names: Sequence[str]) -> None:
         for name in names:
             getattr(self._pipeline, name).to(device)
+        if "safety_checker" in names:
+            _keep_thresholds_on_cpu(self._pipeline.safety_checker)
 
     def _free(self) -> None:
         gc.collect()
-        if self._device == "cuda":
-            torch.cuda.empty_cache()
+        if self._device != "cpu":
+            torch.accelerator.empty_cache()
+
+
+def _indexed(device: str) -> torch.device:
+    """With its number, as tensors name it: accelerate compares the two, and would move a UNet again at every call."""
+    return torch.device(device) if device == "cpu" else torch.device(device, torch.accelerator.current_device_index())
+
+
+def _keep_thresholds_on_cpu(checker: StableDiffusionSafetyChecker) -> None:
+    """The checker reads them one by one, and each time would wait for the device."""
+    for name in ("concept_embeds_weights", "special_care_embeds_weights"):
+        setattr(checker, name, torch.nn.Parameter(getattr(checker, name).cpu(), requires_grad=False))
 
 
 def _order_weights(pipeline: StableDiffusionPipeline, memory_format: torch.memory_format) -> None:

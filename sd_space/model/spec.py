@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from sd_space.model.hub_errors import unavailable
+from sd_space.model.memory import GIB
 from sd_space.settings import TINY, V1_4, V1_4_REVISION, Settings
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class PipelineSpec:
             dtype=dtype,
             attention_slicing=settings.attention_slicing,
             low_vram_gb=settings.low_vram_gb,
-            max_vram_gb=settings.max_vram_gb,
+            max_vram_gb=settings.max_vram_gb or _shared_gb(settings.ray_gpus_per_replica, hardware),
             total_vram_bytes=hardware.total_vram_bytes if device == hardware.device else None,
             free_vram_bytes=hardware.free_vram_bytes if device == hardware.device else None,
             max_batch_size=settings.max_batch_size,
@@ -97,3 +98,10 @@ class PipelineSpec:
             hub_timeout_s=settings.hub_timeout_s,
             may_fall_back=is_auto and model == V1_4,
         )
+
+
+def _shared_gb(gpus_per_replica: float | None, hardware: Hardware) -> float | None:
+    """A replica's part of a GPU that several share: each would take all of its memory."""
+    if not gpus_per_replica or gpus_per_replica >= 1 or hardware.total_vram_bytes is None:
+        return None
+    return gpus_per_replica * hardware.total_vram_bytes / GIB

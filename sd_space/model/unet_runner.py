@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from diffusers import UNet2DConditionModel
 
-from sd_space.model.cuda_graphs import Capture, CudaGraphCache, Tensors
+from sd_space.model.cuda_graphs import Call, Capture, CudaGraphCache, Tensors
 from sd_space.model.deepcache import from_features, with_features
 
 
@@ -21,17 +21,14 @@ class UNetRunner:
 
     def __init__(self, unet: UNet2DConditionModel):
         self._unet = unet
-        self._graphs: dict[Callable[..., Tensors], CudaGraphCache] = {}
+        self._graphs: CudaGraphCache | None = None
 
-    def record(self, capture: Capture | None) -> None:
+    def record(self, make_capture: Callable[[], Capture] | None) -> None:
         """From now on records what is called often with equal shapes, and replays it; `None` stops that.
 
         Frees all earlier recordings and their memory. Must be called when the UNet has moved.
         """
-        self._graphs = {}
-        if capture is not None:
-            for call in (self._plain, self._with_features, self._from_features):
-                self._graphs[call] = CudaGraphCache(call, capture, lambda: self.record(None))
+        self._graphs = CudaGraphCache(make_capture) if make_capture else None
 
     def predict(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         return self._run(self._plain, sample, timesteps, embeds)[0]
@@ -49,8 +46,8 @@ class UNetRunner:
         """Runs the outermost layers of the UNet only. Exact where `features` are of the same step."""
         return self._run(self._from_features, sample, timesteps, embeds, features)[0]
 
-    def _run(self, call: Callable[..., Tensors], *tensors: torch.Tensor) -> Tensors:
-        return self._graphs.get(call, call)(*tensors)
+    def _run(self, call: Call, *tensors: torch.Tensor) -> Tensors:
+        return call(*tensors) if self._graphs is None else self._graphs(call, *tensors)
 
     def _plain(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> Tensors:
         return self._unet(sample, timesteps, encoder_hidden_states=embeds, return_dict=False)

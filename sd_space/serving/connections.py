@@ -140,7 +140,8 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         self._stop_head_timer()
         if self.transport.is_closing():
             return
-        if answer is not None and (self.cycle is None or self.cycle.response_complete):
+        cycle = self.cycle
+        if answer is not None and (cycle is None or cycle.response_complete or not cycle.response_started):
             status, sentence = answer
             body = json.dumps({"error": sentence})
             retry = "retry-after: 60\r\n" if status.startswith("429") else ""

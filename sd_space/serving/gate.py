@@ -3,14 +3,14 @@
 Tokens are signed and not stored, so any replica with the same secret can check one. Withdrawals are kept in memory.
 """
 
+import functools
 import hashlib
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-
-from itsdangerous import BadSignature, URLSafeSerializer
+from typing import TYPE_CHECKING
 
 from sd_space.card import ModelCard
 from sd_space.errors import LicenceNotAccepted
@@ -18,6 +18,9 @@ from sd_space.request import MAX_SEED, GenerationRequest
 from sd_space.schema import AdmittedRequest
 from sd_space.served_model import ModelInfo
 from sd_space.serving.source_pictures import read_sources
+
+if TYPE_CHECKING:
+    from itsdangerous import URLSafeSerializer
 
 # CreativeML OpenRAIL-M, Attachment A, clauses (a) to (k), in our own words.
 USE_RESTRICTIONS = (
@@ -72,10 +75,16 @@ class Gate:
     def __init__(self, card: ModelCard, secret: str | None, token_ttl_s: int, now_s: Callable[[], float] = time.time):
         self.card = card
         self._digest = licence_digest(card)
-        self._serializer = URLSafeSerializer(secret or secrets.token_hex(32), salt="licence")
+        self._secret = secret or secrets.token_hex(32)
         self._token_ttl_s = token_ttl_s
         self._now_s = now_s
         self._withdrawn: OrderedDict[str, None] = OrderedDict()  # visitors, in this process only
+
+    @functools.cached_property
+    def _serializer(self) -> "URLSafeSerializer":
+        from itsdangerous import URLSafeSerializer  # not there on machines that draw without a page
+
+        return URLSafeSerializer(self._secret, salt="licence")
 
     def issue_token(self, agree: object) -> str:
         """A token for somebody who agrees; only a real `True` is an agreement. Raises LicenceNotAccepted."""
@@ -122,6 +131,8 @@ class Gate:
 
     def _signed(self, token: object) -> tuple[str, Acceptance]:
         """What we have signed: the digest of the licence that was accepted, and by whom and when."""
+        from itsdangerous import BadSignature
+
         if not isinstance(token, str) or not token:
             raise LicenceNotAccepted(HOW_TO_ACCEPT)
         try:
@@ -135,7 +146,13 @@ class Gate:
 
         Raises LicenceNotAccepted, or InvalidRequest for a value outside the model's limits.
         """
-        acceptance = self.verify_token(token)
+        return self._admitted(self.verify_token(token), values, info)
+
+    def admit_operator(self, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
+        """For a command on this machine: who runs the model there has accepted its licence. Raises InvalidRequest."""
+        return self._admitted(Acceptance("operator", self._now_s()), values, info)
+
+    def _admitted(self, acceptance: Acceptance, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
         values = read_sources(values, info)
         return AdmittedRequest(
             request_id=secrets.token_urlsafe(16),

@@ -188,9 +188,10 @@ def asset_addresses() -> frozenset[str]:
     )
 
 
-def add_link_preview_tags(title: str, description: str, image_url: str) -> None:
+def add_to_head(title: str, description: str, image_url: str, head: str) -> None:
     """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
 
+    `head` is HTML that must be there before Gradio's own scripts run.
     Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its host.
     """
     tags = {
@@ -202,7 +203,8 @@ def add_link_preview_tags(title: str, description: str, image_url: str) -> None:
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
     icon = '<link rel="icon" href="favicon.ico">'
-    end = f"{icon}<title>{title}</title>{{% if not config.auth_required %}}{metas}{{% endif %}}</head>"
+    public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
+    end = f"{{% raw %}}{head}{{% endraw %}}{icon}<title>{title}</title>{public}</head>"
 
     def load(name: str) -> str:
         template, *_ = _OWN_LOADER.get_source(templates.env, name)

@@ -17,7 +17,7 @@ from typing import Any
 _NEGATIVE = "Negative prompt: "
 _AS_WRITTEN = ("Prompt as written", "Negative as written")
 _PART_NAME = re.compile(r"(negative prompt|steps):", re.IGNORECASE)
-_PAIR = re.compile(r'\s*(\w[\w /-]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_PAIR = re.compile(r'\s*(\w[\w /-]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
 def write(prompt: str, negative_prompt: str, values: Mapping[str, Any]) -> str:
@@ -32,10 +32,11 @@ def write(prompt: str, negative_prompt: str, values: Mapping[str, Any]) -> str:
 
 
 def read(text: str) -> tuple[str, str, dict[str, str]]:
-    """Prompt, negative prompt and pairs of what `write` has written."""
-    *lines, last = text.split("\n")
+    """Prompt, negative prompt and pairs of what `write` or another tool has written, there on several lines."""
+    *lines, last = text.strip().split("\n")
     values = {name: _unquoted(value) for name, value in _PAIR.findall(last)}
-    words = (lines[0], lines[1].removeprefix(_NEGATIVE) if len(lines) > 1 else "")
+    start = next((k for k, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
+    words = ("\n".join(lines[:start]), "\n".join(lines[start:]).removeprefix(_NEGATIVE))
     prompt, negative_prompt = (values.pop(name, plain) for name, plain in zip(_AS_WRITTEN, words, strict=True))
     return prompt, negative_prompt, values
 
@@ -55,4 +56,7 @@ def _quoted(value: str) -> str:
 
 
 def _unquoted(value: str) -> str:
-    return json.loads(value) if value.startswith('"') else value
+    try:
+        return str(json.loads(value)) if value.startswith('"') else value.strip()
+    except ValueError:  # another tool's way to quote
+        return value.strip('"')

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sd_space.devices import DeviceState
 from sd_space.errors import SpaceError
 from sd_space.schema import BackendStatus, GenerationResult, Outcome
 from sd_space.serving.recipe import public_seconds
@@ -71,6 +72,13 @@ class _Queue(Collector):
         for reason, count in status.restarts.items():
             restarts.add_metric([reason], count)
         yield restarts
+        engines = GaugeMetricFamily(
+            "sd_space_engine_state", "1 for the state in which a device's engine is", labels=["device", "state"]
+        )
+        for device in status.devices:
+            for state in DeviceState:
+                engines.add_metric([device.device, state], float(device.state is state))
+        yield engines
         calls = CounterMetricFamily(
             "sd_space_unet_calls", "UNet calls by the pictures that shared them", labels=_SHARED
         )

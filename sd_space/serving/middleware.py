@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 32 * 1024
 PAGE_FACTOR = 10  # events that answer at once come each second while the model loads
 _RETRY_AFTER = {"Retry-After": str(RETRY_AFTER_S)}
+_COMPRESSED = (Kind.PAGE, Kind.PUBLIC_JSON)  # nothing in them is secret: what is could be guessed from lengths
 _WORK = (Kind.JOIN, Kind.CALL, Kind.NAMED_CALL, Kind.MCP, Kind.LOGIN)
 
 
@@ -241,10 +243,7 @@ class RequestFilter:
 
     async def _forward(self, request: IncomingRequest, receive: Receive, send: Send) -> None:
         """Passes the rewritten request to the app."""
-        answer = KnownAnswer(request.route, request.scope, receive, send, request.public_address)
         place = request.place
-        if place is not None:
-            answer.on_json = lambda values: setattr(place, "event_id", values["event_id"])
         cookie = login_cookie(request.headers) if self._contract.has_login else ""
         scope = {
             **request.scope,
@@ -258,8 +257,16 @@ class RequestFilter:
             "scheme": "http",
             "root_path": "",
         }
-        try:
+
+        async def known(outer: Scope, receive: Receive, send: Send) -> None:
+            answer = KnownAnswer(request.route, outer, receive, send, request.public_address)
+            if place is not None:
+                answer.on_json = lambda values: setattr(place, "event_id", values["event_id"])
             await self._app(scope, receive, answer.send)
+
+        app = GZipMiddleware(known) if request.route.kind in _COMPRESSED else known
+        try:
+            await app(request.scope, receive, send)
         finally:
             if place is not None and place.event_id is None:  # it became no event
                 self._capacity.release(place)

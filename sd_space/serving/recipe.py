@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from sd_space.fields import SourcePicture
 from sd_space.request import REQUEST_FIELDS, GenerationRequest
@@ -18,7 +18,7 @@ from sd_space.serving import infotext
 INIT_IMAGE_SEED = "init_image_seed"  # of a picture that was drawn here and is the start of others
 MAX_EXACT = 2**53 - 1  # the greatest whole number that JavaScript tells from its neighbours
 # The samplers' names in other tools' "parameters" chunks, where they differ from ours.
-_SAMPLERS = {"PNDM": "PLMS"}
+SAMPLERS = {"PNDM": "PLMS"}
 
 
 class FinishedPicture(Protocol):
@@ -66,7 +66,7 @@ def _parameter_name(name: str) -> str:
 
 
 def _parameter(value: object) -> str:
-    return f"{value:.15g}" if isinstance(value, float) else _SAMPLERS.get(str(value), str(value))
+    return f"{value:.15g}" if isinstance(value, float) else SAMPLERS.get(str(value), str(value))
 
 
 def result_json(
@@ -77,6 +77,8 @@ def result_json(
     if request.variation_strength:
         for image, seed in zip(images, request.variation_seeds, strict=False):
             image["variation_seed"] = seed
+    for image, device in zip(images, result.devices, strict=False):
+        image["device"] = device
     return {
         "images": images,
         "recipe": recipe_values(request),
@@ -122,6 +124,14 @@ def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
     if read.get("scheduler") not in SCHEDULERS:
         read["scheduler"] = None
     return {name: value for name, value in read.items() if value is not None}
+
+
+def recipe_from_text(text: object) -> dict[str, Any]:
+    """The same for what should be a query string, as `recipe_query` writes it; of anything else nothing."""
+    try:
+        return recipe_from_query(dict(parse_qsl(text, max_num_fields=100))) if isinstance(text, str) else {}
+    except ValueError:
+        return {}
 
 
 def _read_text(text: str) -> str | None:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
@@ -17,11 +17,20 @@ from urllib.parse import unquote
 from sd_space.backends import Backend
 from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
 from sd_space.runtime_errors import traceback_without_message
-from sd_space.schema import AdmittedRequest, GenerationResult, PictureFinished, Progress, RequestFailed, Update
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    GenerationResult,
+    PictureFinished,
+    Progress,
+    RequestFailed,
+    Update,
+)
 from sd_space.served_model import ModelInfo
 from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.results import ResultStore, SavedPicture
 from sd_space.serving.routes import FILE
+from sd_space.serving.time_left import TimeLeft
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +43,8 @@ RunOutcome = GenerationResult | SpaceError
 class Run:
     """One admitted request in progress, or finished. Owned by `Runs`; everything else only reads it.
 
-    `pictures` are in order, `None` where one is not finished yet. `outcome` is `None` until the run is over.
+    `pictures` are in order, `None` where one is not finished yet. `outcome` is `None` until the run is over. What
+    `progress` says is done never becomes less, also where a lost engine's work is drawn again.
     """
 
     admitted: AdmittedRequest
@@ -45,6 +55,7 @@ class Run:
     outcome: RunOutcome | None = None
     done_at_s: float = 0.0
     _watchers: int = 0
+    _time_left: TimeLeft = field(default_factory=TimeLeft)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def _notify(self) -> None:
@@ -192,7 +203,9 @@ class Runs:
         """Writes down what the backend says of the run, and returns how it ended once it has."""
         match update:
             case Progress():
-                run.progress = update
+                done = max(update.fraction_done, run.progress.fraction_done if run.progress else 0.0)
+                seconds_left = run._time_left.update(update.seconds_left)
+                run.progress = replace(update, fraction_done=done, seconds_left=seconds_left)
             case PictureFinished():
                 run.pictures[update.index] = await asyncio.to_thread(
                     self._store.save,
@@ -204,8 +217,7 @@ class Runs:
                     run.embed_recipe,
                 )
             case GenerationResult():
-                if now := self._backend.status().info:  # another memory profile may be in use meanwhile
-                    run.info = replace(run.info, memory_profile=now.memory_profile)
+                run.info = _drawn_on(update.devices, run.info, self._backend.status())
                 return replace(update, images=())  # their pixels are in files by now
             case RequestFailed():
                 return update.error
@@ -216,3 +228,12 @@ class Runs:
         expired = [key for key, run in self._runs.items() if run.is_done and run.done_at_s < oldest_s]
         for key in expired:
             del self._runs[key]
+
+
+def _drawn_on(devices: Sequence[str], info: ModelInfo, status: BackendStatus) -> ModelInfo:
+    """`info` with what has drawn: `devices` where there are several, and the memory profiles that are in use by now."""
+    if not devices:
+        return replace(info, memory_profile=status.info.memory_profile) if status.info else info
+    profiles = {device.device: device.memory_profile for device in status.devices}
+    in_use = dict.fromkeys(profiles.get(device) or info.memory_profile for device in devices)
+    return replace(info, device=", ".join(dict.fromkeys(devices)), memory_profile=", ".join(in_use))

@@ -7,9 +7,7 @@ from collections.abc import MutableMapping
 from sd_space.errors import CannotStart
 from sd_space.model.files import format_size
 from sd_space.model.memory import GIB
-from sd_space.serving.connections import raise_handle_limit
 from sd_space.serving.environment import check_environment
-from sd_space.serving.listening import Address, check
 from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
 
@@ -18,6 +16,11 @@ LEAST_FREE_BYTES = GIB // 2
 
 def check_port(environ: MutableMapping[str, str]) -> str:
     """The page could be served, with what is read from the environment for that."""
+    try:
+        from sd_space.serving.connections import raise_handle_limit
+        from sd_space.serving.listening import Address, check
+    except ModuleNotFoundError as error:  # on a machine that draws without a page
+        raise CannotStart(f"{error.name} is missing, so there is no page; pip install -r requirements.txt.") from None
     address = Address.from_env(environ)
     handles = raise_handle_limit()
     check_environment(environ, address.host)

@@ -138,6 +138,9 @@ def save(folder: Path, dtype: torch.dtype = torch.float32, variant: str | None =
     make_pipeline(dtype, seed).save_pretrained(folder, safe_serialization=True, variant=variant)
     index = folder / "model_index.json"  # v1-4 names the class that every installation has
     index.write_text(index.read_text().replace("CLIPImageProcessorPil", "CLIPImageProcessor"))
+    # Without PNDM's defaults, as v1-4 has it: other noise schedulers have defaults of their own.
+    scheduler = {"_class_name": "PNDMScheduler", **SCHEDULER}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
     (folder / "sd_space.json").write_text(json.dumps(DESCRIPTION, indent=2) + "\n")
 
 

@@ -21,12 +21,18 @@ from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.settings import Settings
 from sd_space.ui import views
+from sd_space.ui.aid_handlers import AidHandlers
+from sd_space.ui.aids import ANNOUNCE_PROMPT_JS, hand_over_js
 from sd_space.ui.endpoints import add_endpoints
 from sd_space.ui.events import translate_errors
 from sd_space.ui.handlers import Handlers
 from sd_space.ui.layout import Page, lay_out
 from sd_space.ui.serving import served_files
-from sd_space.ui.storage import DRAFT, RUN, TOKEN, recall_js, remember_js
+from sd_space.ui.storage import DRAFT, RUN, SHOWN, TOKEN, recall_js, remember_js
+
+# What stands behind the # of the page's address; the longest prompts in it are far shorter.
+LINK_JS = "() => location.hash.slice(1, 20_000)"
+OPENED_JS = "() => { document.documentElement.classList.remove('returning'); return [] }"
 
 
 def build_demo(
@@ -49,45 +55,62 @@ def build_demo(
         on_done=lambda run, outcome: metrics.count([picture.outcome for picture in run.finished], outcome),
     )
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
-        page = lay_out(card, recorded)
+        page = lay_out(card, recorded, settings.history)
         # Before the page's events: of two events of one name Gradio renames the later one.
         add_endpoints(gate, backend, capacity, runs)
-        _wire(demo, page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
+        handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
+        _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
     set_up_queue(demo, capacity)
     return demo
 
 
-def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
+def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: ModelCard) -> None:
     """Connects events with handlers. `quiet` events skip the queue; none shows Gradio's own spinner."""
     # Inputs are checked by the gate, not by the components, which let some bad values through and log others.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
     quiet, queued = private | {"queue": False}, private | {"concurrency_limit": None}
-    visibility = [page.gate, page.workspace, page.withdraw]
-    model_view = [page.banner, page.clock, *page.model_controls.values(), page.size]
+    visibility = [page.gate, page.workspace, page.leave, page.confirm]
+    model_view = [page.banner, page.clock, page.generate, *page.model_controls.values(), page.size]
     filled = [*page.controls.values(), page.random_seed, page.size]
     run_view = [
-        page.run_id, page.controls["seed"], page.generate, page.cancel, page.status, page.progress, page.results,
-        page.gallery, page.recipe, page.download_all,
+        page.run_id, page.shown_id, page.controls["seed"], page.generate, page.cancel, page.status, page.progress,
+        page.results, page.gallery, page.recipe, page.download_all, page.aids.record,
     ]  # fmt: skip
 
-    demo.load(None, None, [page.token, page.run_id, page.prompt], js=recall_js(TOKEN, RUN, DRAFT), **quiet).then(
-        translate_errors(on.open_page), page.token, {*visibility, *model_view, *filled}, **quiet
-    ).then(translate_errors(on.resume), [page.token, page.run_id, page.prompt], {*run_view, *filled}, **queued)
+    stored = [page.token, page.run_id, page.shown_id, page.prompt]
+    opened = demo.load(None, None, page.link, js=LINK_JS, **quiet).then(
+        None, None, stored, js=recall_js(TOKEN, RUN, SHOWN, DRAFT), **quiet
+    )
+    opened = opened.then(
+        translate_errors(on.open_page), [page.token, page.link], {*visibility, *model_view, *filled}, **quiet
+    )
+    opened.then(None, None, None, js=OPENED_JS, **quiet)
+    opened.then(translate_errors(on.resume), [*stored, page.link], {*run_view, *filled}, **queued)
     page.prompt.change(None, page.prompt, None, js=remember_js(DRAFT), **quiet)
     page.clock.tick(
-        translate_errors(on.tick), None, model_view, inputs_kwargs=page.model_controls | {"size": page.size}, **quiet
+        translate_errors(on.tick),
+        None,
+        model_view,
+        inputs_kwargs=page.model_controls | {"size": page.size, "link": page.link},
+        **quiet,
     )
     page.token.change(None, page.token, None, js=remember_js(TOKEN), **quiet)
     page.run_id.change(None, page.run_id, None, js=remember_js(RUN), **quiet)
+    page.shown_id.change(None, page.shown_id, None, js=remember_js(SHOWN), **quiet)
 
     # By hand alone: after each run the server fills the field.
     seed: Any = page.controls["seed"]
     seed.input(None, None, page.random_seed, js="() => false", **quiet)
 
+    page.new_seeds.click(None, None, page.random_seed, js="() => true", **quiet)
+
     enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(translate_errors(on.accept), page.agree, [*visibility, page.token], **quiet)
-    cleared = [page.token, page.agree, page.accept, page.prompt, page.controls["negative_prompt"]]
+    cleared = [page.token, page.agree, page.accept, page.prompt, page.controls["negative_prompt"], page.aids.reading]
+    for button, asks in ((page.leave, "true"), (page.stay, "false")):
+        js = f"() => [{asks}, !{asks}].map((visible) => ({{__type__: 'update', visible}}))"
+        button.click(None, None, [page.confirm, page.leave], js=js, **quiet)
     page.withdraw.click(translate_errors(on.withdraw), page.token, [*visibility, *run_view, *cleared], **quiet)
 
     gr.on(
@@ -95,10 +118,32 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, card: ModelCard) -> None:
         translate_errors(on.generate),
         page.token,
         [*run_view, *visibility],
-        inputs_kwargs=page.form,
+        inputs_kwargs=page.form | {"link": page.link, "shown_id": page.shown_id},
         **queued,
     )
     page.cancel.click(translate_errors(on.cancel), [page.token, page.run_id], page.cancel, **quiet)
     for button, example in zip(page.examples, card.examples, strict=True):
         js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {json.dumps(example.text)} }}"
         button.click(None, None, page.prompt, js=js, **quiet)
+
+    parts = page.aids
+    page.prompt.change(None, page.prompt, None, js=ANNOUNCE_PROMPT_JS, **quiet)
+    # Of several presses while an answer is on its way, the last one counts.
+    parts.ask_reading.click(
+        translate_errors(aids.reading), [page.token, page.prompt], parts.reading, trigger_mode="always_last", **quiet
+    )
+    parts.ask_outlook.click(translate_errors(aids.outlook), page.token, parts.outlook, **quiet)
+    parts.ask_settings.click(
+        translate_errors(aids.settings),
+        [page.token, parts.handed],
+        [page.status, *filled],
+        js=hand_over_js("ask-settings"),
+        **quiet,
+    )
+    parts.ask_run.click(
+        translate_errors(on.bring_back),
+        [page.token, page.run_id, parts.handed],
+        [*{*run_view, *filled, *visibility}],
+        js=hand_over_js("ask-run"),
+        **queued,
+    )

@@ -1,11 +1,16 @@
-"""The page's style sheet and its script, joined from the files of `page/`."""
+"""The page's style sheet and scripts, joined from the files of `page/`."""
 
 from pathlib import Path
 
 _FOLDER = Path(__file__).with_name("page")
 # In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
-_STYLES = ("column", "banner", "gate", "workspace", "progress", "results", "adaptations")
-_SCRIPTS = ("focus", "gallery", "acceptance")
+_STYLES = (
+    "column", "banner", "gate", "workspace", "progress", "results", "viewer", "announcer", "aids", "adaptations",
+)  # fmt: skip
+_SCRIPTS = (
+    "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
+    "accordions", "acceptance", "aids", "picture_text", "settings", "history",
+)  # fmt: skip
 
 
 def style_sheet() -> str:
@@ -16,6 +21,11 @@ def script() -> str:
     """A function that Gradio calls when the page has loaded; all files are parts of its body."""
     body = "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
     return f"() => {{\n{body}}}\n"
+
+
+def head() -> str:
+    """What the document itself must have before any script of Gradio's runs."""
+    return f"<style>{_read('first_paint.css')}</style><script>{_read('returning.js')}</script>"
 
 
 def _read(name: str) -> str:

@@ -1,6 +1,7 @@
 """The public endpoints accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
@@ -113,6 +114,7 @@ class PublicEndpoints:
         described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
         if status.reason:
             described["reason"] = status.reason
+        described["devices"] = [asdict(device) for device in status.devices]
         return described | (status.info.as_dict() if status.info else {})
 
 

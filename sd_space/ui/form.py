@@ -8,6 +8,7 @@ from typing import Any
 from sd_space.fields import Choice, Real, Whole
 from sd_space.request import REQUEST_FIELDS
 from sd_space.served_model import Defaults, Limits
+from sd_space.serving.recipe import recipe_from_query, recipe_from_text
 
 # What the form shows before any model is loaded.
 CARD_DEFAULTS = Defaults()
@@ -55,6 +56,11 @@ def request_values(form: Mapping[str, Any]) -> dict[str, Any]:
     if form.get("random_seed"):
         values["seed"] = -1
     return values | parse_size(form["size"])
+
+
+def linked_values(link: object, query: Mapping[str, str]) -> dict[str, Any]:
+    """The values that the page's address asks for: `link` is what stands behind its #, which browsers send nobody."""
+    return recipe_from_query(query) | recipe_from_text(link)
 
 
 def apply_model_defaults(values: Mapping[str, Any], own: Defaults, linked: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,26 @@ from typing import Any
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
-from sd_space.errors import LicenceNotAccepted, SpaceError
+from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
 from sd_space.schema import Stage
 from sd_space.served_model import ModelInfo
 from sd_space.serving.gate import Gate
-from sd_space.serving.limits import Capacity
-from sd_space.serving.recipe import recipe_from_query
+from sd_space.serving.limits import Capacity, Place
+from sd_space.serving.recipe import recipe_from_text
 from sd_space.serving.results import GONE, ResultStore, SavedPicture
 from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
-from sd_space.ui import views
+from sd_space.ui import aid_views, views
 from sd_space.ui.events import address_of, place_id_of
-from sd_space.ui.form import CARD_DEFAULTS, apply_model_defaults, bounds, request_values, size_choices, size_value
+from sd_space.ui.form import (
+    CARD_DEFAULTS,
+    apply_model_defaults,
+    bounds,
+    linked_values,
+    request_values,
+    size_choices,
+    size_value,
+)
 from sd_space.ui.layout import Page
 
 
@@ -46,30 +54,39 @@ class Handlers:
         self.store = store
         self.capacity = capacity
         self.runs = runs
+        self._waiting: dict[str | None, Place] = {}  # by session: those whose pictures wait for the model
 
     def _visibility(self, is_open: bool) -> dict:
         page = self.page
         return {
             page.gate: gr.update(visible=not is_open),
             page.workspace: gr.update(visible=is_open),
-            page.withdraw: gr.update(visible=is_open),
+            page.leave: gr.update(visible=is_open),
+            page.confirm: gr.update(visible=False),
         }
 
-    def open_page(self, token: str, request: gr.Request) -> dict:
-        """On loading: shows the workspace to a valid token and fills the form with a link's values."""
+    def open_page(self, token: str, link: str, request: gr.Request) -> dict:
+        """On loading: shows the workspace to a valid token and fills the form with a link's values.
+
+        The gate is there before: who has no token may have accepted before this answer comes.
+        """
         page = self.page
-        linked = recipe_from_query(request.query_params)
-        updates = self._visibility(self.gate.visitor_of(token) is not None) | self._model_updates(
-            asdict(CARD_DEFAULTS), linked
-        )
+        linked = linked_values(link, request.query_params)
+        updates = self._visibility(self.gate.visitor_of(token) is not None) if token else {}
+        updates |= self._model_updates(asdict(CARD_DEFAULTS), linked)
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
-        for name, control in page.controls.items():
-            if name in linked:
-                updates[control] = gr.update(value=linked[name])
-        if "seed" in linked:
+        return updates | self.fill(linked)
+
+    def fill(self, values: Mapping[str, Any]) -> dict:
+        """Puts values of a request into the form."""
+        page = self.page
+        updates: dict = {
+            control: gr.update(value=values[name]) for name, control in page.controls.items() if name in values
+        }
+        if "seed" in values:
             updates[page.random_seed] = False
-        if "width" in linked and "height" in linked:
-            updates[page.size] = self._size_update(linked["width"], linked["height"], self.backend.status().info)
+        if "width" in values and "height" in values:
+            updates[page.size] = self._size_update(values["width"], values["height"], self.backend.status().info)
         return updates
 
     def _size_update(self, width: int, height: int, info: ModelInfo | None) -> dict:
@@ -80,7 +97,7 @@ class Handlers:
 
     def tick(self, request: gr.Request, **form: Any) -> dict:
         """Each second while the model loads: refreshes the banner; once it is ready, the controls as well."""
-        return self._model_updates(request_values(form), recipe_from_query(request.query_params))
+        return self._model_updates(request_values(form), linked_values(form["link"], request.query_params))
 
     def _model_updates(self, values: Mapping[str, Any], linked: Mapping[str, Any]) -> dict:
         """The banner, and once the model is ready its limits, with its own defaults in place of untouched ones.
@@ -90,7 +107,7 @@ class Handlers:
         page, status = self.page, self.backend.status()
         updates: dict = {page.banner: views.banner(status)}
         if status.stage is Stage.FAILED:
-            updates[page.clock] = gr.update(active=False)
+            updates |= {page.clock: gr.update(active=False), page.generate: gr.update(interactive=False)}
         if not status.is_ready:
             return updates
         info = status.ready_info
@@ -117,6 +134,7 @@ class Handlers:
         return self._visibility(False) | {
             page.token: "",
             page.run_id: "",
+            page.shown_id: "",
             page.agree: False,
             page.accept: gr.update(interactive=False),
             page.prompt: "",
@@ -129,6 +147,8 @@ class Handlers:
             page.results: gr.update(visible=False),
             page.gallery: gr.update(value=None, selected_index=None),
             page.recipe: "",
+            page.aids.record: "",
+            page.aids.reading: "",
             page.download_all: gr.update(value=None, visible=False),
         }
 
@@ -139,45 +159,85 @@ class Handlers:
             visitor = self.gate.verify_token(acceptance_token).visitor
             with self.capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
                 is_early = not self.backend.status().is_ready
-                async for stage in until_ready(self.backend):
-                    yield {page.status: views.note(f"Getting ready: {stage}… Your pictures come next.")}
+                async for updates in self._wait_for_model(place, request):
+                    yield updates
                 info = self.backend.status().ready_info
                 if is_early:  # the form still showed the card's defaults
-                    values |= apply_model_defaults(values, info.defaults, recipe_from_query(request.query_params))
+                    linked = linked_values(form["link"], request.query_params)
+                    values |= apply_model_defaults(values, info.defaults, linked)
                 admitted = self.gate.admit(acceptance_token, values, info)
                 run = self.runs.start(admitted, info, form["embed_recipe"] is True, place)
         except LicenceNotAccepted as error:
-            yield self._visibility(False) | {page.status: views.note(str(error), "error")}
+            yield self._visibility(False) | self._idle() | {page.status: views.note(str(error), "error")}
         except SpaceError as error:
-            yield {page.status: views.note(views.refusal(error), "error")}
+            yield self._idle() | {page.status: ""}  # so that a refusal in the same words is a new one
+            yield {page.status: views.refused(error)}
         else:
-            async for updates in self._follow(run):
+            async for updates in self._follow(run, self.runs.get(form["shown_id"], visitor)):
                 yield updates
 
-    async def resume(self, token: str, run_id: str, prompt: str, request: gr.Request) -> AsyncIterator[dict]:
+    async def _wait_for_model(self, place: Place, request: gr.Request) -> AsyncIterator[dict]:
+        """Says how far the loading is until the model is there, or the visitor cancels."""
+        page = self.page
+        self._waiting[request.session_hash] = place
+        try:
+            async for stage in until_ready(self.backend):
+                if place.is_abandoned:
+                    raise Cancelled(views.STOPPED)
+                yield {
+                    page.generate: gr.update(visible=False),
+                    page.cancel: gr.update(visible=True, interactive=True, value="Cancel"),
+                    page.status: views.note(f"{views.loading(stage)} Your pictures come next."),
+                }
+        finally:
+            self._waiting.pop(request.session_hash, None)
+
+    def _idle(self) -> dict:
+        return {self.page.generate: gr.update(visible=True), self.page.cancel: gr.update(visible=False)}
+
+    async def resume(
+        self, token: str, run_id: str, shown_id: str, prompt: str, link: str, request: gr.Request
+    ) -> AsyncIterator[dict]:
         """After a reload: shows the last run, finished or not, and its values in the form.
 
         Values from a link, and a prompt that was being written, stay. A run whose pictures are gone is told once.
         """
         visitor = self.gate.visitor_of(token)
-        run = self.runs.get(run_id, visitor) if visitor is not None else None
+        run, shown = (self.runs.get(name, visitor) if visitor is not None else None for name in (run_id, shown_id))
         if run is None or (run.is_done and not _still_there(run)):
-            had_pictures = bool(run.finished if run else run_id and visitor)
-            gone = {self.page.run_id: "", self.page.status: views.deleted(self.settings.result_ttl_s)}
-            yield gone if had_pictures else {self.page.status: ""}
+            run, shown = shown, None
+        if run is None or (run.is_done and not _still_there(run)):
+            had_pictures = bool(run.finished if run else shown_id and visitor)
+            gone = {self.page.shown_id: "", self.page.status: views.deleted(self.settings.result_ttl_s)}
+            yield {self.page.run_id: ""} | (gone if had_pictures else {self.page.status: ""})
             return
-        is_linked = bool(recipe_from_query(request.query_params))
+        is_linked = bool(linked_values(link, request.query_params))
         if not is_linked:
             asked = run.admitted.request
             form: dict = {control: getattr(asked, name) for name, control in self.page.controls.items()}
             form[self.page.size] = self._size_update(asked.width, asked.height, run.info)
             yield form | ({self.page.prompt: prompt} if prompt else {})
-        async for updates in self._follow(run):
+        async for updates in self._follow(run, shown):
             if is_linked:
                 updates.pop(self.page.controls["seed"], None)
             yield updates
 
-    async def _follow(self, run: Run) -> AsyncIterator[dict]:
+    async def bring_back(self, token: str, run_id: str, recipe: str) -> AsyncIterator[dict]:
+        """Shows a run that the browser remembers: its values in the form, and its pictures while they exist."""
+        visitor = self.gate.visitor_of(token)
+        if visitor is None:
+            yield self._visibility(False)
+            return
+        yield {self.page.status: ""} | self.fill(recipe_from_text(recipe))
+        run = self.runs.get(run_id, visitor)
+        if run is None or not _still_there(run):
+            yield {self.page.status: views.note(aid_views.DRAW_AGAIN)}
+            return
+        async for updates in self._follow(run, None):
+            yield updates
+
+    async def _follow(self, run: Run, shown: Run | None) -> AsyncIterator[dict]:
+        """Shows the run until it ends. Where it made no pictures, those of the run that was shown before come back."""
         page = self.page
         yield {
             page.run_id: run.request_id,
@@ -191,27 +251,33 @@ class Handlers:
         async for _ in self.runs.watch(run, grace_s=self.settings.reconnect_s):
             if not run.is_done:
                 yield {page.progress: views.progress_html(run)}
-        there = _still_there(run)
+        summary = views.run_summary(run)
+        if not run.finished and shown is not None and _still_there(shown):
+            run, summary = shown, summary + views.note(views.STILL_HERE)
+        there, archive = _still_there(run), None
         pictures = [(str(picture.path), picture.caption) for picture in there]
-        summary, archive = views.run_summary(run), None
         if len(there) < len(run.finished):
             summary += views.note(GONE, "error")
         try:
             archive = await asyncio.to_thread(self.store.zip, run.request_id, there)
         except SpaceError as error:  # the pictures can be seen without it
             summary += views.note(str(error), "error")
-        yield {
-            page.generate: gr.update(visible=True),
-            page.cancel: gr.update(visible=False),
+        yield self._idle() | {
+            page.run_id: run.request_id,
+            page.shown_id: run.request_id if pictures else "",
             page.status: summary,
             page.progress: gr.update(value="", visible=False),
             page.results: gr.update(visible=bool(pictures)),
             page.gallery: gr.update(value=pictures, selected_index=None),
-            page.recipe: views.recipe(run) if pictures else "",
+            page.recipe: views.recipe(run, self.settings.result_ttl_s) if pictures else "",
+            page.aids.record: aid_views.record(run) if pictures else "",
             page.download_all: gr.update(value=str(archive) if archive else None, visible=archive is not None),
         }
 
-    async def cancel(self, token: str, run_id: str) -> dict:
+    async def cancel(self, token: str, run_id: str, request: gr.Request) -> dict:
+        """Ends the run that this page shows, or its wait for the model."""
+        if place := self._waiting.get(request.session_hash):
+            place.abandon()
         with contextlib.suppress(LicenceNotAccepted):  # the secret has changed since
             if run := self.runs.get(run_id, self.gate.owner_of(token)):
                 self.runs.cancel(run.request_id)

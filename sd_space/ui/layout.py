@@ -10,7 +10,7 @@ from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
-from sd_space.ui import views
+from sd_space.ui import aids, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.
@@ -71,12 +71,19 @@ class Page:
     prompt: gr.Textbox
     controls: Mapping[str, gr.components.Component]  # by the field of a request that each of them sets
     random_seed: gr.Checkbox
+    new_seeds: gr.Button
     size: gr.Radio
     embed_recipe: gr.Checkbox
+    leave: gr.Button
+    confirm: gr.Column
     withdraw: gr.Button
+    stay: gr.Button
+    aids: aids.Aids
     clock: gr.Timer
     token: gr.Textbox
     run_id: gr.Textbox
+    shown_id: gr.Textbox
+    link: gr.Textbox
 
     @property
     def model_controls(self) -> dict[str, gr.blocks.Block]:
@@ -90,25 +97,28 @@ class Page:
         return {**self.controls, **others}
 
 
-def lay_out(card: ModelCard, recorded: Sequence[RecordedExample]) -> Page:
+def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool = True) -> Page:
     """Adds all components to the current Blocks."""
     gr.HTML(
         f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{views.DESCRIPTION}</p>",
         elem_id="masthead",
         padding=False,
     )
+    gr.HTML(views.WITHOUT_STORAGE, padding=False)
     parts: dict[str, Any] = {"banner": gr.HTML(elem_id="banner", padding=False)}
-    parts |= _gate(card) | _workspace(card, recorded) | _about(card)
+    parts |= _gate(card) | _workspace(card, recorded, has_history) | _about(card)
     return Page(
         **parts,
         clock=gr.Timer(1.0, active=False),
         token=gr.Textbox(visible="hidden"),
         run_id=gr.Textbox(visible="hidden"),
+        shown_id=gr.Textbox(visible="hidden"),
+        link=gr.Textbox(visible="hidden"),
     )
 
 
 def _gate(card: ModelCard) -> dict[str, Any]:
-    with gr.Column(visible=False, elem_id="gate") as gate:
+    with gr.Column(elem_id="gate") as gate:
         gr.Markdown(f"## {card.gate_heading}\n\n{card.gate_prompt}")
         gr.HTML(views.restrictions(), padding=False)
         agree = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
@@ -116,13 +126,16 @@ def _gate(card: ModelCard) -> dict[str, Any]:
     return {"gate": gate, "agree": agree, "accept": accept}
 
 
-def _workspace(card: ModelCard, recorded: Sequence[RecordedExample]) -> dict[str, Any]:
+def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool) -> dict[str, Any]:
     """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
     with gr.Column(visible=False, elem_id="workspace") as workspace:
         parts = _prompt_row()
+        lines = aids.lay_out_lines()
         parts["status"] = gr.HTML(elem_id="status", padding=False)
         parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
-        parts |= _results() | _options(parts["prompt"])
+        parts |= _results()
+        parts["aids"] = aids.Aids(**lines, **aids.lay_out_history(has_history))
+        parts |= _options(parts["prompt"])
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
@@ -139,6 +152,7 @@ def _prompt_row() -> dict[str, Any]:
             max_length=MAX_PROMPT_CHARS,
             scale=5,
             elem_id="prompt",
+            elem_classes="field-prompt",
         )
         generate = gr.Button("Generate", variant="primary", scale=1, min_width=120, elem_id="generate")
         cancel = gr.Button("Cancel", variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel")
@@ -157,6 +171,7 @@ def _results() -> dict[str, Any]:
             interactive=False,
             elem_id="gallery",
         )
+        gr.HTML(views.PICTURE_ACTIONS, padding=False)
         download_all = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
         recipe = gr.HTML(elem_id="recipe", padding=False)
     return {"results": results, "gallery": gallery, "download_all": download_all, "recipe": recipe}
@@ -167,44 +182,59 @@ def _options(prompt: gr.components.Component) -> dict[str, Any]:
     controls = {"prompt": prompt}
     with gr.Accordion("More options", open=False, elem_id="options"):
         controls["negative_prompt"] = gr.Textbox(
-            label=_label("negative_prompt"), info="What the pictures should not show", max_length=MAX_PROMPT_CHARS
+            label=_label("negative_prompt"),
+            info="What the pictures should not show",
+            max_length=MAX_PROMPT_CHARS,
+            elem_classes="field-negative_prompt",
         )
         with gr.Row():
             controls["num_images_per_prompt"] = _slider("num_images_per_prompt")
             controls["num_inference_steps"] = _slider(
-                "num_inference_steps", info="More steps take longer and draw finer"
+                "num_inference_steps", info="More steps take longer and show finer detail"
             )
         with gr.Row():
             controls["guidance_scale"] = _slider(
                 "guidance_scale", step=0.5, info="Higher follows the prompt more closely and varies less"
             )
             controls["scheduler"] = gr.Dropdown(
-                **bounds("scheduler", CARD_LIMITS), value=CARD_DEFAULTS.scheduler, label=_label("scheduler")
+                **bounds("scheduler", CARD_LIMITS),
+                value=CARD_DEFAULTS.scheduler,
+                label=_label("scheduler"),
+                info="How the picture is cleaned up step by step; changes look and speed",
+                elem_classes="field-scheduler",
             )
         size = gr.Radio(
-            size_choices(CARD_DEFAULTS), value=size_value(CARD_DEFAULTS.width, CARD_DEFAULTS.height), label="Size"
+            size_choices(CARD_DEFAULTS),
+            value=size_value(CARD_DEFAULTS.width, CARD_DEFAULTS.height),
+            label="Size",
+            elem_classes=["field-width", "field-height"],
         )
         with gr.Row():
             controls["seed"] = gr.Number(
                 0,
                 label=_label("seed"),
-                info="The first picture has this seed, the next one seed + 1",
+                info="The first picture uses this number, the others the next ones",
+                elem_classes="field-seed",
                 minimum=0,
                 maximum=MAX_SEED,
                 precision=0,
             )
-            random_seed = gr.Checkbox(True, label="New seed each time")
-        embed_recipe = gr.Checkbox(
-            True, label="Write prompt and settings into the PNG files, so that other tools can read them"
-        )
+            random_seed = gr.Checkbox(True, label="Surprise me (new seed each time)")
+        gr.Checkbox(False, label="Play a sound when my pictures are ready", elem_id="chime")
+        embed_recipe = gr.Checkbox(True, label="Save prompt and settings inside the PNG")
+        aids.lay_out_chooser()
     ordered = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
-    return {"controls": ordered, "size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}
+    others = {"size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}
+    return {"controls": ordered, "new_seeds": gr.Button(visible="hidden", elem_id="random-seeds"), **others}
 
 
 def _about(card: ModelCard) -> dict[str, Any]:
     """The model card in folded parts, and the way to withdraw the acceptance."""
     with gr.Column(elem_id="about"):
-        gr.HTML(f'<h2>What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>', padding=False)
+        gr.HTML(
+            f'<h2 id="screened">What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>',
+            padding=False,
+        )
         gr.Markdown("## About Stable Diffusion v1-4\n\nFrom its model card, by Robin Rombach and Patrick Esser.")
         gr.Markdown(card.introduction)
         for title, parts in _CARD_PAGES.items():
@@ -212,10 +242,13 @@ def _about(card: ModelCard) -> dict[str, Any]:
                 gr.Markdown(_as_markdown([card.section(part) for part in parts]))
         with gr.Accordion("Citation", open=False):
             gr.Textbox(card.citation, label="BibTeX", lines=9, buttons=["copy"], interactive=False, elem_id="citation")
-        withdraw = gr.Button(
-            "Withdraw my acceptance of the licence", size="sm", variant="secondary", visible=False, elem_id="withdraw"
-        )
-    return {"withdraw": withdraw}
+        leave = gr.Button("Withdraw my acceptance of the licence", size="sm", visible=False, elem_id="leave")
+        with gr.Column(visible=False, elem_id="confirm") as confirm:
+            gr.HTML(f"<p>{views.WITHDRAWING}</p>", padding=False)
+            with gr.Row():
+                withdraw = gr.Button("Withdraw and clear this page", variant="stop", elem_id="withdraw")
+                stay = gr.Button("Keep my acceptance", elem_id="stay")
+    return {"leave": leave, "confirm": confirm, "withdraw": withdraw, "stay": stay}
 
 
 def _label(name: str) -> str:
@@ -227,6 +260,7 @@ def _slider(name: str, **options: Any) -> gr.Slider:
     if isinstance(REQUEST_FIELDS[name].kind, Whole):
         options |= {"step": 1, "precision": 0}
     value = getattr(CARD_DEFAULTS, name)
+    options["elem_classes"] = f"field-{name}"
     return gr.Slider(**bounds(name, CARD_LIMITS), value=value, label=_label(name), **options)
 
 

@@ -20,7 +20,7 @@ from sd_space.serving.origins import PUBLIC
 from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
 from sd_space.ui import views
-from sd_space.ui.assets import script, style_sheet
+from sd_space.ui.assets import head, script, style_sheet
 from sd_space.ui.layout import THEME
 
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
@@ -51,7 +51,7 @@ def launch(
         return RequestFilter(app, settings, backend.status, metrics, contract, capacity, max_open_per_address)
 
     gradio_queue.wrap_apps(filtered)
-    gradio_queue.add_link_preview_tags(views.TITLE, views.DESCRIPTION, _PREVIEW_IMAGE_URL)
+    gradio_queue.add_to_head(views.TITLE, views.DESCRIPTION, _PREVIEW_IMAGE_URL, head())
     gradio_queue.keep_queue_running(demo)
     _, url, _ = demo.launch(
         prevent_thread_lock=True,

@@ -1,4 +1,4 @@
-"""What the page keeps in the browser: the draft in its tab, the acceptance and the last run for all tabs.
+"""What the page keeps in the browser: the draft in its tab, the acceptance and the last runs for all tabs.
 
 Storage is blocked in some frames (huggingface.co with third-party cookies off): then the scripts keep nothing.
 """
@@ -26,6 +26,7 @@ class Item:
 DRAFT = Item("sessionStorage", "draft", 2 * MAX_PROMPT_CHARS)  # JavaScript counts an emoji twice
 TOKEN = Item("localStorage", "token", 1000)  # of about 150 characters
 RUN = Item("localStorage", "run", 100)  # of 22
+SHOWN = Item("localStorage", "shown", 100)  # the last run that has made pictures
 
 
 def recall_js(owner: Item, *items: Item) -> str:

@@ -1,5 +1,6 @@
 """The page's HTML: banner, progress, summary and recipe of a run, use restrictions. Pure functions, without gradio."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -7,7 +8,8 @@ from sd_space.card import LICENCE_URL
 from sd_space.errors import Cancelled, InvalidRequest, SpaceError
 from sd_space.recorded import RecordedExample
 from sd_space.request import REQUEST_FIELDS
-from sd_space.schema import BackendStatus, Outcome, Preview, Stage
+from sd_space.schema import BackendStatus, Outcome, Preview, Progress, Stage
+from sd_space.served_model import ModelInfo
 from sd_space.serving.gate import USE_RESTRICTIONS
 from sd_space.serving.images import preview_uri
 from sd_space.serving.recipe import recipe_query
@@ -16,8 +18,24 @@ from sd_space.serving.runs import Run
 from sd_space.settings import V1_4
 
 TITLE = "Stable Diffusion v1-4"
-DESCRIPTION = "Describe a picture; every answer is screened before it is shown."
+DESCRIPTION = "Type what you want to see. Every picture is checked before it is shown."
 V1_4_URL = f"https://huggingface.co/{V1_4}"
+
+STOPPED = "Stopped."
+STILL_HERE = "Your earlier pictures are still here."
+WITHDRAWING = "This closes the page for you, ends what is being drawn, and clears your prompt and pictures from it."
+
+WITHOUT_STORAGE = (
+    '<p id="no-storage" class="note" hidden>Your browser does not let this frame remember anything, so each reload '
+    'asks for the licence again: <a target="_blank" rel="noopener">open the page in a tab of its own</a>.</p>'
+)
+PICTURE_ACTIONS = (
+    '<div id="picture-actions" hidden><button type="button" class="copy-seed">Copy seed</button>'
+    '<button type="button" class="copy-link">Copy link</button><a target="_blank" rel="noopener">Open</a>'
+    "<a download>Download</a></div>"
+)
+_START = (Stage.STARTING, Stage.IMPORTING, Stage.LOADING, Stage.CHECKING, Stage.WARMING_UP)
+_OWNERS_HINT = "<br>Is this your Space? Its log and the doctor say why."
 
 SAFETY_SCOPE = (
     "Every picture is judged by the model's safety checker before anyone sees it. It compares the picture with a fixed "
@@ -43,6 +61,12 @@ def setting_duration(seconds: int) -> str:
     return f"{count} {unit}{'s' * (count != 1)}"
 
 
+def time_left(seconds: float) -> str:
+    """How long it still takes, no finer than it is known."""
+    about = "about " * (seconds >= 1)
+    return f"{about}{duration(5 * round(seconds / 5) if seconds >= 10 else seconds)} left"
+
+
 def deleted(ttl_s: int) -> str:
     """Where the last run was, once it is gone."""
     return note(
@@ -51,10 +75,20 @@ def deleted(ttl_s: int) -> str:
     )
 
 
-def note(text: str, kind: str = "info") -> str:
-    """A sentence in the status line. `kind` is info, error or done; errors interrupt a screen reader."""
-    role = "alert" if kind == "error" else "status"
-    return f'<p class="note {kind}" role="{role}">{escape(text)}</p>'
+def note(text: str, kind: str = "info", field: str = "", more: str = "") -> str:
+    """A sentence in the status line. `kind` is info, error or done; errors interrupt a screen reader.
+
+    The page's script speaks the others, puts the focus into `field`, and takes the sentence away once that is changed.
+    """
+    attributes = ' role="alert"' * (kind == "error") + (f' data-field="{escape(field)}"' if field else "")
+    return f'<p class="note {kind}"{attributes}>{escape(text)}{more}</p>'
+
+
+def refused(error: SpaceError) -> str:
+    """The status line of a request that did not become a run."""
+    if isinstance(error, Cancelled):
+        return note(STOPPED, "done")
+    return note(refusal(error), "error", error.field if isinstance(error, InvalidRequest) else "")
 
 
 def refusal(error: SpaceError) -> str:
@@ -65,36 +99,44 @@ def refusal(error: SpaceError) -> str:
     return sentence
 
 
+def loading(stage: Stage, detail: str = "") -> str:
+    """Which part of the start is under way, of how many."""
+    at = f" ({_START.index(stage) + 1} of {len(_START)})" if stage in _START else ""
+    return f"Getting ready{at}: {stage}{f' ({detail})' if detail else ''}…"
+
+
 def banner(status: BackendStatus) -> str:
     """Which model draws, or how far its loading is."""
     if status.stage is Stage.FAILED:
-        return f'<div class="banner error" role="alert">{escape(status.reason)}</div>'
+        return f'<div class="banner error" role="alert">{escape(status.reason)} {_OWNERS_HINT}</div>'
     if status.stage is Stage.STOPPED:
         return '<div class="banner error" role="alert">The Space is restarting; please reload in a minute.</div>'
     if status.info is None or not status.is_ready:
-        detail = f" ({status.detail})" if status.detail else ""
         return (
             '<div class="banner loading" role="status"><span class="spinner" aria-hidden="true"></span>'
-            f"Getting ready: {escape(status.stage)}{escape(detail)}… You can read the licence and write your prompt "
-            "meanwhile.</div>"
+            f"{escape(loading(status.stage, status.detail))} You can read the licence and write your prompt meanwhile."
+            "</div>"
         )
-    info = status.info
-    if info.is_picture_book:
-        link = f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a>'
-        way = f"{link} itself draws where this Space runs on a CUDA GPU."
-        if info.fallback_reason:  # the GPU is there; the reason itself is nothing for the public
-            way = f"The Space's log says why {link} does not draw."
-        why = f" {escape(info.fallback_reason)}" if info.fallback_reason else ""
-        return (
-            f'<div class="banner" role="status"><strong>{escape(info.title)}, a tiny stand-in model, is drawing.'
-            "</strong>"
-            f"{why} It knows a small drawn world: the examples and their mixtures. {way}</div>"
-        )
+    return f'<div class="banner" role="status">{_who_draws(status.info)}</div>'
+
+
+def _who_draws(info: ModelInfo) -> str:
+    title = escape(info.title)
+    if not info.is_picture_book:
+        facts = f"{_made_on(info)}, {info.defaults.width} × {info.defaults.height} pixels"
+        return f"<details><summary><strong>{title}</strong> draws here</summary>{escape(facts)}</details>"
+    link = f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a>'
+    why, way = "No graphics card here, so", f"{link} itself draws where this Space has one."
+    if info.fallback_reason:  # the GPU is there; the reason itself is nothing for the public
+        why, way = f"{escape(info.fallback_reason)} Now", f"The Space's log says why {link} does not draw."
     return (
-        f'<div class="banner" role="status"><strong>{escape(info.title)}</strong> on {escape(info.device)}, '
-        f"{escape(info.dtype)}, {info.defaults.width} × {info.defaults.height} pixels, "
-        f"{escape(info.memory_profile)}{', turbo' * info.turbo}.</div>"
+        f"{why} a tiny stand-in model, the {title[0].lower()}{title[1:]}, draws simple cartoons like the examples."
+        f"<details><summary>For the owner</summary>{way}</details>"
     )
+
+
+def _made_on(info: ModelInfo) -> str:
+    return f"{info.device}, {info.dtype}, {info.memory_profile}{', turbo' * info.turbo}"
 
 
 def restrictions() -> str:
@@ -111,39 +153,39 @@ def recorded_note(recorded: Sequence[RecordedExample]) -> str:
     """When, by which model and on which device the pictures beside the examples were made."""
     made = sorted({(example.recorded_on, example.model, example.device) for example in recorded})
     words = "; ".join(f"on {day} by {escape(model)} on {escape(device)}" for day, model, device in made)
-    return f'<p class="recorded-note">The pictures were recorded {words}; yours will differ.</p>' if made else ""
+    return f'<p class="recorded-note">These pictures were made {words}. Yours will look different.</p>' if made else ""
 
 
 def progress_html(run: Run) -> str:
-    """The place in the queue, or step n of m with the seconds left, and a tile for each picture of the run."""
-    progress = run.progress
-    num_pictures = len(run.pictures)
-    if progress is None:
-        text, done, of = "Asking for a place in the queue…", 0, 1
-    elif progress.queue_position:
-        text, done, of = f"Place {progress.queue_position} in the queue", 0, 1
-    else:
-        text, done, of = (
-            f"Step {progress.step_index} of {progress.num_timesteps}",
-            progress.step_index,
-            progress.num_timesteps,
-        )
-        if progress.pictures_done:
-            text = f"{progress.pictures_done} of {num_pictures} pictures done · {text}"
-    if progress is not None and progress.seconds_left is not None:
-        about = "about " * (progress.seconds_left >= 1)
-        text += f" · {about}{duration(progress.seconds_left)} left"
-    if progress is not None and progress.note:
-        text += f". {progress.note}"
+    """The place in the queue, or step n of m with the time left, and a tile for each picture of the run."""
+    progress, num_pictures = run.progress, len(run.pictures)
     previews = progress.previews if progress else ()
     tiles = "".join(
         _tile(run, k, picture, previews[k] if k < len(previews) else None) for k, picture in enumerate(run.pictures)
     )
+    done = progress.fraction_done if progress else 0.0
     return (
-        f'<p class="note" id="progress-text">{escape(text)}</p>'
-        f'<progress value="{done}" max="{of}" aria-label="Progress of your pictures"></progress>'
+        f'<p class="note" id="progress-text" data-done="{done:.3f}">{escape(_progress_text(run, progress))}</p>'
+        f'<progress value="{done:.3f}" max="1" aria-label="Progress of your pictures"></progress>'
         f'<div class="tiles count-{num_pictures}">{tiles}</div>'
     )
+
+
+def _progress_text(run: Run, progress: Progress | None) -> str:
+    if progress is None:
+        return "Joining the line…"
+    parts = []
+    if progress.pictures_done:
+        parts.append(f"{progress.pictures_done} of {len(run.pictures)} ready")
+    if not progress.queue_position:
+        parts.append(f"Step {progress.step_index} of {progress.num_timesteps}")
+    elif progress.fraction_done:
+        parts.append("taking turns with other visitors")
+    else:
+        parts.append(f"You are number {progress.queue_position} in line")
+    if progress.seconds_left is not None:
+        parts.append(time_left(progress.seconds_left))
+    return " · ".join(parts) + (f". {progress.note}" if progress.note else "")
 
 
 def _tile(run: Run, index: int, picture: SavedPicture | None, preview: Preview | None) -> str:
@@ -165,25 +207,36 @@ def run_summary(run: Run) -> str:
     kept = f" {len(outcomes)} of {len(run.pictures)} pictures were finished before and are kept." if outcomes else ""
     end = run.outcome
     if isinstance(end, Cancelled):
-        return note(f"Cancelled; the device is free for the next visitor.{kept}", "done")
+        return note(f"{STOPPED}{kept}", "done")
     if isinstance(end, SpaceError):
         return note(f"{refusal(end)}{kept}", "error")
     assert end is not None, "the run is over"
-    parts = []
+    parts, more = [], ""
     shown = outcomes.count(Outcome.OK)
     if shown:
         parts.append(f"{shown} picture{'s' if shown > 1 else ''} in {duration(end.elapsed_s['total'])}.")
     if withheld := outcomes.count(Outcome.WITHHELD):
-        parts.append(f"{withheld} of {len(outcomes)} withheld by the safety checker; try another prompt or seed.")
+        parts.append(f"The safety checker held back {withheld} of {len(outcomes)}; it is sometimes wrong.")
+        more += ' <a href="#screened">Why?</a>'
     if broken := outcomes.count(Outcome.BROKEN):
-        parts.append(f"{broken} of {len(outcomes)} failed numerically, which says nothing about it; try another seed.")
+        parts.append(f"{broken} of {len(outcomes)} could not be calculated; that is not a judgement of the picture.")
+    if withheld or broken:
+        more += ' <button type="button" id="new-seeds">Try new seeds</button>'
     if end.truncated_prompt:
-        parts.append(f"The model reads 77 tokens; it did not see: “{end.truncated_prompt}”.")
-    return note(" ".join(parts), "done")
+        parts.append(f"Your prompt is too long: the end, from “{_beginning(end.truncated_prompt)}” on, was not read.")
+    return note(" ".join(parts), "done", more=more)
 
 
-def recipe(run: Run) -> str:
-    """How these pictures were made, and a link that fills the form with the same values."""
+def _beginning(words: str) -> str:
+    """The first words of what the tokenizer gives back, which puts spaces around commas."""
+    return re.sub(r" +(?=[,.;:!?)])", "", " ".join(words.split()[:4])).strip(" ,.;:")
+
+
+def recipe(run: Run, ttl_s: int) -> str:
+    """How these pictures were made, for how long they are kept, and a link that fills the form with the same values.
+
+    The page's script makes of `data-prompt` what is read aloud of each picture.
+    """
     request, info = run.admitted.request, run.info
     seeds = request.seeds
     facts = {
@@ -193,8 +246,13 @@ def recipe(run: Run) -> str:
         "Scheduler": request.scheduler,
         "Size": f"{request.width} × {request.height}",
         "Model": info.title,
-        "Made on": f"{info.device}, {info.dtype}, {info.memory_profile}" + ", turbo" * info.turbo,
+        "Made on": _made_on(info),
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    link = f"?{recipe_query(request)}"
-    return f'<dl class="recipe">{rows}</dl><p><a class="again" href="{escape(link)}">Link to this recipe</a></p>'
+    link = escape(f"#{recipe_query(request)}")
+    return (
+        f"<p>Kept here for {setting_duration(ttl_s)}; download what you want to keep.</p>"
+        f'<p><a class="again" href="{link}" data-prompt="{escape(request.prompt)}">Copy a link to these settings'
+        "</a></p>"
+        f'<details><summary>How they were made</summary><dl class="recipe">{rows}</dl></details>'
+    )

@@ -53,6 +53,7 @@ def test_pictures_and_archive_load_wherever_the_page_is_opened(
         context.close()
 
 
+@pytest.mark.nightly
 def test_a_run_outlives_a_short_outage_of_the_network(browser, ready_server):
     proxy = Proxy(ready_server.url, free_port())
     context = browser.new_context()

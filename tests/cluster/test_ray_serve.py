@@ -54,6 +54,7 @@ def test_a_request_runs_from_progress_to_result(whole):
     assert [update.index for update in updates if isinstance(update, PictureFinished)] == [0, 1]
     assert isinstance(updates[-1], GenerationResult)
     assert whole.status().info.model == "noise-painter"
+    assert whole.tokenizer().max_tokens == 75
 
 
 def test_a_request_goes_where_nothing_is_drawn_yet(whole):
@@ -100,6 +101,7 @@ def test_cancel_reaches_the_replica(whole):
     assert not any(isinstance(update, PictureFinished) for update in updates)
 
 
+@pytest.mark.nightly
 def test_closing_the_iterator_reaches_the_replica(whole):
     async def main():
         async with asyncio.timeout(TIMEOUT_S):
@@ -128,6 +130,7 @@ def test_more_than_may_wait_are_refused(whole, cluster_settings):
     assert all(isinstance(updates[-1], GenerationResult) for updates in asyncio.run(main()))
 
 
+@pytest.mark.nightly
 def test_a_replica_killed_in_the_middle_costs_time_and_nothing_else(whole):
     request = admitted("a", **LONG)
 

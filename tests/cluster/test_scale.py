@@ -12,7 +12,7 @@ PICTURES = 16
 
 
 @pytest.mark.nightly
-def test_a_crowd_and_arrivals_at_random_are_foretold(whole, cluster_settings):
+def test_a_crowd_and_arrivals_at_random_are_predicted(whole, cluster_settings):
     """In two rounds of five at most: what else this machine does may delay a single one."""
     options = argparse.Namespace(
         model=cluster_settings.model, device="cpu", dtype="auto", threads=None, seed=0, size=None, steps=60,

@@ -106,7 +106,7 @@ def hold() -> None:
 
 def no_step_was_slow() -> None:
     """What counts as a hang goes by the slowest step so far."""
-    inside.live("EngineThread")._slowest_step_s = 0.0
+    inside.live("Heartbeat")._slowest_step_s = 0.0
 
 
 def raising_when_shared(original: Callable) -> Callable:

@@ -19,6 +19,7 @@ _OF_THE_ENGINE = (
     "sd_space.engine",
     "sd_space.model",
     "sd_space.backends.engine_thread",
+    "sd_space.backends.heartbeat",
     "sd_space.lived_time",
     "diffusers",
     "transformers",

@@ -53,7 +53,7 @@ def an_environment(draw: random.Random) -> dict[str, str]:
 
 
 @drawn(500, nightly=5_000)
-def test_every_environment_is_good_enough_or_told_in_a_sentence(tmp_path, monkeypatch, attempts):
+def test_every_environment_is_good_enough_or_refused_in_a_sentence(tmp_path, monkeypatch, attempts):
     """What is looked at before any library is loaded. Nothing but CannotStart comes out, and numbers are numbers."""
     monkeypatch.chdir(tmp_path)  # some folders for results are relative
     for attempt in attempts:

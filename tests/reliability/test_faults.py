@@ -177,7 +177,7 @@ def engine_fails(host: Rig, guest: Visitor, token: str):
 def step_hangs(host: Rig, guest: Visitor, token: str):
     host.do_in_engine(faults.hold)
     host.do_in_engine(faults.no_step_was_slow)
-    impatient = host.patched("sd_space.backends.engine_thread:STUCK_AFTER_S", partial(faults.value, new=2.0))
+    impatient = host.patched("sd_space.backends.heartbeat:STUCK_AFTER_S", partial(faults.value, new=2.0))
     restarts = host.metric(RESTARTS)
     with contextlib.closing(Visitor(host.url)) as visitor, impatient:
         with host.patched(f"{DENOISER}.denoise_step", faults.hanging):
@@ -412,7 +412,7 @@ def assert_survived(host: Rig, guest: Visitor, ticket: str, make: Callable) -> N
     host.wait_for(timeout_s=2)
 
 
-@pytest.mark.parametrize("attempt", list(F), ids=str)
+@pytest.mark.parametrize("attempt", sampled(F, 20), ids=str)
 def test_the_service_survives(host, guest, ticket, attempt):
     assert_survived(host, guest, ticket, attempt.make)
 
@@ -606,7 +606,7 @@ def assert_outlives_a_pause(server: Rig) -> None:
         token = visitor.token()
         engine = server.do_in_engine(os.getpid)
         server.do_in_engine(faults.no_step_was_slow)
-        impatient = server.patched("sd_space.backends.engine_thread:STUCK_AFTER_S", partial(faults.value, new=6.0))
+        impatient = server.patched("sd_space.backends.heartbeat:STUCK_AFTER_S", partial(faults.value, new=6.0))
         with (
             impatient,
             server.patched(f"{DENOISER}.denoise_step", partial(faults.pausing, at=5, page=server.process.pid)),
@@ -641,7 +641,7 @@ def half_sent_heads(rigs: Rigs):
 HUB_FAULTS = {"F71": "gated", "F72": "silent", "F73": "truncated"}
 
 
-@pytest.mark.parametrize("attempt", sampled(PROCESS, 5), ids=str)
+@pytest.mark.parametrize("attempt", sampled(PROCESS, 3), ids=str)
 def test_the_process_ends_or_goes_on_well(rigs, attempt):
     attempt.make(rigs)
 
@@ -657,15 +657,9 @@ def test_the_page_survives_the_hub(rigs, repository, tmp_path, id):
 
 ENGINE, THREAD = "sd_space.engine.engine:Engine", "sd_space.backends.engine_thread:EngineThread"
 MUTANTS = (
-    Mutant(f"{ENGINE}._recover", "elif len(batch) == 1 or", "elif True or", "F13", "answer.is_complete"),
+    Mutant(f"{ENGINE}._recover", "elif is_smallest or", "elif True or", "F13", "answer.is_complete"),
     Mutant(f"{ENGINE}._recover", "is_full and self._denoiser.reduce_memory()", "False", "F11", "answer.is_complete"),
-    Mutant(
-        f"{THREAD}.is_lost",
-        "self.heartbeat_age_s > max(STUCK_AFTER_S, 10 * self._slowest_step_s)",
-        "False",
-        "F20",
-        "nobody notices",
-    ),
+    Mutant(f"{THREAD}.is_lost", "self._heartbeat.is_overdue", "False", "F20", "nobody notices"),
     Mutant(
         "sd_space.serving.results:ResultStore._write",
         "except (OSError, CannotStart)",

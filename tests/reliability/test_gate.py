@@ -227,10 +227,10 @@ def another_run(rig: Rig, visitor: Visitor, token: str):
     run_id = _finished_run(rig, visitor, token)
     for event in events_taking(visitor, *RESUMING):
         for forged in ("", "x", flipped(token), f"{token.partition('.')[0]}.x"):
-            yield visitor.join(event["id"], [forged, run_id, ""][: len(event["inputs"])])
+            yield visitor.join(event["id"], [forged, run_id, run_id, "", ""][: len(event["inputs"])])
 
 
-RESUMING = 2, 3  # inputs of the events that are about a run: the token, the run, and what is being written
+RESUMING = 2, 5  # inputs of the events that are about a run: the token and the run come first
 
 
 def _finished_run(rig: Rig, visitor: Visitor, token: str) -> str:
@@ -547,11 +547,11 @@ def anothers_heartbeat(rig: Rig, visitor: Visitor, token: str):
 def anothers_run(rig: Rig, visitor: Visitor, token: str):
     run_id, other = _finished_run(rig, visitor, token), visitor.token()
     events = events_taking(visitor, *RESUMING)
-    own = [visitor.join(event["id"], [token, run_id, ""][: len(event["inputs"])]) for event in events]
+    own = [visitor.join(event["id"], [token, run_id, run_id, "", ""][: len(event["inputs"])]) for event in events]
     assert any(b".png" in answer.body for answer in own), "not even its own visitor is shown the run"
     for event in events:
         for guessed in (run_id, "", "0", "../", secrets.token_urlsafe(16), None, 5, ["x"]):
-            yield visitor.join(event["id"], [other, guessed, ""][: len(event["inputs"])])
+            yield visitor.join(event["id"], [other, guessed, guessed, "", ""][: len(event["inputs"])])
 
 
 @G("G47", "an acceptance that was withdrawn on the page")
@@ -653,7 +653,7 @@ MUTANTS = (
 )
 
 
-@pytest.mark.parametrize("mutant", sampled(MUTANTS, 2), ids=str)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, 1), ids=str)
 def test_without_a_guard_an_attempt_gets_through(rig, visitor, token, mutant):
     attempt, rig.invited = G.named(mutant.caught_by), 0
     with rig.without(mutant.target, mutant.old, mutant.new), mutant.caught():

@@ -370,7 +370,9 @@ MUTANTS = (
 
 CROWD_MUTANTS = (
     (
-        Mutant("sd_space.serving.gate:Gate.admit", "secrets.token_urlsafe(16)", "'the same'", "L001", "nobody answers"),
+        Mutant(
+            "sd_space.serving.gate:Gate._admitted", "secrets.token_urlsafe(16)", "'the same'", "L001", "nobody answers"
+        ),
         6,
         10.0,
     ),

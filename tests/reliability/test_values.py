@@ -248,7 +248,7 @@ def test_a_malformed_value_gets_a_sentence(rig, visitor, token, attempt):
     assert_answered(rig, visitor, token, attempt)
 
 
-def test_words_beyond_77_tokens_are_told_and_not_refused(visitor, token):
+def test_words_beyond_77_tokens_are_reported_and_not_refused(visitor, token):
     answer = visitor.generate(acceptance_token=token, prompt="a cat " * 90)
     assert "cat" in answer.data[1]["truncated_prompt"]
 
@@ -367,7 +367,7 @@ MUTANTS = [
 ]
 
 
-@pytest.mark.parametrize("mutant", sampled(MUTANTS, 2), ids=str)
+@pytest.mark.parametrize("mutant", sampled(MUTANTS, 1), ids=str)
 def test_without_a_guard_a_value_gets_through(rig, visitor, token, mutant):
     with rig.without(mutant.target, mutant.old, mutant.new), mutant.caught():
         assert_answered(rig, visitor, token, V.named(mutant.caught_by))

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import ray
@@ -18,10 +18,18 @@ import sd_space
 from sd_space.backends import STOPPED
 from sd_space.backends.ray_serve.deployment import APP, replicas
 from sd_space.backends.ray_serve.replica import ReplicaStatus
-from sd_space.backends.replicas import ReplicaLost
+from sd_space.backends.replicas import ReplicaLost, shortest
 from sd_space.backends.totals import UNetCallTotals
 from sd_space.lived_time import LivedTime
-from sd_space.schema import AdmittedRequest, BackendStatus, GenerationResult, RequestFailed, Stage, Update
+from sd_space.schema import (
+    AdmittedRequest,
+    BackendStatus,
+    GenerationResult,
+    PromptTokenizer,
+    RequestFailed,
+    Stage,
+    Update,
+)
 from sd_space.served_model import ModelInfo
 from sd_space.settings import Settings
 
@@ -46,6 +54,9 @@ class Cluster:
         self._stage = Stage.STARTING
         self._reason = ""
         self._info: ModelInfo | None = None
+        self._outlook_s: float | None = None
+        self._tokenizer: PromptTokenizer | None = None
+        self._tokenizer_of: tuple[str, str | None] | None = None  # the model and its revision
         self._handle: DeploymentHandle | None = None
         self._replicas: dict[str, int] = {}  # how many, by state
         self._totals = UNetCallTotals()
@@ -82,7 +93,12 @@ class Cluster:
                 self._reason,
                 replicas=self._replicas,
                 unet_calls=self._totals.total(),
+                outlook_s=self._outlook_s,
             )
+
+    def tokenizer(self) -> PromptTokenizer | None:
+        """See `Replicas.tokenizer`."""
+        return self._tokenizer
 
     def now_s(self) -> float:
         return self._lived_s()
@@ -156,20 +172,31 @@ class Cluster:
             handle = serve.get_app_handle(APP)
             first: ReplicaStatus = handle.status.remote().result(timeout_s=FIRST_STATUS_S)
             self._merge_status([first])
+            self._fetch_tokenizer(handle)
             self._handle = handle.options(stream=True)
             logger.info("%s is ready on %d replicas", first.status.ready_info.model, states["running"])
         else:
             with contextlib.suppress(RayError, RayServeException, TimeoutError):  # one may be lost at any moment
                 self._merge_status(self._handle.broadcast("status").results(timeout_s=5 * POLL_S))
+                self._fetch_tokenizer(serve.get_app_handle(APP))
         self._ready_s = self._lived_s()
         self._set(Stage.READY, "")
 
-    def _merge_status(self, statuses: Iterable[ReplicaStatus]) -> None:
+    def _merge_status(self, statuses: Sequence[ReplicaStatus]) -> None:
         """Takes over what the replicas report. After a redeployment they may have another model."""
         with self._lock:
+            self._outlook_s = shortest(each.status.outlook_s for each in statuses)
             for each in statuses:
                 self._info = each.status.info or self._info
                 self._totals.update(each.replica_id, each.status.unet_calls)
+
+    def _fetch_tokenizer(self, handle: DeploymentHandle) -> None:
+        """From any replica, once for each model that they have."""
+        model = (self._info.model, self._info.revision) if self._info else None
+        if model != self._tokenizer_of:
+            with contextlib.suppress(RayError, RayServeException, TimeoutError):  # pictures can be made without it
+                self._tokenizer = handle.tokenizer.remote().result(timeout_s=5 * POLL_S)
+            self._tokenizer_of = model
 
     def _set(self, stage: Stage, reason: str) -> None:
         with self._lock:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sd_space.backends import until_ready
 from sd_space.backends.in_process import InProcessBackend
 from sd_space.process_memory import freeze_gc
-from sd_space.schema import AdmittedRequest, BackendStatus, Progress, Update
+from sd_space.schema import AdmittedRequest, BackendStatus, Progress, PromptTokenizer, Update
 from sd_space.settings import Settings
 
 PROGRESS_INTERVAL_S = 0.5  # a streamed item costs a replica about a millisecond
@@ -36,6 +36,9 @@ class EngineReplica:
 
     async def status(self) -> ReplicaStatus:
         return ReplicaStatus(self._replica_id, self._backend.status())
+
+    async def tokenizer(self) -> PromptTokenizer | None:
+        return self._backend.tokenizer()
 
     async def generate(self, admitted: AdmittedRequest) -> AsyncIterator[Update]:
         """See `Backend.generate`. An error that this raises is the replica's own, so another replica may succeed."""

@@ -13,7 +13,7 @@ COLUMNS = ("test", "outcome", "s", "why")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tests", default="tests/test_gpu.py", help="a file of tests (default: %(default)s)")
-    parser.add_argument("-k", dest="expression", default="not 500", help="pytest's -k (default: %(default)s)")
+    parser.add_argument("-k", dest="expression", default="not mixed", help="pytest's -k (default: %(default)s)")
 
 
 class Outcomes:

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for name, lever in LEVERS.items():
         with lever():
             # Recordings keep the kernels that were chosen before.
-            calls.record(cuda_graph_capture() if loaded.placement.profile.recorded_steps else None)
+            calls.record(cuda_graph_capture if loaded.placement.profile.recorded_steps else None)
             one, eight = (harness.steps(denoiser, request, n, options.repeats)["step_ms"] for n in (1, 8))
             decode_s = harness.timed(denoiser, lambda: denoiser.decode_latents(state.latents), options.repeats)
             safety_s = harness.timed(denoiser, lambda: screen.screen(decoded, [request.seed]), options.repeats)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sd_space.engine.denoiser import Denoiser
-from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
+from sd_space.engine.safety import SafetyScreen, fit_latent_rgb, mosaic_of
 from sd_space.request import GenerationRequest
 from sd_space.tools.bench import harness
 
@@ -59,7 +59,7 @@ def measure(denoiser: Denoiser, screen: SafetyScreen, request: GenerationRequest
     decode_s, decode_bytes = timed(denoiser, lambda: denoiser.decode_latents(state.latents), repeats)
     decoded = denoiser.decode_latents(state.latents)
     safety_s, _ = timed(denoiser, lambda: screen.screen(decoded, [request.seed]), repeats)
-    preview_s, _ = timed(denoiser, lambda: screen.preview(denoiser.predicted_latents(state)), repeats)
+    preview_s, _ = timed(denoiser, lambda: screen.preview(mosaic_of(denoiser.predicted_latents(state)).cpu()), repeats)
     prompts = (replace(request, prompt=f"{request.prompt} {n}", guidance_scale=1.0) for n in range(repeats + 2))
     encode_s, _ = timed(denoiser, lambda: denoiser.encode_prompt(next(prompts)), repeats)
     return {

@@ -1,5 +1,7 @@
 // A button that disappears takes the keyboard's focus with it: the focus then goes to the element named here.
-const nextFocus = { accept: '#prompt textarea', withdraw: '#agree input', generate: '#cancel', cancel: '#generate' }
+const nextFocus = {
+  accept: '#prompt textarea', generate: '#cancel', cancel: '#generate', leave: '#stay', stay: '#leave', withdraw: '#agree input',
+}
 let lastFocused = '' // the id of such a button that has the focus, or had it when it disappeared
 
 const focusIfLost = (element) => {
@@ -14,11 +16,11 @@ document.addEventListener('focusout', ({ target }) => setTimeout(() => {
   if (lastFocused === target.id && isUsable) lastFocused = ''
 }))
 
-new MutationObserver(() => {
+onChange.push(() => {
   const isGone = lastFocused && !document.getElementById(lastFocused)?.checkVisibility()
   const next = isGone && document.querySelector(nextFocus[lastFocused])
   if (!next || !next.checkVisibility()) return
   if (lastFocused === 'accept' || lastFocused === 'withdraw') window.scrollTo(0, 0)
   lastFocused = ''
   focusIfLost(next)
-}).observe(document.body, { childList: true, subtree: true, attributes: true })
+})

@@ -1,22 +1,14 @@
-let openedCaption = '' // of the picture that is shown large
-
-document.addEventListener('focusin', ({ target }) => {
-  // Gradio focuses the small button below an opened picture, and the browser then scrolls the picture itself away.
-  const preview = target.closest('#gallery .preview')
-  if (preview) requestAnimationFrame(() => preview.scrollIntoView({ block: 'nearest' }))
-})
-
-new MutationObserver(() => {
-  // Gradio labels a picture's button "Thumbnail 1 of 4"; a screen reader should read the caption instead.
-  const buttons = [...document.querySelectorAll('#gallery .thumbnail-lg')]
-  for (const button of buttons) {
-    const caption = button.querySelector('.caption-label')
-    if (caption && button.ariaLabel !== caption.textContent) button.ariaLabel = caption.textContent
+// Gradio labels a picture's button "Thumbnail 1 of 4", and the picture by its seed; this says what it shows.
+const labelPictures = () => {
+  const prompt = document.querySelector('#recipe .again')?.dataset.prompt || ''
+  const buttons = [...document.querySelectorAll('#gallery .grid-wrap .thumbnail-lg')]
+  for (const [index, button] of buttons.entries()) {
+    const caption = button.querySelector('.caption-label')?.textContent.trim() || ''
+    const label = `Picture ${index + 1} of ${buttons.length}: ${prompt}, ${caption.replace(/^S/, 's')}`
+    setAttribute(button, 'aria-label', label)
+    setAttribute(button.querySelector('img'), 'alt', label)
   }
-
-  const preview = document.querySelector('#gallery .preview')
-  const grid = document.querySelector('#gallery .grid-wrap') // lies behind the opened picture
-  if (grid && grid.inert !== Boolean(preview)) grid.inert = Boolean(preview)
-  if (!preview && openedCaption) focusIfLost(buttons.find((button) => button.ariaLabel === openedCaption))
-  openedCaption = preview?.querySelector('.caption')?.textContent.trim() || ''
-}).observe(document.body, { childList: true, subtree: true, attributes: true })
+  // The words beside an example's picture say the same.
+  for (const picture of document.querySelectorAll('#examples img')) setAttribute(picture, 'alt', '')
+}
+onChange.push(labelPictures)

@@ -1,0 +1,86 @@
+"""The settings that a picture's text holds, ours or another tool's, as far as the served model can follow them."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sd_space.errors import InvalidRequest
+from sd_space.request import REQUEST_FIELDS
+from sd_space.served_model import SCHEDULERS, Limits, ModelInfo
+from sd_space.serving import infotext
+from sd_space.serving.recipe import SAMPLERS, recipe_from_query
+
+MAX_CHARS = 10_000
+NONE_FOUND = "No settings were found; choose a PNG that this page or another Stable Diffusion tool has made."
+_LAST_LINE = re.compile(r"^\s*Steps: *\d", re.MULTILINE)
+_SIDES = ("width", "height")
+# Pairs of other tools' texts that are no settings, or are read together with another one.
+_DESCRIBING = {"Model", "Model hash", "Schedule type", "Version", "Batch size", "Batch pos", "RNG", "VAE", "VAE hash"}
+_DESCRIBING |= {"Lora hashes", "TI hashes", "Hashes"}
+_SHOWN_NAMES = 4  # of settings that this page does not have
+_WEIGHT = re.compile(r"\([^()]{1,200}:[0-9.]{1,6}\)")
+_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
+# Of the fields that the form has: a picture to start from is none of them.
+_FIELD_OF = {name: f.parameter for name, f in REQUEST_FIELDS.items() if f.parameter and not f.used_with}
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSettings:
+    """Values for the form, by field, and sentences about what of the text could not be followed."""
+
+    values: dict[str, Any]
+    remarks: tuple[str, ...]
+
+
+def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureSettings | None:
+    """`None` where the text holds no settings. `info` is the model's, if one is ready; `limits` hold for it."""
+    lines = list(_LAST_LINE.finditer(text))
+    if len(text) > MAX_CHARS or not lines:
+        return None
+    end = text.find("\n", lines[-1].end())
+    prompt, negative_prompt, pairs = infotext.read(text if end < 0 else text[:end])
+    values, remarks = _checked(_written(prompt, negative_prompt, pairs), limits)
+    if other := [name for name in pairs if name not in _DESCRIBING and name not in _FIELD_OF.values()]:
+        names = ", ".join(other[:_SHOWN_NAMES]) + (", …" if len(other) > _SHOWN_NAMES else "")
+        remarks.append(f"This page has no setting for: {names}.")
+    if _EXTRA_NETWORK.search(prompt):
+        remarks.append("Added networks such as <lora:…> are not loaded here; their names are read as words.")
+    if _WEIGHT.search(prompt):
+        remarks.append("Weights such as (word:1.3) are read as words here.")
+    if info is not None and (made_with := pairs.get("Model", "")[:60]) and made_with != info.model:
+        remarks.append(f"The picture was made with {made_with}; {info.title} draws here, so yours will look different.")
+    return PictureSettings(values, tuple(remarks))
+
+
+def _written(prompt: str, negative_prompt: str, pairs: dict[str, str]) -> dict[str, str]:
+    """The texts of a request's fields, by the fields' names."""
+    texts = {name: pairs[parameter] for name, parameter in _FIELD_OF.items() if parameter in pairs}
+    if "width" in texts:
+        texts["width"], _, texts["height"] = texts["width"].partition("x")
+    if "scheduler" in texts:
+        texts["scheduler"] = _scheduler(texts["scheduler"], pairs.get("Schedule type", ""))
+    return {"prompt": prompt, "negative_prompt": negative_prompt} | texts
+
+
+def _scheduler(sampler: str, schedule_type: str) -> str:
+    """Our name for another tool's sampler, or its own where we have none."""
+    ours = {written.lower(): name for name, written in SAMPLERS.items()} | {name.lower(): name for name in SCHEDULERS}
+    candidates = (f"{sampler} {schedule_type}", sampler)
+    return next((ours[name.lower()] for name in candidates if name.lower() in ours), sampler)
+
+
+def _checked(texts: dict[str, str], limits: Limits) -> tuple[dict[str, Any], list[str]]:
+    """The values that the form may have, and a sentence for each that it may not."""
+    read, values, remarks = recipe_from_query(texts), {}, []
+    for name, text in texts.items():
+        field = REQUEST_FIELDS[name]
+        try:
+            value = field.kind.check(name, read.get(name, text), limits)
+        except InvalidRequest as error:
+            if text:  # one that is left out is no fault
+                remarks.append(field.label + str(error).removeprefix(name))
+        else:
+            values[name] = value
+    if not all(side in values for side in _SIDES):  # one side alone is no size
+        values = {name: value for name, value in values.items() if name not in _SIDES}
+    return values, remarks
