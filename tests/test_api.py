@@ -298,6 +298,13 @@ def test_a_link_to_the_page_is_shown_with_its_name_and_a_picture(ready_server):
     assert ready_server.get("/favicon.ico").content == ICON.read_bytes()
 
 
+def test_the_document_is_compressed_and_pictures_are_not(ready_server):
+    for path, is_compressed in (("/", True), ("/config", True), ("/favicon.ico", False), ("/healthz", False)):
+        answer = ready_server.get(path, headers={"Accept-Encoding": "gzip"})
+        assert (answer.headers.get("content-encoding") == "gzip") == is_compressed, path
+        assert "content-encoding" not in ready_server.get(path, headers={"Accept-Encoding": "identity"}).headers
+
+
 def test_no_prompt_and_no_token_reaches_the_log(ready_server, client, token):
     client.predict(**QUICK | {"prompt": "marker-xyzzy " * 60}, acceptance_token=token, api_name="/generate")
     with pytest.raises(AppError):

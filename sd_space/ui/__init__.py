@@ -82,7 +82,10 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: Mo
         None, None, stored, js=recall_js(TOKEN, RUN, SHOWN, DRAFT), **quiet
     )
     opened = opened.then(
-        translate_errors(on.open_page), [page.token, page.link], {*visibility, *model_view, *filled}, **quiet
+        translate_errors(on.open_page),
+        [page.token, page.link],
+        {page.about, *visibility, *model_view, *filled},
+        **quiet,
     )
     opened.then(None, None, None, js=OPENED_JS, **quiet)
     opened.then(translate_errors(on.resume), [*stored, page.link], {*run_view, *filled}, **queued)
