@@ -7,6 +7,8 @@ scripts move one mean alone, which JPEG smooths away and which may leave another
 raised, or all that stands out is lowered, whichever changes the picture less.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +24,7 @@ _BUMP = np.outer([0.5, 1, 1, 0.5], [0.5, 1, 1, 0.5]).reshape(16)
 _GREEN, _BLUE = -0.395, 2.032  # what a step of U is in RGB (BT.601), where Y and V stay
 
 Pixels = NDArray[np.uint8]
-Means = NDArray[np.float32]  # (blocks, 16)
+Means = NDArray[np.floating[Any]]  # (blocks, 16)
 
 
 def embedded(pixels: Pixels) -> Pixels | None:
@@ -49,7 +51,7 @@ def _means(pixels: Pixels) -> Means:
     height, width = (side // 8 * 8 for side in pixels.shape[:2])
     red, green, blue = (pixels[:height, :width, channel].astype(np.float32) for channel in range(3))
     u = np.round((blue - np.round(0.299 * red + 0.587 * green + 0.114 * blue)) * 0.492) + 128
-    coarse = (u[0::2, 0::2] + u[0::2, 1::2] + u[1::2, 0::2] + u[1::2, 1::2]) / 2
+    coarse: Means = (u[0::2, 0::2] + u[0::2, 1::2] + u[1::2, 0::2] + u[1::2, 1::2]) / 2
     return coarse.reshape(height // 8, 4, width // 8, 4).transpose(0, 2, 1, 3).reshape(-1, 16)
 
 
@@ -67,7 +69,7 @@ def _change(means: Means, margin: float) -> Means:
     raised = height[:, None] * _BUMP
     lowered = np.minimum(below[:, None] - means, 0)
     is_raised = np.square(raised).sum(axis=1) <= np.square(lowered).sum(axis=1)
-    change: Means = np.where(is_raised[:, None], raised, lowered).astype(np.float32)
+    change: Means = np.where(is_raised[:, None], raised, lowered)
     return change
 
 
