@@ -117,6 +117,21 @@ def recipe_from_query(query: Mapping[str, str]) -> dict[str, Any]:
     return {name: value for name, value in read.items() if value is not None}
 
 
+def recipe_from_parameters(text: str) -> dict[str, Any] | None:
+    """The values that `parameters_text` has written, or another tool in that form; `None` where it is none."""
+    try:
+        prompt, negative_prompt, pairs = infotext.read(text)
+    except ValueError:  # values that are no JSON
+        return None
+    samplers = {theirs: ours for ours, theirs in _SAMPLERS.items()}
+    width, _, height = pairs.get("Size", "").partition("x")
+    values = {"prompt": prompt, "negative_prompt": negative_prompt, "width": width, "height": height}
+    for name, field in REQUEST_FIELDS.items():
+        if field.parameter in pairs and name not in values:
+            values[name] = samplers.get(pairs[field.parameter], pairs[field.parameter])
+    return recipe_from_query(values) if "Steps" in pairs else None
+
+
 def _read_text(text: str) -> str | None:
     """Lone surrogates are no text: nothing can send them to the page."""
     return text if text.encode("utf-8", "replace").decode() == text else None

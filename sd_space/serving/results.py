@@ -74,7 +74,7 @@ class ResultStore:
         self._result_folder = ResultFolder(folder)
         self.root = self._result_folder.served
         self._ttl_s = ttl_s
-        self._marks = marks or Marks()
+        self.marks = marks or Marks()
         self._now_s = now_s
         self._results: dict[str, _Results] = {}  # by request
         self._lock = threading.Lock()
@@ -122,7 +122,7 @@ class ResultStore:
         is_ok = image.outcome is Outcome.OK
         name = f"seed-{image.seed}.png" if is_ok else f"seed-{image.seed}-{image.outcome}.png"
         path, applied = self._write(
-            request_id, name, lambda file: self._marks.write(file, image, request, info, embed_recipe)
+            request_id, name, lambda file: self.marks.write(file, image, request, info, embed_recipe)
         )
         words = caption(image.outcome, image.seed)
         return SavedPicture(path, image.seed, image.outcome, words, applied.watermark, applied.credentials)

@@ -51,7 +51,7 @@ def build_demo(
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded)
         # Before the page's events: of two events of one name Gradio renames the later one.
-        add_endpoints(gate, backend, capacity, runs)
+        add_endpoints(gate, backend, capacity, runs, store.marks)
         _wire(demo, page, Handlers(page, settings, gate, backend, store, capacity, runs), card)
     set_up_queue(demo, capacity)
     return demo
