@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from sd_space.errors import CannotStart
@@ -16,12 +16,14 @@ from sd_space.settings import Settings
 NOW = datetime.now(UTC)
 
 
-def certified(private: ec.EllipticCurvePrivateKey, issuer: x509.Name) -> tuple[str, str]:
-    """A plain certificate for that key, signed by itself, and the key."""
+def certified(private, issuer: x509.Name, signing_key=None, extensions=()) -> tuple[str, str]:
+    """A certificate for that key, signed by itself or with `signing_key`, and the key."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example.org")])
     builder = x509.CertificateBuilder(issuer, name, private.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=9))
-    text = builder.sign(private, hashes.SHA256()).public_bytes(Encoding.PEM)
+    for extension, is_critical in extensions:
+        builder = builder.add_extension(extension, is_critical)
+    text = builder.sign(signing_key or private, hashes.SHA256()).public_bytes(Encoding.PEM)
     return text.decode(), private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
@@ -100,3 +102,27 @@ def test_a_certificate_for_something_else_is_refused(key):
     text, keys = certified(private, above.subject)
     with pytest.raises(CannotStart, match="does not fit Content Credentials"):
         Signer(given_key(text + key.topmost_pem, keys, NOW)).check()
+
+
+@pytest.mark.parametrize(("private", "algorithm"), [
+    (ec.generate_private_key(ec.SECP384R1()), "es384"),
+    (rsa.generate_private_key(65537, 2048), "ps256"),
+    (ed25519.Ed25519PrivateKey.generate(), "ed25519"),
+])  # fmt: skip
+def test_every_kind_of_key_that_issuers_use_signs(private, algorithm):
+    above = ec.generate_private_key(ec.SECP256R1())
+    issuer = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "An issuer")])
+    builder = x509.CertificateBuilder(issuer, issuer, above.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(NOW - timedelta(days=1)).not_valid_after(NOW + timedelta(days=9))
+    root = builder.add_extension(x509.BasicConstraints(True, 0), True).sign(above, hashes.SHA256())
+    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
+    extensions = [
+        (x509.BasicConstraints(False, None), True),
+        (usage, True),
+        (x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION]), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(above.public_key()), False),
+    ]
+    text, keys = certified(private, issuer, above, extensions)
+    given = given_key(text + root.public_bytes(Encoding.PEM).decode(), keys, NOW)
+    assert given.algorithm == algorithm
+    Signer(given).check()

@@ -74,6 +74,15 @@ def test_pictures_without_a_mark_have_none_even_as_jpeg():
         assert not is_found(scene(seed)) and not is_found(as_jpeg(scene(seed), 75))
 
 
+def test_another_text_in_the_same_scheme_is_not_taken_for_the_mark(monkeypatch):
+    """The bytes of any two texts have much in common."""
+    with monkeypatch.context() as patch:
+        bits = np.unpackbits(np.frombuffer(b"another text here", np.uint8)).astype(bool)
+        patch.setattr("sd_space.serving.watermark._BITS", bits)
+        other = embedded(scene(1))
+    assert read_as_the_scripts_do(other) == b"another text here" and not is_found(other)
+
+
 def test_what_cannot_hold_a_mark_gets_none():
     assert embedded(scene(0, 512, MIN_SIDE - 1)) is None and not is_found(scene(0, 64, 64))
     assert embedded(np.zeros((512, 512, 3), np.uint8)) is None, "black leaves no room for less blue"

@@ -89,11 +89,17 @@ def _added(pixels: Pixels, change: Means) -> Pixels:
     return marked
 
 
+def _without_the_common(bits: NDArray[Any]) -> NDArray[Any]:
+    """Without what the bytes of any text share, which pictures that repeat every 64 pixels may have by chance."""
+    by_byte = bits.reshape(-1, 8)
+    return np.asarray(by_byte - by_byte.mean(axis=0)).reshape(-1)
+
+
 def _correlation(pixels: Pixels) -> float:
     """How well the blocks say the mark's bits: 1 where all of them do, about 0 in a picture without it."""
     phase = _means(pixels)[:, 1:].max(axis=1) * (2 * np.pi / _INTERVAL)
     votes = -np.sin(phase)  # 1 in the middle of the half for a set bit, -1 in that of the other
     which = np.arange(len(votes)) % len(_BITS)
     read = np.bincount(which, votes, len(_BITS)) / np.bincount(which, minlength=len(_BITS))
-    read, mark = read - read.mean(), _BITS - _BITS.mean()
+    read, mark = _without_the_common(read), _without_the_common(_BITS)
     return float((read * mark).sum() / np.sqrt((mark**2).sum() * (read**2).sum() + 1e-9))
