@@ -90,6 +90,11 @@ def _path(text: str) -> str:
     return path
 
 
+def _pem_or_path(text: str) -> str:
+    """A secret of a Space is the text itself, elsewhere it is a file."""
+    return text if text.startswith("-----BEGIN ") else _path(text)
+
+
 def _address(text: str) -> str:
     parts = re.fullmatch(r"(https?://[a-z0-9.-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", _with_small_host(text))
     if not parts or not 0 < int((parts[2] or ":1")[1:]) < 65_536:
@@ -224,10 +229,18 @@ class Settings:
         60, _whole(1, 100_000), "most calls of endpoints, Generate and login per address and minute"
     )
 
+    watermark: str = _setting(
+        "auto",
+        _one_of("auto", "on", "off"),
+        "invisible watermark: `auto` (every model but the picture book), `on`, `off`",
+    )
+    certificate: str | None = _setting(
+        None, _pem_or_path, "signs pictures: a PEM file, or its text; one of this installation's own when empty"
+    )
+    private_key: str | None = _setting(None, _pem_or_path, "the certificate's key, likewise", repr=False)
     zerogpu_step_s: float = _setting(
         0.06, _positive, "seconds per step of a 512 × 512 picture that the first ZeroGPU call plans with; then measured"
     )
-
     ray_replicas: int = _setting(1, _whole(1, 10_000), "replicas of the engine on the Ray cluster; the fewest of them")
     ray_max_replicas: int | None = _setting(
         None, _whole(1, 10_000), "most replicas; more than RAY_REPLICAS lets their number follow the load"
@@ -274,7 +287,7 @@ class Settings:
             try:
                 values[f.name] = f.metadata["read"](text)
             except ValueError as error:
-                shown = "its value" if f.name == "secret" else short_repr(text)
+                shown = short_repr(text) if f.repr else "its value"
                 raise InvalidSetting(f"{name} must be {error}, not {shown}.") from None
         return cls(**values)
 

@@ -68,6 +68,7 @@ def cache_folder(tmp_path_factory):
     """Nothing is read from the user's own cache, and nothing is written to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         yield
 
 

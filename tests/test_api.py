@@ -1,11 +1,13 @@
 """The public contract, over a real server: gradio_client, plain HTTP and MCP."""
 
 import asyncio
+import base64
 import io
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.served  # by the server that the browser's tests use
 PROMPT = "A small cabin on top of a snowy mountain"
 QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
 
+MARKS = {"watermark": False, "credentials": True}  # the picture book draws 128 x 128
 PICTURES_MADE = "sd_space_pictures_total"
 
 
@@ -54,7 +57,7 @@ def call(server: Server, name: str, body: dict, headers: dict | None = None) -> 
 
 def test_a_picture_comes_back_with_its_recipe(client, token):
     files, result = client.predict(**QUICK, acceptance_token=token, api_name="/generate")
-    assert result["images"] == [{"seed": 7, "outcome": "ok"}]
+    assert result["images"] == [{"seed": 7, "outcome": "ok", **MARKS}]
     assert result["recipe"]["prompt"] == PROMPT and result["recipe"]["num_inference_steps"] == 2
     assert {"model", "revision", "device", "dtype", "memory_profile", "elapsed_s"} <= result.keys()
     assert result["elapsed_s"]["total"] > 0
@@ -64,6 +67,23 @@ def test_a_picture_comes_back_with_its_recipe(client, token):
         assert picture.format == "PNG"
         assert picture.text["parameters"].startswith(PROMPT)
         assert "Seed: 7" in picture.text["parameters"]
+
+
+def test_a_picture_that_is_brought_back_is_verified_over_the_api_and_damage_is_named(client, token, ready_server):
+    (file,), _ = client.predict(**QUICK, acceptance_token=token, api_name="/generate")
+    data = Path(file).read_bytes()
+    uri = "data:image/png;base64," + base64.b64encode(data + bytes(100_000)).decode()  # more than other bodies may have
+    found = client.predict(uri, acceptance_token=token, api_name="/verify")
+    assert found["credentials"]["ours"] and found["recipe"]["prompt"] == PROMPT and found["watermark"] is None
+    assert found["credentials"]["changed"], "something was appended"
+    asked = {"picture": "data:image/png;base64," + base64.b64encode(data).decode(), "acceptance_token": token}
+    event, answer = call(ready_server, "verify", asked)
+    assert (
+        event == "complete" and answer[0]["credentials"]["valid"] and "This Space" in " ".join(answer[0]["sentences"])
+    )
+    for refused, says in (({"acceptance_token": ""}, "/accept_license"), ({"picture": "data:,x"}, "must be a PNG")):
+        event, answer = call(ready_server, "verify", asked | refused)
+        assert event == "error" and says in answer["error"]
 
 
 def test_the_same_recipe_gives_the_same_pixels(client, token):
@@ -144,7 +164,7 @@ def test_the_model_describes_itself(client):
 
 def test_three_endpoints_are_public_and_no_more(ready_server):
     info = ready_server.get("/gradio_api/info").json()
-    assert set(info["named_endpoints"]) == {"/accept_license", "/generate", "/model"}
+    assert set(info["named_endpoints"]) == {"/accept_license", "/generate", "/model", "/verify"}
     assert info["unnamed_endpoints"] == {}
     parameters = [p["parameter_name"] for p in info["named_endpoints"]["/generate"]["parameters"]]
     assert parameters == [
@@ -181,12 +201,12 @@ def test_mcp_clients_accept_and_see_the_picture(ready_server):
             return tools, refused, drawn
 
     tools, refused, drawn = asyncio.run(session())
-    assert set(tools) == {"accept_license", "generate", "model"}
+    assert set(tools) == {"accept_license", "generate", "model", "verify"}
     assert "Attachment A" in tools["generate"].description
     assert refused.isError and "/accept_license" in refused.content[0].text
     assert drawn.content[0].type == "image"
     assert drawn.content[0].mimeType == "image/png"
-    assert json.loads(drawn.content[-1].text)["images"] == [{"seed": QUICK["seed"], "outcome": "ok"}]
+    assert json.loads(drawn.content[-1].text)["images"] == [{"seed": QUICK["seed"], "outcome": "ok", **MARKS}]
 
 
 def test_leaving_an_api_call_frees_the_device(ready_server, token):
@@ -233,7 +253,7 @@ def test_cancelling_one_of_a_clients_jobs_leaves_the_other(client, token):
     next(iter(cancelled)), next(iter(other))
     cancelled.cancel()
     _, result = other.result(timeout=60)
-    assert result["images"] == [{"seed": 2, "outcome": "ok"}]
+    assert result["images"] == [{"seed": 2, "outcome": "ok", **MARKS}]
 
 
 def test_an_mcp_client_that_leaves_takes_its_pictures_request_along(ready_server, token):

@@ -15,7 +15,7 @@ from .fakes import FakeBackend
 from .test_schema import INFO
 from .window import Host, play
 
-PUBLIC = ["accept_license", "generate", "model"]
+PUBLIC = ["accept_license", "generate", "model", "verify"]
 
 
 def data(token: str = "", **changes) -> list:
@@ -32,7 +32,7 @@ def signature(host: Host, name: str) -> inspect.Signature:
     return inspect.signature(event.fn)
 
 
-def test_three_endpoints_are_public_and_all_events_of_the_page_private(tmp_path):
+def test_four_endpoints_are_public_and_all_events_of_the_page_private(tmp_path):
     async def scene(host: Host):
         public = [event.api_name for event in host.demo.fns.values() if event.api_visibility == "public"]
         assert public == PUBLIC

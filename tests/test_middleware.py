@@ -89,6 +89,7 @@ class Filtered:
             has_session=lambda session: session == "mine" and not self.heard,
             evict_idle=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
+            body_bytes={"model": 2**20, 3: 2**20},
             draws={"generate", 3},
             has_login=has_login,
             title="A page",
@@ -163,6 +164,13 @@ def test_other_methods_are_refused_with_those_that_there_are(door, method, path,
 def test_a_call_reaches_the_app_with_a_value_for_each_parameter(door):
     assert door.post().status_code == 200
     assert json.loads(door.behind.body) == {"data": ["a cat", -1]}
+
+
+@pytest.mark.parametrize(("size", "status"), [(100_000, 200), (2**20, 413)])
+def test_what_takes_a_picture_may_have_a_larger_body_up_to_its_own_bound(door, size, status):
+    event = {"fn_index": 3, "data": ["x" * size], "session_hash": "mine"}
+    answer = door.post("/gradio_api/queue/join", json=event)
+    assert answer.status_code == status and (status == 200 or "larger than 1 MiB; send a smaller pic" in answer.text)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import orjson
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 
 from sd_space.schema import REQUEST_FIELDS, SCHEDULERS, GenerationRequest, GenerationResult, Outcome
 from sd_space.serving.recipe import recipe_from_query, recipe_query, result_json
+from sd_space.serving.results import SavedPicture
 
-from .fakes import picture
 from .test_schema import INFO
 
 REQUEST = GenerationRequest.parse(
@@ -106,15 +107,21 @@ def test_every_valid_recipe_comes_back_from_its_link(request_):
 
 
 def test_the_result_is_plain_json():
-    result = GenerationResult("r", (picture(7), picture(8, Outcome.WITHHELD)), {"total": 1.23456}, "tail")
-    described = json.loads(json.dumps(result_json(REQUEST, INFO, result.images, result)))
-    assert described["images"] == [{"seed": 7, "outcome": "ok"}, {"seed": 8, "outcome": "withheld"}]
+    result = GenerationResult("r", (), {"total": 1.23456}, "tail")
+    pictures = [SavedPicture(Path("7.png"), 7, Outcome.OK, "", True, True)]
+    pictures += [SavedPicture(Path("8.png"), 8, Outcome.WITHHELD, "")]
+    described = json.loads(json.dumps(result_json(REQUEST, INFO, pictures, result)))
+    assert described["images"] == [
+        {"seed": 7, "outcome": "ok", "watermark": True, "credentials": True},
+        {"seed": 8, "outcome": "withheld", "watermark": False, "credentials": False},
+    ]
     assert described["elapsed_s"] == {"total": 1.2346} and described["truncated_prompt"] == "tail"
 
 
 def test_each_picture_names_its_device_where_there_are_several():
-    result = GenerationResult("r", (picture(7), picture(8)), {}, devices=("cuda:0", "cuda:1"))
-    images = result_json(REQUEST, INFO, result.images, result)["images"]
+    pictures = [SavedPicture(Path(f"{seed}.png"), seed, Outcome.OK, "") for seed in (7, 8)]
+    result = GenerationResult("r", (), {}, devices=("cuda:0", "cuda:1"))
+    images = result_json(REQUEST, INFO, pictures, result)["images"]
     assert [image["device"] for image in images] == ["cuda:0", "cuda:1"]
 
 

@@ -55,9 +55,10 @@ class IncomingRequest:
 
 async def read_body(request: IncomingRequest, receive: Receive, contract: AppContract) -> None:
     """Reads the body and writes it anew from what it asks for. Raises Refusal, McpRefusal and ClientDisconnect."""
-    _check_content(request)
+    most_bytes = _most_bytes(request.route, contract)
+    _check_content(request, most_bytes)
     try:
-        body = await asyncio.wait_for(_received(receive), BODY_TIMEOUT_S)
+        body = await asyncio.wait_for(_received(receive, most_bytes), BODY_TIMEOUT_S)
     except TimeoutError:
         raise Refusal(408, f"The body did not arrive within {BODY_TIMEOUT_S:g} s; please send it again.") from None
     route = request.route
@@ -82,6 +83,8 @@ async def read_body(request: IncomingRequest, receive: Receive, contract: AppCon
             request.body, request.asks = encoded(call.body()), call.name
             request.values = dict(zip((p.name for p in contract.endpoints[call.name]), call.data, strict=True))
             request.route = Route(Kind.CALL, call.path, route.media_types, call.name)
+    if len(body) > (most_bytes := contract.body_bytes.get(request.asks or "", MAX_BODY_BYTES)):
+        raise _too_large(most_bytes)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -94,15 +97,25 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _check_content(request: IncomingRequest) -> None:
+def _most_bytes(route: Route, contract: AppContract) -> int:
+    """The most that a body there may have, as far as that is known before it is read."""
+    match route.kind:
+        case Kind.JOIN | Kind.PREDICT | Kind.MCP:  # what is asked for stands in the body
+            return max([MAX_BODY_BYTES, *contract.body_bytes.values()])
+        case Kind.CALL | Kind.NAMED_CALL:
+            return contract.body_bytes.get(route.name, MAX_BODY_BYTES)
+    return MAX_BODY_BYTES
+
+
+def _check_content(request: IncomingRequest, most_bytes: int) -> None:
     """Refuses by the headers alone what need not be read."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "A compressed body is not accepted; send plain JSON.")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.route.kind is not Kind.LOGIN and media_type != "application/json":
         raise Refusal(415, "The body must be JSON; send the header Content-Type: application/json with it.")
-    if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > MAX_BODY_BYTES:
-        raise _too_large()
+    if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > most_bytes:
+        raise _too_large(most_bytes)
 
 
 def _owned_cancellation(body: bytes, contract: AppContract) -> tuple[Cancellation, int]:
@@ -114,7 +127,7 @@ def _owned_cancellation(body: bytes, contract: AppContract) -> tuple[Cancellatio
     return asked, fn_index
 
 
-async def _received(receive: Receive) -> bytes:
+async def _received(receive: Receive, most_bytes: int) -> bytes:
     """The whole body. Raises Refusal when it is too large, ClientDisconnect when the caller has left."""
     body = bytearray()
     while True:
@@ -122,11 +135,13 @@ async def _received(receive: Receive) -> bytes:
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
         body += message.get("body", b"")
-        if len(body) > MAX_BODY_BYTES:
-            raise _too_large()
+        if len(body) > most_bytes:
+            raise _too_large(most_bytes)
         if not message.get("more_body"):
             return bytes(body)
 
 
-def _too_large() -> Refusal:
-    return Refusal(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
+def _too_large(most_bytes: int) -> Refusal:
+    if most_bytes == MAX_BODY_BYTES:
+        return Refusal(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
+    return Refusal(413, f"The body is larger than {most_bytes // 2**20} MiB; send a smaller picture.")

@@ -33,6 +33,12 @@ class FinishedPicture(Protocol):
     @property
     def outcome(self) -> Outcome: ...
 
+    @property
+    def watermark(self) -> bool: ...
+
+    @property
+    def credentials(self) -> bool: ...
+
 
 def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> str:
     """The recipe of the picture with this seed, in the form that other tools read back."""
@@ -58,7 +64,15 @@ def result_json(
     request: GenerationRequest, info: ModelInfo, pictures: Sequence[FinishedPicture], result: GenerationResult
 ) -> dict[str, Any]:
     """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
-    images = [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in pictures]
+    images = [
+        {
+            "seed": picture.seed,
+            "outcome": str(picture.outcome),
+            "watermark": picture.watermark,
+            "credentials": picture.credentials,
+        }
+        for picture in pictures
+    ]
     named = [{"device": device} for device in result.devices] or [{}] * len(images)
     return {
         "images": [image | device for image, device in zip(images, named, strict=True)],

@@ -57,7 +57,7 @@ def build_demo(
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded, settings.history)
         # Before the page's events: of two events of one name Gradio renames the later one.
-        add_endpoints(gate, backend, capacity, runs)
+        add_endpoints(gate, backend, capacity, runs, store.marks)
         handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
         _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
     set_up_queue(demo, capacity)
