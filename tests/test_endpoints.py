@@ -189,6 +189,6 @@ def test_the_model_describes_itself_once_it_is_there(tmp_path):
         assert model["ready"] is True and model["model"] == INFO.model and model["default_size"] == [128, 128]
         host.backend.stage = Stage.LOADING
         ((model,),) = await host.call("model")
-        assert model == {"ready": False, "stage": str(Stage.LOADING), "waiting": 0}
+        assert model == {"ready": False, "stage": str(Stage.LOADING), "waiting": 0, "devices": []}
 
     play(tmp_path, scene)
