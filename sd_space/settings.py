@@ -17,7 +17,6 @@ V1_4 = "CompVis/stable-diffusion-v1-4"
 V1_4_REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
 WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, of which the engine chooses where `max_batch_size` is empty
 
-
 # Switches of Gradio that would open this Space to more than its visitors need, and what to do instead.
 _REFUSED_SWITCHES = {
     "GRADIO_ALLOWED_PATHS": "it would let visitors fetch other files than their results",
@@ -125,6 +124,20 @@ def _frame_sources(text: str) -> str:
     return " ".join(sources)
 
 
+def _without_old_name(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Says with `RUNTIME` what the switch `OPENVINO` said before there was that setting."""
+    old, new = PREFIX + "OPENVINO", PREFIX + "RUNTIME"
+    text, runtime = environ.get(old, "").strip(), environ.get(new, "").strip() or "auto"
+    rest = {name: value for name, value in environ.items() if name != old}
+    try:
+        meant = ("openvino" if _switch(text) else "torch") if text else runtime
+    except ValueError as error:
+        raise InvalidSetting(f"{old} must be {error}, not {short_repr(text)}.") from None
+    if runtime.lower() not in ("auto", meant.lower()):
+        raise InvalidSetting(f"{old} is {text}, but {new} is {short_repr(runtime)[1:-1]}; leave {old} out.")
+    return rest | {new: meant}
+
+
 def _setting(default: Any, read: Callable[[str], Any], help: str, repr: bool = True) -> Any:
     return field(default=default, repr=repr, metadata={"read": read, "help": help})
 
@@ -177,10 +190,12 @@ class Settings:
         _devices,
         "GPUs with an engine each: `all`, how many, or a list such as `0,2`; on a CPU how many engines share the cores",
     )
-    openvino: bool = _setting(
-        False,
-        _switch,
-        "`1`: on a CPU, the UNet runs in OpenVINO (`pip install openvino==2026.4.1`): faster; not with TURBO",
+    runtime: str = _setting(
+        "auto",
+        _one_of("auto", "torch", "openvino"),
+        "what runs the UNet: `torch`, `openvino` (CPUs only, `pip install openvino==2026.4.1`: faster, rounds "
+        "differently) or `auto`: openvino on a CPU where it is installed, but torch with REPRODUCIBLE, TURBO or "
+        "ATTENTION_SLICING; OPENVINO=1 is its old name",
     )
     attention_slicing: str = _setting(
         "auto", _one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
@@ -220,11 +235,9 @@ class Settings:
     rate_per_minute: int = _setting(
         60, _whole(1, 100_000), "most calls of endpoints, Generate and login per address and minute"
     )
-
     zerogpu_step_s: float = _setting(
         0.06, _positive, "seconds per step of a 512 × 512 picture that the first ZeroGPU call plans with; then measured"
     )
-
     ray_replicas: int = _setting(1, _whole(1, 10_000), "replicas of the engine on the Ray cluster; the fewest of them")
     ray_max_replicas: int | None = _setting(
         None, _whole(1, 10_000), "most replicas; more than RAY_REPLICAS lets their number follow the load"
@@ -248,12 +261,12 @@ class Settings:
         for name, reason in _REFUSED_SWITCHES.items():
             if environ.get(name, "").lower() not in ("", "0", "false"):
                 raise InvalidSetting(f"{name} is not allowed here: {reason}.")
+        environ = _without_old_name(environ)
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known:
-                raise InvalidSetting(
-                    f"{short_repr(name)[1:-1]} is not a setting; sd_space/README.md lists those that are."
-                )
+                shown = short_repr(name)[1:-1]
+                raise InvalidSetting(f"{shown} is not a setting; sd_space/README.md lists those that are.")
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space

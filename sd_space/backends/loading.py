@@ -133,8 +133,7 @@ def _width_key(loaded: "LoadedPipeline") -> str:
 
     info, threads = loaded.info, torch.get_num_threads()
     device = torch.cuda.get_device_name() if info.device.startswith("cuda") else f"{platform.machine()}, {threads}"
-    runner = type(loaded.placement.unet_runner).__name__
-    parts = (device, info.model, info.revision, info.dtype, info.memory_profile, runner, torch.__version__)
+    parts = (device, info.model, info.revision, info.dtype, info.runtime, info.memory_profile, torch.__version__)
     return "; ".join(map(str, parts))
 
 

@@ -92,7 +92,7 @@ def banner(status: BackendStatus) -> str:
     return (
         f'<div class="banner" role="status"><strong>{escape(info.title)}</strong> on {escape(info.device)}, '
         f"{escape(info.dtype)}, {info.defaults.width} × {info.defaults.height} pixels, "
-        f"{escape(info.memory_profile)}{', turbo' * info.turbo}.</div>"
+        f"{escape(info.runtime)}, {escape(info.memory_profile)}{', turbo' * info.turbo}.</div>"
     )
 
 
@@ -192,7 +192,7 @@ def recipe(run: Run) -> str:
         "Scheduler": request.scheduler,
         "Size": f"{request.width} × {request.height}",
         "Model": info.title,
-        "Made on": f"{info.device}, {info.dtype}, {info.memory_profile}" + ", turbo" * info.turbo,
+        "Made on": f"{info.device}, {info.dtype}, {info.runtime}, {info.memory_profile}" + ", turbo" * info.turbo,
     }
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
     link = f"?{recipe_query(request)}"
