@@ -1,5 +1,6 @@
 """Fixtures that load a model load it once, and torch is imported only by tests that ask for one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
 SERVED = ("reliability", "browser", "cluster")
+os.environ["SD_SPACE_RUNTIME"] = "torch"  # for which exact pictures are promised
 settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 settings.load_profile("any machine")
 

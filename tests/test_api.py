@@ -59,7 +59,7 @@ def test_a_picture_comes_back_with_its_recipe(client, token):
     files, result = client.predict(**QUICK, acceptance_token=token, api_name="/generate")
     assert result["images"] == [{"seed": 7, "outcome": "ok", **MARKS}]
     assert result["recipe"]["prompt"] == PROMPT and result["recipe"]["num_inference_steps"] == 2
-    assert {"model", "revision", "device", "dtype", "memory_profile", "elapsed_s"} <= result.keys()
+    assert {"model", "revision", "device", "dtype", "runtime", "memory_profile", "elapsed_s"} <= result.keys()
     assert result["elapsed_s"]["total"] > 0
     (file,) = files
     assert "7" in file.rpartition("/")[2]
@@ -155,7 +155,7 @@ def test_every_scheduler_on_offer_draws(client, token):
 def test_the_model_describes_itself(client):
     model = client.predict(api_name="/model")
     assert model["ready"] is True and model["model"] == "picture-book"
-    assert model["default_size"] == [128, 128] and model["dtype"] == "float32"
+    assert model["default_size"] == [128, 128] and model["dtype"] == "float32" and model["runtime"] == "torch"
     assert "PNDM" in model["schedulers"] and model["limits"]["max_images"] == 4
     (device,) = model["devices"]
     assert device["device"] == "cpu" and device["state"] == "ready" and device["name"]

@@ -32,7 +32,11 @@ def nothing_is_loaded(monkeypatch):
 
 @pytest.fixture
 def environ(tmp_path) -> dict[str, str]:
-    return {"SD_SPACE_RESULT_DIR": str(tmp_path / "results"), "SD_SPACE_HUB_TIMEOUT_S": "40"}
+    return {
+        "SD_SPACE_RESULT_DIR": str(tmp_path / "results"),
+        "SD_SPACE_HUB_TIMEOUT_S": "40",
+        "SD_SPACE_RUNTIME": "torch",
+    }
 
 
 def examine(capsys, environ: dict[str, str], is_quick: bool = False) -> tuple[bool, dict[str, tuple[str, str]]]:
@@ -48,7 +52,7 @@ def test_a_healthy_deployment_is_reported_line_by_line(capsys, environ, one_torc
     is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": "tiny", "SD_SPACE_SECRET": "s3cret"})
     assert is_well
     assert {verdict for verdict, _ in told.values()} == {"ok"}
-    assert told["settings"][1] == "changed from the defaults: MODEL, SECRET, HUB_TIMEOUT_S, RESULT_DIR"
+    assert told["settings"][1] == "changed from the defaults: MODEL, SECRET, RUNTIME, HUB_TIMEOUT_S, RESULT_DIR"
     assert "cpu, float32" in told["device"][1]
     assert "Picture book" in told["model"][1]
     assert "128 x 128, 2 steps, ok, signed: yes, watermark: no: encode_prompt" in told["picture"][1]

@@ -66,7 +66,9 @@ def start(model_folder):
     backends = []
 
     def make(**changes) -> InProcessBackend:
-        backend = InProcessBackend(Settings(**{"model": str(model_folder), "max_batch_size": 8} | changes))
+        backend = InProcessBackend(
+            Settings(**{"model": str(model_folder), "max_batch_size": 8, "runtime": "torch"} | changes)
+        )
         backends.append(backend)
         backend.start()
         return backend

@@ -10,7 +10,7 @@ from typing import Any
 
 from sd_space.errors import CannotStart
 from sd_space.serving.result_folder import temporary_folder
-from sd_space.settings import short_repr
+from sd_space.setting_readers import short_repr
 
 # Whole numbers that are read while libraries are imported; they fail at an empty value, which is no mistake.
 _NUMBERS = (

@@ -81,6 +81,7 @@ def result_json(
         "revision": info.revision,
         "device": info.device,
         "dtype": info.dtype,
+        "runtime": info.runtime,
         "memory_profile": info.memory_profile,
         "turbo": info.turbo,
         "elapsed_s": {stage: round(seconds, 4) for stage, seconds in public_seconds(result).items()},

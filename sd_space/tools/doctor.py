@@ -131,7 +131,7 @@ class Doctor:
         # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
         spec = PipelineSpec.from_settings(_found(self.settings), hardware)
         self.spec = dataclasses.replace(spec, may_fall_back=False)
-        said = [self.spec.device, self.spec.dtype]
+        said = [self.spec.device, self.spec.dtype, self.spec.runtime]
         if self.spec.device == "cuda":
             free, total = (format_size(size or 0) for size in (hardware.free_vram_bytes, hardware.total_vram_bytes))
             said[:1] = [torch.cuda.get_device_name(0), f"{free} of {total} free"]
@@ -180,8 +180,8 @@ class Doctor:
 
         began_s = time.monotonic()
         self.loaded = load_pipeline(_found(self.spec))
-        info = self.loaded.info
-        return f"{info.title}, {info.dtype}, {info.memory_profile}, loaded in {time.monotonic() - began_s:.1f} s"
+        info, took_s = self.loaded.info, time.monotonic() - began_s
+        return f"{info.title}, {info.dtype}, {info.runtime}, {info.memory_profile}, loaded in {took_s:.1f} s"
 
     def check_safety(self) -> str:
         self.engine = build_engine(_found(self.loaded), _found(self.settings))

@@ -135,7 +135,7 @@ def _who_draws(info: ModelInfo) -> str:
 
 
 def _made_on(info: ModelInfo) -> str:
-    return f"{info.device}, {info.dtype}, {info.memory_profile}{', turbo' * info.turbo}"
+    return f"{info.device}, {info.dtype}, {info.runtime}, {info.memory_profile}{', turbo' * info.turbo}"
 
 
 def gate(card: ModelCard) -> str:
