@@ -28,10 +28,13 @@ def build(command: Command) -> Space:
     check(address)
     from sd_space.backends import make_backend
     from sd_space.process_memory import freeze_gc
+    from sd_space.serving.marks import Marks
     from sd_space.serving.results import ResultStore
 
-    store = ResultStore(settings.result_dir, settings.result_ttl_s)
+    marks = Marks.from_settings(settings)
+    store = ResultStore(settings.result_dir, settings.result_ttl_s, marks)
     store.check()
+    marks.prepare()
     backend = make_backend(settings)  # before gradio: ZeroGPU's package must be imported first
     backend.start()
     from sd_space.card import load_card

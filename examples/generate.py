@@ -19,11 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # runs from a checkout, w
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
-from sd_space.errors import InvalidSetting, SpaceError
-from sd_space.schema import GenerationResult, Outcome, Progress, RequestFailed
+from sd_space.errors import CannotStart, SpaceError
+from sd_space.schema import GenerationResult, Progress, RequestFailed
 from sd_space.serving.gate import Gate
-from sd_space.serving.images import render_image
-from sd_space.serving.png_text import png_chunks
+from sd_space.serving.marks import Marks
 from sd_space.settings import Settings
 
 
@@ -37,7 +36,7 @@ def progress_line() -> Callable[[str], None]:
 
 async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
     """Draws the picture that `values` ask for into `out`; returns what to say about it. Raises SpaceError."""
-    show = progress_line()
+    show, marks = progress_line(), Marks.from_settings(settings)
     gate = Gate(load_card(), settings.secret, settings.token_ttl_s)
     backend = make_backend(settings)
     backend.start()
@@ -54,8 +53,8 @@ async def draw(settings: Settings, values: dict[str, Any], out: Path) -> str:
                     raise update.error
                 case GenerationResult():
                     image = update.images[0]
-        embed = image.outcome is Outcome.OK
-        render_image(image).save(out, "PNG", pnginfo=png_chunks(admitted.request, image.seed, info, embed))
+        with out.open("wb") as file:
+            marks.write(file, image, admitted.request, info, embed_recipe=True)
         return f"{out}: seed {image.seed}, {image.outcome}, drawn by {info.model} on {info.device}"
     finally:
         show("")
@@ -87,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     values = vars(parser.parse_args(argv)) | {"num_images_per_prompt": 1}
     try:
         print(asyncio.run(draw(Settings.from_env(os.environ), values, values.pop("out"))))
-    except (SpaceError, InvalidSetting) as error:
+    except (SpaceError, CannotStart) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

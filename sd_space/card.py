@@ -29,6 +29,10 @@ _REPAIRS = (
     # "That information" came from a card that listed it first; here it follows.
     ("Based on that information, we estimate", "Based on the information below, we estimate"),
     ("Resumed from `stable-diffusion-v1-2`.225,000", "Resumed from `stable-diffusion-v1-2`. 225,000"),
+    # Signs that are empty boxes where no font has them.
+    ("[🤗's Stable Diffusion with 🧨Diffusers blog]", "[Hugging Face's Stable Diffusion with Diffusers blog]"),
+    ("with the 🧨 Diffusers library", "with the Diffusers library"),
+    ("[🤗's Diffusers library]", "[Hugging Face's Diffusers library]"),
     # diffusers deprecated `torch_dtype`, and half precision is a file variant now, no longer a branch.
     ('torch_dtype=torch.float16, revision="fp16"', 'dtype=torch.float16, variant="fp16"'),
     (

@@ -48,6 +48,7 @@ class ModelInfo:
     description: str = ""
     licence: str = ""
     is_picture_book: bool = False
+    runtime: str = "torch"  # what runs the UNet
     turbo: bool = False  # steps reuse features, so pictures are not those of the plain pipeline
     fallback_reason: str = ""  # why MODEL=auto serves the picture book although a GPU is there
 

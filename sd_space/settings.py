@@ -1,13 +1,24 @@
 """Settings: one table of environment variables `SD_SPACE_<NAME>`, read once into a frozen object."""
 
-import os
-import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sd_space.errors import InvalidSetting
+from sd_space.setting_readers import (
+    address,
+    amount,
+    devices,
+    frame_sources,
+    line,
+    one_of,
+    path,
+    pem_or_path,
+    positive,
+    short_repr,
+    switch,
+    whole,
+)
 
 PREFIX = "SD_SPACE_"
 
@@ -16,7 +27,6 @@ V1_4 = "CompVis/stable-diffusion-v1-4"
 # The head of `main` on the Hub: fp16 safetensors for every component. A fixed commit cannot change under us.
 V1_4_REVISION = "133a221b8aa7292a167afc5127cb63fb5005638b"
 WIDTHS = (1, 2, 4, 8)  # pictures a UNet call, of which the engine chooses where `max_batch_size` is empty
-
 
 # Switches of Gradio that would open this Space to more than its visitors need, and what to do instead.
 _REFUSED_SWITCHES = {
@@ -34,95 +44,18 @@ _REFUSED_SWITCHES = {
 }
 
 
-def short_repr(text: str, chars: int = 80) -> str:
-    """A value as a refusal repeats it: on one line, and its beginning where it is long."""
-    return repr(text if len(text) <= chars else f"{text[:chars]}…")
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not re.fullmatch(r"[0-9]+", text) or not low <= int(text) <= high:
-            raise ValueError(f"a whole number from {low} to {high}")
-        return int(text)
-
-    return read
-
-
-def _positive(text: str) -> float:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) <= 0:
-        raise ValueError("a number above 0")
-    return float(text)
-
-
-def _amount(text: str) -> float:
-    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
-        raise ValueError("a number of 0 or more")
-    return float(text)
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in ("0", "1", "off", "on", "false", "true"):
-        raise ValueError("0 or 1")
-    return text.lower() in ("1", "on", "true")
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError("one of " + ", ".join(choices))
-        return text.lower()
-
-    return read
-
-
-def _line(text: str) -> str:
-    """Text that stands whole in a sentence of the log."""
-    if len(text) > 1000 or any(unicodedata.category(c) == "Cc" for c in text):
-        raise ValueError("a line of at most 1000 characters, none of them a control character")
-    return text
-
-
-def _path(text: str) -> str:
-    """Shells replace ~ and $; a file of environment variables is read without one."""
-    path = os.path.expanduser(_line(text))
-    if path.startswith(("~", "$")):
-        raise ValueError("a path that is written out: here ~ stands for a home, and $ for nothing")
-    return path
-
-
-def _address(text: str) -> str:
-    parts = re.fullmatch(r"(https?://[a-z0-9.-]+)(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?", _with_small_host(text))
-    if not parts or not 0 < int((parts[2] or ":1")[1:]) < 65_536:
-        raise ValueError("an address such as https://example.org or https://example.org/demo")
-    return parts[0].rstrip("/")
-
-
-def _with_small_host(address: str) -> str:
-    """Browsers write schemes and hosts in small letters."""
-    return re.sub(r"^[^/]*//[^/]*", lambda start: start[0].lower(), address)
-
-
-def _devices(text: str) -> str:
-    numbers = [number for number in text.split(",") if number]
-    is_known = re.fullmatch("all|[1-9][0-9]{0,2}|([0-9]{1,3},)+([0-9]{1,3})?", text.lower())
-    if not is_known or len(set(map(str.lower, numbers))) < len(numbers):
-        raise ValueError("all, a number such as 2, or a list with commas such as 0,2, each GPU once")
-    return text.lower()
-
-
-# What may stand in `frame-ancestors`: https://www.w3.org/TR/CSP3/#directive-frame-ancestors
-_FRAME_SOURCE = re.compile(
-    r"\*|https?:|(https?://)?(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*(:([0-9]{1,5}|\*))?(/[a-z0-9._/~-]*)?", re.IGNORECASE
-)
-
-
-def _frame_sources(text: str) -> str:
-    sources = text.split()
-    are_known = all(source == "'self'" or _FRAME_SOURCE.fullmatch(source) for source in sources)
-    lacks_quotes = {"self", "none"} & {source.lower() for source in sources}  # it would be a host of that name
-    if sources != ["'none'"] and (lacks_quotes or not are_known):
-        raise ValueError("addresses with blanks between them, such as https://example.org, or 'self', or 'none' alone")
-    return " ".join(sources)
+def _without_old_name(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Says with `RUNTIME` what the switch `OPENVINO` said before there was that setting."""
+    old, new = PREFIX + "OPENVINO", PREFIX + "RUNTIME"
+    text, runtime = environ.get(old, "").strip(), environ.get(new, "").strip() or "auto"
+    rest = {name: value for name, value in environ.items() if name != old}
+    try:
+        meant = ("openvino" if switch(text) else "torch") if text else runtime
+    except ValueError as error:
+        raise InvalidSetting(f"{old} must be {error}, not {short_repr(text)}.") from None
+    if runtime.lower() not in ("auto", meant.lower()):
+        raise InvalidSetting(f"{old} is {text}, but {new} is {short_repr(runtime)[1:-1]}; leave {old} out.")
+    return rest | {new: meant}
 
 
 def _setting(default: Any, read: Callable[[str], Any], help: str, repr: bool = True) -> Any:
@@ -135,20 +68,20 @@ class Settings:
 
     model: str = _setting(
         "auto",
-        _path,
+        path,
         "`auto` (v1-4 where CUDA is, else the picture book), `tiny`, a Hub id, a folder or a `.safetensors` file",
     )
-    revision: str | None = _setting(None, _line, "Hub commit, tag or branch; v1-4 is pinned to a commit")
-    variant: str | None = _setting(None, _line, "file variant such as `fp16`; chosen by device and model when empty")
-    device: str = _setting("auto", _one_of("auto", "cpu", "cuda", "mps"), "`auto`, `cpu`, `cuda` or `mps`")
+    revision: str | None = _setting(None, line, "Hub commit, tag or branch; v1-4 is pinned to a commit")
+    variant: str | None = _setting(None, line, "file variant such as `fp16`; chosen by device and model when empty")
+    device: str = _setting("auto", one_of("auto", "cpu", "cuda", "mps"), "`auto`, `cpu`, `cuda` or `mps`")
     dtype: str = _setting(
         "auto",
-        _one_of("auto", "float32", "float16", "bfloat16"),
+        one_of("auto", "float32", "float16", "bfloat16"),
         "`auto` (float16 on CUDA, else float32), `float32`, `float16` or `bfloat16`",
     )
     backend: str = _setting(
         "auto",
-        _one_of("auto", "local", "zerogpu", "ray"),
+        one_of("auto", "local", "zerogpu", "ray"),
         "where pictures are made: `local` (a process for each GPU), `zerogpu` (GPUs that the Hub lends by the "
         "call), `ray` (replicas on a Ray cluster); `auto` is `zerogpu` on a ZeroGPU Space, else `local`",
     )
@@ -158,84 +91,94 @@ class Settings:
         "signs acceptance tokens; set it so that acceptances outlive a restart (random when empty)",
         repr=False,
     )
-    token_ttl_s: int = _setting(30 * 86_400, _whole(60, 366 * 86_400), "seconds for which an acceptance holds")
+    token_ttl_s: int = _setting(30 * 86_400, whole(60, 366 * 86_400), "seconds for which an acceptance holds")
     max_batch_size: int | None = _setting(
-        None, _whole(1, 64), "most pictures that share one UNet call; measured at start when empty"
+        None, whole(1, 64), "most pictures that share one UNet call; measured at start when empty"
     )
-    max_queue: int = _setting(20, _whole(1, 10_000), "most requests that may wait; more are refused with a sentence")
+    max_queue: int = _setting(20, whole(1, 10_000), "most requests that may wait; more are refused with a sentence")
     max_per_visitor: int = _setting(
-        4, _whole(1, 1000), "most requests that one visitor may have under way; an address may have half the queue"
+        4, whole(1, 1000), "most requests that one visitor may have under way; an address may have half the queue"
     )
     reproducible: bool = _setting(
-        False, _switch, "`1`: pixels bit-identical whatever else runs (each call padded to one batch size, slower)"
+        False, switch, "`1`: pixels bit-identical whatever else runs (each call padded to one batch size, slower)"
     )
     turbo: bool = _setting(
-        False, _switch, "`1`: two of three steps reuse the UNet's deep features: faster, and other pictures"
+        False, switch, "`1`: two of three steps reuse the UNet's deep features: faster, and other pictures"
     )
     devices: str = _setting(
         "all",
-        _devices,
+        devices,
         "GPUs with an engine each: `all`, how many, or a list such as `0,2`; on a CPU how many engines share the cores",
     )
-    openvino: bool = _setting(
-        False,
-        _switch,
-        "`1`: on a CPU, the UNet runs in OpenVINO (`pip install openvino==2026.4.1`): faster; not with TURBO",
+    runtime: str = _setting(
+        "auto",
+        one_of("auto", "torch", "openvino"),
+        "what runs the UNet: `torch`, `openvino` (CPUs only, `pip install openvino==2026.4.1`: faster, rounds "
+        "differently) or `auto`: openvino on a CPU where it is installed, but torch with REPRODUCIBLE, TURBO or "
+        "ATTENTION_SLICING; OPENVINO=1 is its old name",
     )
     attention_slicing: str = _setting(
-        "auto", _one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
+        "auto", one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
     )
-    low_vram_gb: float = _setting(4.0, _positive, "GiB of device memory below which attention is sliced (the card's 4)")
+    low_vram_gb: float = _setting(4.0, positive, "GiB of device memory below which attention is sliced (the card's 4)")
     max_vram_gb: float | None = _setting(
-        None, _positive, "GiB of device memory that may be used, as on a smaller card; all that is free when empty"
+        None, positive, "GiB of device memory that may be used, as on a smaller card; all that is free when empty"
     )
     hub_timeout_s: float = _setting(
-        60.0, _positive, "seconds without a byte from the Hub after which fetching the model is given up"
+        60.0, positive, "seconds without a byte from the Hub after which fetching the model is given up"
     )
     result_ttl_s: int = _setting(
-        3600, _whole(10, 7 * 86_400), "seconds after the end of a run for which its files are kept"
+        3600, whole(10, 7 * 86_400), "seconds after the end of a run for which its files are kept"
     )
     result_dir: str | None = _setting(
-        None, _path, "where each process makes a folder of its own for results; the temporary folder when empty"
+        None, path, "where each process makes a folder of its own for results; the temporary folder when empty"
     )
     history: bool = _setting(
-        True, _switch, "`0`: the page does not keep small copies of a visitor's last pictures in the browser"
+        True, switch, "`0`: the page does not keep small copies of a visitor's last pictures in the browser"
     )
     reconnect_s: float = _setting(
-        30.0, _positive, "seconds for which a page's run goes on after its connection was lost, so that it can return"
+        30.0, positive, "seconds for which a page's run goes on after its connection was lost, so that it can return"
     )
     trusted_proxies: int = _setting(
         0,
-        _whole(0, 10),
+        whole(0, 10),
         "proxies in front whose X-Forwarded-For is believed when calls are counted per address (1 on a Space)",
     )
     public_url: str | None = _setting(
         None,
-        _address,
+        address,
         "where visitors open the page, such as `https://example.org/demo`: for addresses in the API's answers; what a "
         "request names as its host when empty",
     )
     frame_ancestors: str = _setting(
         "'self' https://huggingface.co https://*.huggingface.co https://*.hf.space",
-        _frame_sources,
+        frame_sources,
         "pages that may show this one in a frame, as in the Content-Security-Policy",
     )
     rate_per_minute: int = _setting(
-        60, _whole(1, 100_000), "most calls of endpoints, Generate and login per address and minute"
+        60, whole(1, 100_000), "most calls of endpoints, Generate and login per address and minute"
     )
 
+    watermark: str = _setting(
+        "auto",
+        one_of("auto", "on", "off"),
+        "invisible watermark: `auto` (every model but the picture book), `on`, `off`",
+    )
+    certificate: str | None = _setting(
+        None, pem_or_path, "signs pictures: a PEM file, or its text; one of this installation's own when empty"
+    )
+    private_key: str | None = _setting(None, pem_or_path, "the certificate's key, likewise", repr=False)
     zerogpu_step_s: float = _setting(
-        0.06, _positive, "seconds per step of a 512 × 512 picture that the first ZeroGPU call plans with; then measured"
+        0.06, positive, "seconds per step of a 512 × 512 picture that the first ZeroGPU call plans with; then measured"
     )
-
-    ray_replicas: int = _setting(1, _whole(1, 10_000), "replicas of the engine on the Ray cluster; the fewest of them")
+    ray_replicas: int = _setting(1, whole(1, 10_000), "replicas of the engine on the Ray cluster; the fewest of them")
     ray_max_replicas: int | None = _setting(
-        None, _whole(1, 10_000), "most replicas; more than RAY_REPLICAS lets their number follow the load"
+        None, whole(1, 10_000), "most replicas; more than RAY_REPLICAS lets their number follow the load"
     )
     ray_gpus_per_replica: float | None = _setting(
-        None, _amount, "GPUs of each replica, such as 0.5 for two on a GPU; 1 when empty and the cluster has any"
+        None, amount, "GPUs of each replica, such as 0.5 for two on a GPU; 1 when empty and the cluster has any"
     )
-    ray_cpus_per_replica: int = _setting(1, _whole(1, 256), "CPUs of each replica, and its threads")
+    ray_cpus_per_replica: int = _setting(1, whole(1, 256), "CPUs of each replica, and its threads")
 
     def max_in_flight(self, replicas: int = 1) -> int:
         """The most requests that may wait or be drawn at once with that many engines; more are refused."""
@@ -251,18 +194,18 @@ class Settings:
         for name, reason in _REFUSED_SWITCHES.items():
             if environ.get(name, "").lower() not in ("", "0", "false"):
                 raise InvalidSetting(f"{name} is not allowed here: {reason}.")
+        environ = _without_old_name(environ)
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         for name in environ:
             if name.startswith(PREFIX) and name not in known:
-                raise InvalidSetting(
-                    f"{short_repr(name)[1:-1]} is not a setting; sd_space/README.md lists those that are."
-                )
+                shown = short_repr(name)[1:-1]
+                raise InvalidSetting(f"{shown} is not a setting; sd_space/README.md lists those that are.")
         values: dict[str, Any] = {}
         if "SPACE_ID" in environ:
             values["trusted_proxies"] = 1  # the Hub's own, in front of every Space
         if host := environ.get("SPACE_HOST"):
             try:  # a Space with a domain of its own names several
-                values["public_url"] = _address(f"https://{host.split(',')[0].strip()}")
+                values["public_url"] = address(f"https://{host.split(',')[0].strip()}")
             except ValueError:
                 raise InvalidSetting(f"SPACE_HOST must be a host, not {short_repr(host)}; leave it out.") from None
         if environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true"):  # as `spaces` reads it
@@ -274,7 +217,7 @@ class Settings:
             try:
                 values[f.name] = f.metadata["read"](text)
             except ValueError as error:
-                shown = "its value" if f.name == "secret" else short_repr(text)
+                shown = short_repr(text) if f.repr else "its value"
                 raise InvalidSetting(f"{name} must be {error}, not {shown}.") from None
         return cls(**values)
 

@@ -1,5 +1,6 @@
 """Fixtures that load a model load it once, and torch is imported only by tests that ask for one."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
 SERVED = ("reliability", "browser", "cluster")
+os.environ["SD_SPACE_RUNTIME"] = "torch"  # for which exact pictures are promised
 settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 settings.load_profile("any machine")
 
@@ -68,6 +70,7 @@ def cache_folder(tmp_path_factory):
     """Nothing is read from the user's own cache, and nothing is written to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         yield
 
 

@@ -101,6 +101,7 @@ def settings_for(folder: Path) -> dict[str, str]:
         "GRADIO_SERVER_PORT": str(free_port()),
         "GRADIO_NUM_PORTS": "1",
         "SD_SPACE_MODEL": "tiny",
+        "SD_SPACE_RUNTIME": "torch",  # for which exact pictures are promised
         "SD_SPACE_RATE_PER_MINUTE": "100000",
         "SD_SPACE_RESULT_DIR": str(folder / "results"),
         "TMPDIR": str(folder),

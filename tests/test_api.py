@@ -28,6 +28,7 @@ pytestmark = pytest.mark.served  # by the server that the browser's tests use
 PROMPT = "A small cabin on top of a snowy mountain"
 QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
 
+MARKS = {"watermark": False, "credentials": True}  # the picture book draws 128 x 128
 PICTURES_MADE = "sd_space_pictures_total"
 
 
@@ -67,7 +68,7 @@ def test_a_picture_is_changed_by_its_address_and_by_its_bytes(ready_server, clie
     assert result["recipe"]["init_image"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
     assert (result["recipe"]["init_image_seed"], result["recipe"]["strength"]) == (7, 0.5)
     kept, result = client.predict(**change, init_image=uris[0], mask=uris[1], api_name="/generate")
-    assert result["images"] == [{"seed": 8, "outcome": "ok"}] and "encode_image" in result["elapsed_s"]
+    assert result["images"] == [{"seed": 8, "outcome": "ok", **MARKS}] and "encode_image" in result["elapsed_s"]
     before, after = (np.asarray(Image.open(io.BytesIO(d)), int) for d in (data, Path(kept[0]).read_bytes()))
     assert np.abs(before - after).mean() < 12, "where the mask is black, the picture stays"
     with pytest.raises(AppError, match="num_inference_steps x strength"):
@@ -78,9 +79,9 @@ def test_a_picture_is_changed_by_its_address_and_by_its_bytes(ready_server, clie
 
 def test_a_picture_comes_back_with_its_recipe(client, token):
     files, result = client.predict(**QUICK, acceptance_token=token, api_name="/generate")
-    assert result["images"] == [{"seed": 7, "outcome": "ok"}]
+    assert result["images"] == [{"seed": 7, "outcome": "ok", **MARKS}]
     assert result["recipe"]["prompt"] == PROMPT and result["recipe"]["num_inference_steps"] == 2
-    assert {"model", "revision", "device", "dtype", "memory_profile", "elapsed_s"} <= result.keys()
+    assert {"model", "revision", "device", "dtype", "runtime", "memory_profile", "elapsed_s"} <= result.keys()
     assert result["elapsed_s"]["total"] > 0
     (file,) = files
     assert "7" in file.rpartition("/")[2]
@@ -88,6 +89,23 @@ def test_a_picture_comes_back_with_its_recipe(client, token):
         assert picture.format == "PNG"
         assert picture.text["parameters"].startswith(PROMPT)
         assert "Seed: 7" in picture.text["parameters"]
+
+
+def test_a_picture_that_is_brought_back_is_verified_over_the_api_and_damage_is_named(client, token, ready_server):
+    (file,), _ = client.predict(**QUICK, acceptance_token=token, api_name="/generate")
+    data = Path(file).read_bytes()
+    uri = "data:image/png;base64," + base64.b64encode(data + bytes(100_000)).decode()  # more than other bodies may have
+    found = client.predict(uri, acceptance_token=token, api_name="/verify")
+    assert found["credentials"]["ours"] and found["recipe"]["prompt"] == PROMPT and found["watermark"] is None
+    assert found["credentials"]["changed"], "something was appended"
+    asked = {"picture": "data:image/png;base64," + base64.b64encode(data).decode(), "acceptance_token": token}
+    event, answer = call(ready_server, "verify", asked)
+    assert (
+        event == "complete" and answer[0]["credentials"]["valid"] and "This Space" in " ".join(answer[0]["sentences"])
+    )
+    for refused, says in (({"acceptance_token": ""}, "/accept_license"), ({"picture": "data:,x"}, "must be a PNG")):
+        event, answer = call(ready_server, "verify", asked | refused)
+        assert event == "error" and says in answer["error"]
 
 
 def test_the_same_recipe_gives_the_same_pixels(client, token):
@@ -159,7 +177,7 @@ def test_every_scheduler_on_offer_draws(client, token):
 def test_the_model_describes_itself(client):
     model = client.predict(api_name="/model")
     assert model["ready"] is True and model["model"] == "picture-book"
-    assert model["default_size"] == [128, 128] and model["dtype"] == "float32"
+    assert model["default_size"] == [128, 128] and model["dtype"] == "float32" and model["runtime"] == "torch"
     assert "PNDM" in model["schedulers"] and model["limits"]["max_images"] == 4
     (device,) = model["devices"]
     assert device["device"] == "cpu" and device["state"] == "ready" and device["name"]
@@ -168,7 +186,7 @@ def test_the_model_describes_itself(client):
 
 def test_three_endpoints_are_public_and_no_more(ready_server):
     info = ready_server.get("/gradio_api/info").json()
-    assert set(info["named_endpoints"]) == {"/accept_license", "/generate", "/model"}
+    assert set(info["named_endpoints"]) == {"/accept_license", "/generate", "/model", "/verify"}
     assert info["unnamed_endpoints"] == {}
     parameters = [p["parameter_name"] for p in info["named_endpoints"]["/generate"]["parameters"]]
     assert parameters == [
@@ -208,12 +226,12 @@ def test_mcp_clients_accept_and_see_the_picture(ready_server):
             return tools, refused, drawn, changed
 
     tools, refused, drawn, changed = asyncio.run(session())
-    assert set(tools) == {"accept_license", "generate", "model"}
+    assert set(tools) == {"accept_license", "generate", "model", "verify"}
     assert "Attachment A" in tools["generate"].description
     assert refused.isError and "/accept_license" in refused.content[0].text
     assert drawn.content[0].type == "image"
     assert drawn.content[0].mimeType == "image/png"
-    assert json.loads(drawn.content[-1].text)["images"] == [{"seed": QUICK["seed"], "outcome": "ok"}]
+    assert json.loads(drawn.content[-1].text)["images"] == [{"seed": QUICK["seed"], "outcome": "ok", **MARKS}]
     assert changed.content[0].type == "image"
     assert json.loads(changed.content[-1].text)["recipe"]["strength"] == 0.5
     assert any("/gradio_api/file=" in getattr(part, "text", "") for part in drawn.content), "or by its address"
@@ -263,7 +281,7 @@ def test_cancelling_one_of_a_clients_jobs_leaves_the_other(client, token):
     next(iter(cancelled)), next(iter(other))
     cancelled.cancel()
     _, result = other.result(timeout=60)
-    assert result["images"] == [{"seed": 2, "outcome": "ok"}]
+    assert result["images"] == [{"seed": 2, "outcome": "ok", **MARKS}]
 
 
 def test_an_mcp_client_that_leaves_takes_its_pictures_request_along(ready_server, token):
@@ -326,6 +344,13 @@ def test_a_link_to_the_page_is_shown_with_its_name_and_a_picture(ready_server):
     picture = httpx.get(dict(shown)["image"])
     assert picture.status_code == 200 and picture.content == CONTACT_SHEET.read_bytes()
     assert ready_server.get("/favicon.ico").content == ICON.read_bytes()
+
+
+def test_the_document_is_compressed_and_pictures_are_not(ready_server):
+    for path, is_compressed in (("/", True), ("/config", True), ("/favicon.ico", False), ("/healthz", False)):
+        answer = ready_server.get(path, headers={"Accept-Encoding": "gzip"})
+        assert (answer.headers.get("content-encoding") == "gzip") == is_compressed, path
+        assert "content-encoding" not in ready_server.get(path, headers={"Accept-Encoding": "identity"}).headers
 
 
 def test_no_prompt_and_no_token_reaches_the_log(ready_server, client, token):

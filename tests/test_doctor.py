@@ -7,13 +7,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import torch
 
+from sd_space.errors import CannotStart
 from sd_space.model import pipeline
-from sd_space.settings import V1_4, V1_4_REVISION
+from sd_space.serving.certificate import OWN_DAYS, own_key
+from sd_space.serving.marks import Marks
+from sd_space.settings import V1_4, V1_4_REVISION, Settings
 from sd_space.tools.doctor import Doctor, main
 
 from .hub import TOKEN, StandInHub, patience_s, serving
@@ -28,7 +32,11 @@ def nothing_is_loaded(monkeypatch):
 
 @pytest.fixture
 def environ(tmp_path) -> dict[str, str]:
-    return {"SD_SPACE_RESULT_DIR": str(tmp_path / "results"), "SD_SPACE_HUB_TIMEOUT_S": "40"}
+    return {
+        "SD_SPACE_RESULT_DIR": str(tmp_path / "results"),
+        "SD_SPACE_HUB_TIMEOUT_S": "40",
+        "SD_SPACE_RUNTIME": "torch",
+    }
 
 
 def examine(capsys, environ: dict[str, str], is_quick: bool = False) -> tuple[bool, dict[str, tuple[str, str]]]:
@@ -36,7 +44,7 @@ def examine(capsys, environ: dict[str, str], is_quick: bool = False) -> tuple[bo
     is_well = Doctor(environ, is_quick).run()
     lines = capsys.readouterr().out.splitlines()
     told = {line[10:26].strip(): (line[:9].strip(), line[26:]) for line in lines}
-    assert len(told) == len(lines) == 8, "one line a check"
+    assert len(told) == len(lines) == 9, "one line a check"
     return is_well, told
 
 
@@ -44,10 +52,10 @@ def test_a_healthy_deployment_is_reported_line_by_line(capsys, environ, one_torc
     is_well, told = examine(capsys, environ | {"SD_SPACE_MODEL": "tiny", "SD_SPACE_SECRET": "s3cret"})
     assert is_well
     assert {verdict for verdict, _ in told.values()} == {"ok"}
-    assert told["settings"][1] == "changed from the defaults: MODEL, SECRET, HUB_TIMEOUT_S, RESULT_DIR"
+    assert told["settings"][1] == "changed from the defaults: MODEL, SECRET, RUNTIME, HUB_TIMEOUT_S, RESULT_DIR"
     assert "cpu, float32" in told["device"][1]
     assert "Picture book" in told["model"][1]
-    assert "128 x 128, 2 steps, ok: encode_prompt" in told["picture"][1]
+    assert "128 x 128, 2 steps, ok, signed: yes, watermark: no: encode_prompt" in told["picture"][1]
     assert not any("s3cret" in said for _, said in told.values())
     results = Path(environ["SD_SPACE_RESULT_DIR"])
     assert not any(path.is_file() for path in results.rglob("*")), "its picture does not stay"
@@ -66,6 +74,15 @@ def test_a_wrong_setting_is_reported_and_ends_what_needs_it(capsys):
     assert told["settings"] == ("FAILED", "SD_SPACE_MAX_QUEUE must be a whole number from 1 to 10000, not 'many'.")
     assert told["page's port"][0] == "ok"
     assert told["picture"] == ("not done", "because of what failed above")
+
+
+def test_a_certificate_that_cannot_be_used_is_reported_and_stops_the_app(capsys, environ, tmp_path):
+    key = own_key(tmp_path / "keys", datetime.now(UTC) - timedelta(days=OWN_DAYS + 9))
+    settings = {"SD_SPACE_CERTIFICATE": key.chain_pem, "SD_SPACE_PRIVATE_KEY": key.key_pem}
+    is_well, told = examine(capsys, environ | settings, is_quick=True)
+    assert not is_well and told["certificate"][0] == "FAILED" and "renew it" in told["certificate"][1]
+    with pytest.raises(CannotStart, match="renew it"):
+        Marks.from_settings(Settings.from_env(settings))
 
 
 def test_a_port_that_is_taken_is_reported(capsys, environ):

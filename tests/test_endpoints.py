@@ -17,7 +17,7 @@ from .fakes import FakeBackend
 from .test_schema import INFO
 from .window import Host, play
 
-PUBLIC = ["accept_license", "generate", "model"]
+PUBLIC = ["accept_license", "generate", "model", "verify"]
 
 
 def data(token: str = "", **changes) -> list:
@@ -35,7 +35,7 @@ def signature(host: Host, name: str) -> inspect.Signature:
     return inspect.signature(event.fn)
 
 
-def test_three_endpoints_are_public_and_all_events_of_the_page_private(tmp_path):
+def test_four_endpoints_are_public_and_all_events_of_the_page_private(tmp_path):
     async def scene(host: Host):
         public = [event.api_name for event in host.demo.fns.values() if event.api_visibility == "public"]
         assert public == PUBLIC
@@ -194,7 +194,7 @@ def test_the_model_describes_itself_once_it_is_there(tmp_path):
         assert model["ready"] is True and model["model"] == INFO.model and model["default_size"] == [128, 128]
         host.backend.stage = Stage.LOADING
         ((model,),) = await host.call("model")
-        assert model == {"ready": False, "stage": str(Stage.LOADING), "waiting": 0}
+        assert model == {"ready": False, "stage": str(Stage.LOADING), "waiting": 0, "devices": []}
 
     play(tmp_path, scene)
 

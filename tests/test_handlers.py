@@ -41,6 +41,7 @@ def test_a_newcomer_sees_the_gate_and_nothing_behind_it(tmp_path):
         window = host.window()
         await window.open()
         assert window.shows("gate") and not window.shows("workspace") and not window.shows("leave")
+        assert window.shows("about")
 
     play(tmp_path, scene)
 

@@ -44,7 +44,7 @@ def nothing_is_loaded(monkeypatch):
 
 
 def spec(**changes) -> PipelineSpec:
-    return PipelineSpec.from_settings(Settings(**{"model": V1_4} | changes), Hardware("cpu"))
+    return PipelineSpec.from_settings(Settings(**{"model": V1_4, "runtime": "torch"} | changes), Hardware("cpu"))
 
 
 # --- what is needed

@@ -66,7 +66,9 @@ def start(model_folder):
     backends = []
 
     def make(**changes) -> InProcessBackend:
-        backend = InProcessBackend(Settings(**{"model": str(model_folder), "max_batch_size": 8} | changes))
+        backend = InProcessBackend(
+            Settings(**{"model": str(model_folder), "max_batch_size": 8, "runtime": "torch"} | changes)
+        )
         backends.append(backend)
         backend.start()
         return backend
@@ -302,7 +304,7 @@ def test_turbo_reaches_the_engine_and_every_result_says_so(start):
     turbo, turbo_info = asyncio.run(drawn(start(turbo=True)))
     assert turbo.images[0].pixels != exact.images[0].pixels
     request = make_request(num_inference_steps=6)
-    assert [result_json(request, i, exact.images, exact)["turbo"] for i in (info, turbo_info)] == [False, True]
+    assert [result_json(request, i, [], exact)["turbo"] for i in (info, turbo_info)] == [False, True]
     assert "turbo" in views.banner(BackendStatus(Stage.READY, turbo_info))
 
 

@@ -1,6 +1,8 @@
 """What is on the page, whatever happens on it."""
 
 import asyncio
+import html
+import re
 
 import gradio as gr
 import pytest
@@ -88,14 +90,17 @@ def test_an_unticked_box_can_be_seen_in_both_themes(theme, state, behind):
     assert (light + 0.05) / (dark + 0.05) >= 3
 
 
-def test_nothing_but_the_gate_and_the_card_is_open_before_the_server_has_said_so(page):
+def test_nothing_but_the_gate_is_open_before_the_server_has_said_so(page):
+    assert not page.about.visible
     assert page.gate.visible and not page.workspace.visible and not page.leave.visible and not page.confirm.visible
     assert page.accept.interactive is False and page.agree.value is False and not page.clock.active
 
 
 def test_the_gate_has_the_cards_words_and_the_eleven_restrictions(text):
-    assert CARD.gate_heading in text and CARD.gate_prompt in text
-    assert text.count("<li>") == 11
+    words = html.unescape(re.sub(r"<[^>]+>", "", text))
+    for line in (CARD.gate_heading, *CARD.gate_prompt.splitlines()):
+        assert re.sub(r"^\d+\. ", "", line).strip() in words
+    assert text.count("<li>") == 11 + 3
 
 
 def test_the_cards_examples_are_there_by_their_titles_with_their_pictures(page):
@@ -106,7 +111,7 @@ def test_the_cards_examples_are_there_by_their_titles_with_their_pictures(page):
 def test_the_whole_model_card_is_on_the_page(laid_out, text):
     labels = [block.label for block in laid_out[0].blocks.values() if isinstance(block, gr.Accordion)]
     assert labels == [
-        "More options", "Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
-        "Environmental impact", "Citation",
+        "More options", "Introduction", "Uses and misuse", "Limitations and bias", "Safety module", "Training",
+        "Evaluation", "Environmental impact", "Citation",
     ]  # fmt: skip
     assert "The model cannot render legible text" in text and CARD.introduction in text

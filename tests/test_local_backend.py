@@ -33,7 +33,7 @@ LONG = {"num_inference_steps": 60, "num_images_per_prompt": 2}
 
 
 def started(model, **changes) -> LocalBackend:
-    backend = make_backend(Settings(model=str(model), device="cpu", **changes))
+    backend = make_backend(Settings(model=str(model), device="cpu", runtime="torch", **changes))
     backend.start()
     return backend
 
@@ -302,7 +302,7 @@ import sys, time
 from sd_space.backends import make_backend
 from sd_space.settings import Settings
 if __name__ == "__main__":
-    backend = make_backend(Settings(model=sys.argv[1], device="cpu"))
+    backend = make_backend(Settings(model=sys.argv[1], device="cpu", runtime="torch"))
     backend.start()
     while not backend._replicas._slots[0].is_up:
         time.sleep(0.01)

@@ -84,7 +84,7 @@ class Filtered:
         contract = AppContract(
             endpoints=ENDPOINTS,
             tools=ENDPOINTS,
-            inputs={3: ("token",)},
+            inputs={3: ("token",), 4: ("picture",)},
             files=[results],
             assets={"/assets/x.js"},
             visitor_of={"a token": "a visitor"}.get,
@@ -94,6 +94,7 @@ class Filtered:
             has_session=lambda session: session == "mine" and not self.heard,
             evict_idle=self.listening.append,
             is_queue_alive=lambda: self.is_queue_alive,
+            body_bytes={"generate": MAX_PICTURE_BODY_BYTES, 4: 2**20},
             draws={"generate", 3},
             has_login=has_login,
             title="A page",
@@ -199,6 +200,13 @@ def test_the_large_bodies_in_memory_are_bounded_together(door, monkeypatch):
     assert door.post().status_code == 200, "a small body is not counted"
     door.behind.under_way.clear()
     assert door.post(json=body).status_code == 200, "what is over is not held"
+
+
+@pytest.mark.parametrize(("size", "status"), [(100_000, 200), (2**20, 413)])
+def test_what_takes_a_picture_may_have_a_larger_body_up_to_its_own_bound(door, size, status):
+    event = {"fn_index": 4, "data": ["x" * size], "session_hash": "mine"}
+    answer = door.post("/gradio_api/queue/join", json=event)
+    assert answer.status_code == status and (status == 200 or "larger than 1 MB; send smaller" in answer.text)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ CUDA = Hardware("cuda", 24 * GIB)
 
 
 def spec(hardware: Hardware = CPU, **settings) -> PipelineSpec:
-    return PipelineSpec.from_settings(Settings(**settings), hardware)
+    return PipelineSpec.from_settings(Settings(**{"runtime": "torch"} | settings), hardware)
 
 
 # --- what is loaded

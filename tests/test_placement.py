@@ -27,7 +27,7 @@ NO_MEMORY = torch.OutOfMemoryError("no memory")
 
 
 def fit(**settings) -> LoadedPipeline:
-    spec = PipelineSpec.from_settings(Settings(model="noise-painter", **settings), Hardware("cpu"))
+    spec = PipelineSpec.from_settings(Settings(model="noise-painter", runtime="torch", **settings), Hardware("cpu"))
     return fit_pipeline(make_pipeline(), spec)
 
 

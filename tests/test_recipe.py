@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import orjson
@@ -15,8 +16,8 @@ from sd_space.request import REQUEST_FIELDS, GenerationRequest
 from sd_space.schema import GenerationResult, Outcome
 from sd_space.served_model import SCHEDULERS
 from sd_space.serving.recipe import parameters_text, recipe_from_query, recipe_query, recipe_values, result_json
+from sd_space.serving.results import SavedPicture
 
-from .fakes import picture
 from .test_schema import INFO
 
 REQUEST = GenerationRequest.parse(
@@ -111,15 +112,21 @@ def test_every_valid_recipe_comes_back_from_its_link(request_):
 
 
 def test_the_result_is_plain_json():
-    result = GenerationResult("r", (picture(7), picture(8, Outcome.WITHHELD)), {"total": 1.23456}, "tail")
-    described = json.loads(json.dumps(result_json(REQUEST, INFO, result.images, result)))
-    assert described["images"] == [{"seed": 7, "outcome": "ok"}, {"seed": 8, "outcome": "withheld"}]
+    result = GenerationResult("r", (), {"total": 1.23456}, "tail")
+    pictures = [SavedPicture(Path("7.png"), 7, Outcome.OK, "", True, True)]
+    pictures += [SavedPicture(Path("8.png"), 8, Outcome.WITHHELD, "")]
+    described = json.loads(json.dumps(result_json(REQUEST, INFO, pictures, result)))
+    assert described["images"] == [
+        {"seed": 7, "outcome": "ok", "watermark": True, "credentials": True},
+        {"seed": 8, "outcome": "withheld", "watermark": False, "credentials": False},
+    ]
     assert described["elapsed_s"] == {"total": 1.2346} and described["truncated_prompt"] == "tail"
 
 
 def test_each_picture_names_its_device_where_there_are_several():
-    result = GenerationResult("r", (picture(7), picture(8)), {}, devices=("cuda:0", "cuda:1"))
-    images = result_json(REQUEST, INFO, result.images, result)["images"]
+    pictures = [SavedPicture(Path(f"{seed}.png"), seed, Outcome.OK, "") for seed in (7, 8)]
+    result = GenerationResult("r", (), {}, devices=("cuda:0", "cuda:1"))
+    images = result_json(REQUEST, INFO, pictures, result)["images"]
     assert [image["device"] for image in images] == ["cuda:0", "cuda:1"]
 
 
@@ -161,7 +168,7 @@ def test_every_recipe_says_where_a_picture_came_from_and_none_holds_it():
 def test_a_variation_is_written_as_other_tools_read_it():
     request = replace(REQUEST, variation_seed=9, variation_strength=0.25, num_images_per_prompt=2)
     assert "Variation seed: 10, Variation seed strength: 0.25" in parameters_text(request.of_picture(1), 7, INFO)
-    result = GenerationResult("r", (picture(7), picture(7)), {})
-    images = result_json(request, INFO, result.images, result)["images"]
+    pictures = [SavedPicture(Path("7.png"), 7, Outcome.OK, "")] * 2
+    images = result_json(request, INFO, pictures, GenerationResult("r", (), {}))["images"]
     assert [(image["seed"], image["variation_seed"]) for image in images] == [(7, 9), (7, 10)]
     assert recipe_from_query(dict(parse_qsl(recipe_query(request)))) == recipe_values(request)

@@ -36,6 +36,34 @@ def test_a_value_is_read_in_its_own_type(name, text, value):
     assert getattr(Settings.from_env({f"SD_SPACE_{name}": text}), name.lower()) == value
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "runtime"),
+    [
+        ("1", "", "openvino"),
+        ("1", "openvino", "openvino"),
+        ("on", "AUTO", "openvino"),
+        ("0", "", "torch"),
+        ("", "", "auto"),
+    ],
+)
+def test_the_old_name_of_openvino_is_read_as_the_new_one(old, new, runtime):
+    assert Settings.from_env({"SD_SPACE_OPENVINO": old, "SD_SPACE_RUNTIME": new}).runtime == runtime
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("1", "torch", "SD_SPACE_OPENVINO is 1, but SD_SPACE_RUNTIME is torch; leave SD_SPACE_OPENVINO out."),
+        ("0", "openvino", "SD_SPACE_OPENVINO is 0, but SD_SPACE_RUNTIME is openvino; leave SD_SPACE_OPENVINO out."),
+        ("yes", "", "SD_SPACE_OPENVINO must be 0 or 1, not 'yes'."),
+    ],
+)
+def test_an_old_name_that_contradicts_the_new_one_is_refused_in_a_sentence(old, new, says):
+    with pytest.raises(InvalidSetting) as refusal:
+        Settings.from_env({"SD_SPACE_OPENVINO": old, "SD_SPACE_RUNTIME": new})
+    assert str(refusal.value) == says
+
+
 @pytest.mark.parametrize("name", ["MODEL", "RESULT_DIR"])
 @pytest.mark.parametrize(("text", "tail"), [("~", ""), ("~/pictures", "/pictures")])
 def test_a_tilde_is_the_home(monkeypatch, name, text, tail):

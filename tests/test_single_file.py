@@ -23,7 +23,9 @@ def nothing_is_loaded(monkeypatch):
 
 
 def load(path, **settings):
-    return load_pipeline(PipelineSpec.from_settings(Settings(model=str(path), **settings), Hardware("cpu")))
+    return load_pipeline(
+        PipelineSpec.from_settings(Settings(model=str(path), runtime="torch", **settings), Hardware("cpu"))
+    )
 
 
 @pytest.fixture

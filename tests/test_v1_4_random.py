@@ -42,7 +42,9 @@ def test_weights_are_the_same_for_the_same_seed_and_finite():
 @pytest.mark.slow
 @pytest.mark.nightly
 def test_it_passes_the_safety_screens_self_test_and_paints():
-    loaded = v1_4_random.load(PipelineSpec.from_settings(Settings(model=v1_4_random.NAME), Hardware("cpu")))
+    loaded = v1_4_random.load(
+        PipelineSpec.from_settings(Settings(model=v1_4_random.NAME, runtime="torch"), Hardware("cpu"))
+    )
     assert (loaded.info.defaults.width, loaded.info.model) == (512, v1_4_random.NAME)
     result = run_to_completion(make_engine(loaded), admitted("a", num_inference_steps=1, width=64, height=64))
     assert [image.outcome for image in result.images] == [Outcome.OK]

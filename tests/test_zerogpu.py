@@ -23,7 +23,7 @@ from sd_space.serving.limits import Capacity
 from sd_space.settings import Settings
 
 from .server import ROOT, serve
-from .test_api import QUICK, call
+from .test_api import MARKS, QUICK, call
 from .test_in_process_backend import TIMEOUT_S, Gate, updates_of
 from .tiny_models import admitted, make_request
 from .zerogpu_device import lend
@@ -286,7 +286,7 @@ def test_a_call_is_charged_to_its_visitor_and_its_child_is_used_again(hub, devic
     for seed in (7, 8):
         event, answer = draw(seed=seed)
         assert event == "complete", answer
-        assert answer[1]["images"] == [{"seed": seed, "outcome": "ok"}]
+        assert answer[1]["images"] == [{"seed": seed, "outcome": "ok", **MARKS}]
     asked = device.parameters("/schedule")
     assert [call["token"] for call in asked] == [VISITOR["X-IP-Token"]] * 2
     assert all(9 <= int(call["durationSeconds"]) <= 12 for call in asked)
@@ -327,7 +327,7 @@ def test_a_visitor_who_leaves_gives_the_gpu_back_and_the_child_stays_usable(hub,
     assert device.released.acquire(timeout=TIMEOUT_S)
     assert time.monotonic() - left_s < 10, "150 steps of four pictures take longer"
     event, answer = draw(seed=9)
-    assert event == "complete" and answer[1]["images"] == [{"seed": 9, "outcome": "ok"}]
+    assert event == "complete" and answer[1]["images"] == [{"seed": 9, "outcome": "ok", **MARKS}]
     assert len(device.parameters("/allow")) <= 1, "the child that was cancelled drew the next picture"
 
 
@@ -348,7 +348,7 @@ def test_a_gpu_that_is_taken_away_is_reported_and_the_next_call_gets_another(hub
                     os.kill(int(pid), signal.SIGKILL)
     assert any("taken away" in line for line in lines)
     event, answer = draw()
-    assert event == "complete" and answer[1]["images"] == [{"seed": 7, "outcome": "ok"}]
+    assert event == "complete" and answer[1]["images"] == [{"seed": 7, "outcome": "ok", **MARKS}]
     assert len(device.parameters("/allow")) == 1
 
 

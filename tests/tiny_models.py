@@ -131,7 +131,7 @@ def save_model_folder(folder: Path, variant: str | None = None) -> Path:
 
 
 def load(folder: Path) -> LoadedPipeline:
-    return load_pipeline(PipelineSpec.from_settings(Settings(model=str(folder)), Hardware("cpu")))
+    return load_pipeline(PipelineSpec.from_settings(Settings(model=str(folder), runtime="torch"), Hardware("cpu")))
 
 
 def make_screen(loaded: LoadedPipeline, **changes) -> SafetyScreen:

@@ -154,9 +154,8 @@ def _width_key(loaded: "LoadedPipeline") -> str:
     """Names all that a width depends on."""
     import torch
 
-    info, runner = loaded.info, type(loaded.placement.unet_runner).__name__
-    device = _device_name(info.device)
-    parts = (device, info.model, info.revision, info.dtype, info.memory_profile, runner, torch.__version__)
+    info, device = loaded.info, _device_name(loaded.info.device)
+    parts = (device, info.model, info.revision, info.dtype, info.runtime, info.memory_profile, torch.__version__)
     return "; ".join(map(str, parts))
 
 

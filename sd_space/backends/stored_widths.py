@@ -2,16 +2,11 @@
 
 import contextlib
 import json
-import os
-import tempfile
-from pathlib import Path
 
+from sd_space.cache_folder import read_cached, write_cached
 from sd_space.settings import WIDTHS
 
-
-def _path() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache, "sd_space", "widths.json")
+NAME = "widths.json"
 
 
 def read_width(key: str) -> int | None:
@@ -22,17 +17,12 @@ def read_width(key: str) -> int | None:
 
 def store_width(key: str, width: int) -> None:
     """Replaces what is stored. Where nothing can be written, the next start measures again."""
-    path = _path()
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(_read() | {key: width}, file)
-        os.replace(file.name, path)
+    write_cached(NAME, json.dumps(_read() | {key: width}).encode())
 
 
 def _read() -> dict[str, object]:
-    with contextlib.suppress(OSError, ValueError):
-        values = json.loads(_path().read_text(encoding="utf-8"))
+    with contextlib.suppress(ValueError):
+        values = json.loads(read_cached(NAME) or b"")
         if isinstance(values, dict):
             return values
     return {}

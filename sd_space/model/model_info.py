@@ -42,6 +42,7 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
         defaults=defaults,
         description=description.get("description", ""),
         licence=description.get("license", "CreativeML OpenRAIL-M" if spec.model.startswith("CompVis/") else ""),
+        runtime=spec.runtime,
         turbo=spec.turbo,
         is_picture_book=description.get("name") == "picture-book",
     )

@@ -171,7 +171,10 @@ def _load_snapshot(
             pipeline = StableDiffusionPipeline(
                 **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=checker, feature_extractor=extractor
             )
-    on_progress(f"moving it to the {spec.device}" if spec.device != "cpu" else "")
+    if spec.device != "cpu":
+        on_progress(f"moving it to the {spec.device}")
+    else:
+        on_progress("compiling the unet" if spec.runtime == "openvino" else "")
     commit = snapshot.commit if checkpoint is None else None
     return fit_pipeline(pipeline, replace(spec, revision=commit), missing)
 
@@ -207,13 +210,23 @@ def fit_pipeline(
     except torch.OutOfMemoryError as error:
         hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
         raise unavailable(hint) from error
-    if spec.openvino:
-        try:
-            placement.unet_runner = UNetRunner(OpenVinoUNet(pipeline.unet))
-        except ModuleNotFoundError as error:
-            raise unavailable(
-                "SD_SPACE_OPENVINO is 1, which needs openvino: pip install it, or leave it empty."
-            ) from error
+    if spec.runtime == "openvino" and not _runs_in_openvino(pipeline, placement, spec):
+        spec = replace(spec, runtime="torch")
     return LoadedPipeline(
         pipeline, describe(pipeline, placement.profile.name, spec), placement, missing_checker_tensors
     )
+
+
+def _runs_in_openvino(pipeline: StableDiffusionPipeline, placement: Placement, spec: PipelineSpec) -> bool:
+    """Whether OpenVINO runs the UNet from now on. Raises ModelUnavailable where it cannot, and torch may not."""
+    try:
+        placement.unet_runner = UNetRunner(OpenVinoUNet(pipeline.unet))
+        return True
+    except Exception as error:  # of any type: OpenVINO raises what it likes
+        is_missing = isinstance(error, ModuleNotFoundError)
+        fault = "which is not installed" if is_missing else f"which cannot run this model ({type(error).__name__})"
+        if not spec.runtime_may_fall_back:
+            fix = "pip install openvino" if is_missing else "set it to torch"
+            raise unavailable(f"SD_SPACE_RUNTIME is openvino, {fault}; {fix}, or leave it empty.") from error
+        logger.warning("torch runs the UNet instead of OpenVINO, %s; SD_SPACE_RUNTIME=torch does not try it.", fault)
+        return False

@@ -1,5 +1,6 @@
 """What to load for these settings on this machine. Decided here, and carried out in `pipeline`."""
 
+import importlib.util
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,8 @@ class PipelineSpec:
     max_batch_size: int | None = None
     owns_device: bool = True
     turbo: bool = False
-    openvino: bool = False
+    runtime: str = "torch"
+    runtime_may_fall_back: bool = False  # to torch, when OpenVINO cannot run the model
     hub_timeout_s: float = 60.0
     may_fall_back: bool = False  # to the picture book, when the Hub does not give the model
 
@@ -67,8 +69,6 @@ class PipelineSpec:
             dtype = "float16" if device == "cuda" else "float32"
         if device == "cpu" and dtype != "float32":
             raise unavailable(f"SD_SPACE_DTYPE is {dtype}, which a CPU runs several times slower; leave it empty.")
-        if settings.openvino and (device != "cpu" or settings.turbo):
-            raise unavailable(f"SD_SPACE_OPENVINO is 1, but not for {device} nor with SD_SPACE_TURBO; leave it empty.")
         is_auto = settings.model == "auto"
         model = (V1_4 if device == "cuda" else TINY) if is_auto else settings.model
         revision, variant = settings.revision, settings.variant
@@ -94,7 +94,8 @@ class PipelineSpec:
             max_batch_size=settings.max_batch_size,
             owns_device=settings.backend != "zerogpu",  # whose GPU is lent by the call, after the weights were placed
             turbo=settings.turbo,
-            openvino=settings.openvino,
+            runtime=_runtime(settings, device),
+            runtime_may_fall_back=settings.runtime == "auto",
             hub_timeout_s=settings.hub_timeout_s,
             may_fall_back=is_auto and model == V1_4,
         )
@@ -105,3 +106,22 @@ def _shared_gb(gpus_per_replica: float | None, hardware: Hardware) -> float | No
     if not gpus_per_replica or gpus_per_replica >= 1 or hardware.total_vram_bytes is None:
         return None
     return gpus_per_replica * hardware.total_vram_bytes / GIB
+
+
+def _runtime(settings: Settings, device: str) -> str:
+    """What runs the UNet. Raises ModelUnavailable for what OpenVINO cannot do."""
+    obstacles = {
+        f"on {device}": device != "cpu",
+        "in a process that is forked for each call": settings.backend == "zerogpu",
+        "with SD_SPACE_TURBO": settings.turbo,
+        "with SD_SPACE_ATTENTION_SLICING": settings.attention_slicing == "on",
+    }
+    obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
+    if settings.runtime == "openvino" and obstacle:
+        raise unavailable(
+            f"SD_SPACE_RUNTIME is openvino, which does not work {obstacle}; leave SD_SPACE_RUNTIME empty."
+        )
+    if settings.runtime != "auto":
+        return settings.runtime
+    is_wanted = not obstacle and not settings.reproducible
+    return "openvino" if is_wanted and importlib.util.find_spec("openvino") else "torch"

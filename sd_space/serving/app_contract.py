@@ -26,6 +26,7 @@ class AppContract:
     has_session: Callable[[str], bool]  # whether there is anything to listen to
     evict_idle: Callable[[Collection[str]], None]  # forgets sessions that are over; those with a listener are given
     is_queue_alive: Callable[[], bool]
+    body_bytes: Mapping[str | int, int]  # the most of a body, of what takes more than `incoming.MAX_BODY_BYTES`
     draws: Collection[str | int]  # the endpoints and the events' numbers that ask for pictures
     has_login: bool
     title: str

@@ -10,7 +10,7 @@ from typing import Any
 
 from sd_space.errors import CannotStart
 from sd_space.serving.result_folder import temporary_folder
-from sd_space.settings import short_repr
+from sd_space.setting_readers import short_repr
 
 # Whole numbers that are read while libraries are imported; they fail at an empty value, which is no mistake.
 _NUMBERS = (
@@ -67,12 +67,12 @@ def _check_certificates(environ: MutableMapping[str, str]) -> None:
 
 
 def _check_proxies(environ: MutableMapping[str, str]) -> None:
-    import httpx
-
     for name in (spelling for proxy in _PROXIES for spelling in (proxy, proxy.upper())):
         value = environ.get(name)
         if not value:
             continue
+        import httpx  # only here: the engine's process starts after these checks
+
         try:
             httpx.Client(proxy=value if "://" in value else f"http://{value}", trust_env=False).close()
         except Exception as error:  # its value may hold a password
@@ -88,7 +88,7 @@ def _bypass_proxies_here(environ: MutableMapping[str, str], host: str) -> None:
     Names in no_proxy at which httpx fails are dropped: it reads them for every call.
     """
     given = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
-    names = [name.strip() for name in given.split(",")]
+    names = [name.strip() for name in given.split(",") if name.strip()]
     if any(environ.get(name) for proxy in _PROXIES for name in (proxy, proxy.upper())):
         names += [*_HERE, host]
     elif all(map(_is_usable, names)):

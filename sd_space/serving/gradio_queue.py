@@ -199,10 +199,12 @@ def add_to_head(title: str, description: str, image_url: str, head: str) -> None
         "og:title": title,
         "og:description": description,
         "og:image": image_url,
+        "og:image:alt": "Pictures that were drawn of the example prompts",
         "twitter:card": "summary_large_image",
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
-    icon = '<link rel="icon" href="favicon.ico">'
+    metas += f'<meta name="description" content="{description}">'
+    icon = '<link rel="icon" href="favicon.ico"><meta name="theme-color" content="#4338ca">'
     public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
     end = f"{{% raw %}}{head}{{% endraw %}}{icon}<title>{title}</title>{public}</head>"
 

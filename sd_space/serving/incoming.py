@@ -29,7 +29,7 @@ MAX_BODY_BYTES = 64 * 1024  # the longest prompts, escaped, take a fifth of it
 MAX_PICTURE_BODY_BYTES = 5 * 2**20 // 2
 BODY_TIMEOUT_S = 15.0
 PICTURE_BODY_TIMEOUT_S = 60.0  # of a phone that sends half a megabit a second
-_MAY_HOLD_PICTURES = (Kind.JOIN, Kind.MCP, Kind.CALL, Kind.NAMED_CALL)  # whose body names what it asks for
+_PICTURES = (*SOURCES, "picture")  # the values that are pictures
 
 
 @dataclass(slots=True)
@@ -64,16 +64,16 @@ async def read_body(
 
     `count` is called with the size so far of a body that is larger than most, and may raise.
     """
-    most = _max_bytes(request.route, contract)
-    _check_content(request, most)
+    most_bytes = _most_bytes(request.route, contract)
+    _check_content(request, most_bytes)
     started_s = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S) as limit:
             body = bytearray()
             async for part in _parts(receive):
                 body += part
-                if len(body) > most:
-                    raise _too_large(most)
+                if len(body) > most_bytes:
+                    raise _too_large(most_bytes)
                 if len(body) > MAX_BODY_BYTES:
                     count(len(body))
                     limit.reschedule(started_s + PICTURE_BODY_TIMEOUT_S)
@@ -81,15 +81,7 @@ async def read_body(
         waited_s = PICTURE_BODY_TIMEOUT_S if len(body) > MAX_BODY_BYTES else BODY_TIMEOUT_S
         raise Refusal(408, f"The body did not arrive within {waited_s:g} s; please send it again.") from None
     _parse(request, bytes(body), contract)
-    pictures = [request.values.get(name) for name in SOURCES] if request.asks in contract.draws else []
-    if len(body) - sum(len(picture) for picture in pictures if isinstance(picture, str)) > MAX_BODY_BYTES:
-        raise _too_large(MAX_BODY_BYTES)
-
-
-def _max_bytes(route: Route, contract: AppContract) -> int:
-    """Of a body to this route: a call of an endpoint that takes no picture needs no more than most do."""
-    is_other = route.kind in (Kind.CALL, Kind.NAMED_CALL) and route.name not in contract.draws
-    return MAX_PICTURE_BODY_BYTES if route.kind in _MAY_HOLD_PICTURES and not is_other else MAX_BODY_BYTES
+    _check_size(request, len(body), contract)
 
 
 def _parse(request: IncomingRequest, body: bytes, contract: AppContract) -> None:
@@ -127,15 +119,35 @@ def replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _check_content(request: IncomingRequest, most: int) -> None:
+def _most_bytes(route: Route, contract: AppContract) -> int:
+    """The most that a body there may have, as far as that is known before it is read."""
+    match route.kind:
+        case Kind.JOIN | Kind.PREDICT | Kind.MCP:  # what is asked for stands in the body
+            return max([MAX_BODY_BYTES, *contract.body_bytes.values()])
+        case Kind.CALL | Kind.NAMED_CALL:
+            return contract.body_bytes.get(route.name, MAX_BODY_BYTES)
+    return MAX_BODY_BYTES
+
+
+def _check_size(request: IncomingRequest, size: int, contract: AppContract) -> None:
+    """Refuses by what the body asks for. What it says beside pictures is as short as other bodies are."""
+    most_bytes = contract.body_bytes.get("" if request.asks is None else request.asks, MAX_BODY_BYTES)
+    if size > most_bytes:
+        raise _too_large(most_bytes)
+    pictures = [request.values.get(name) for name in _PICTURES]
+    if size - sum(len(picture) for picture in pictures if isinstance(picture, str)) > MAX_BODY_BYTES:
+        raise _too_large(MAX_BODY_BYTES)
+
+
+def _check_content(request: IncomingRequest, most_bytes: int) -> None:
     """Refuses by the headers alone what need not be read."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "A compressed body is not accepted; send plain JSON.")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if request.route.kind is not Kind.LOGIN and media_type != "application/json":
         raise Refusal(415, "The body must be JSON; send the header Content-Type: application/json with it.")
-    if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > most:
-        raise _too_large(most)
+    if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > most_bytes:
+        raise _too_large(most_bytes)
 
 
 def _owned_cancellation(body: bytes, contract: AppContract) -> tuple[Cancellation, int]:
@@ -158,7 +170,7 @@ async def _parts(receive: Receive) -> AsyncIterator[bytes]:
             return
 
 
-def _too_large(most: int) -> Refusal:
-    if most == MAX_BODY_BYTES:
-        return Refusal(413, f"The body is larger than {most // 1024} KiB; send a shorter prompt.")
-    return Refusal(413, f"The body is larger than {most / 2**20:g} MB; send smaller pictures.")
+def _too_large(most_bytes: int) -> Refusal:
+    if most_bytes == MAX_BODY_BYTES:
+        return Refusal(413, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB; send a shorter prompt.")
+    return Refusal(413, f"The body is larger than {most_bytes / 2**20:g} MB; send smaller pictures.")

@@ -19,7 +19,7 @@ import uvicorn
 
 from sd_space.errors import CannotStart
 from sd_space.serving.connections import MAX_HEAD_BYTES, BoundedProtocol, Connections, max_connections
-from sd_space.settings import short_repr
+from sd_space.setting_readers import short_repr
 
 NAME, PORT, NUM_PORTS = "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"
 DEFAULT_HOST, DEFAULT_PORT, DEFAULT_NUM_PORTS = "127.0.0.1", 7860, 100

@@ -20,8 +20,9 @@ _DESCRIBING |= {"Lora hashes", "TI hashes", "Hashes"}
 _SHOWN_NAMES = 4  # of settings that this page does not have
 _WEIGHT = re.compile(r"\([^()]{1,200}:[0-9.]{1,6}\)")
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
-# Of the fields that the form has: a picture to start from is none of them.
-_FIELD_OF = {name: f.parameter for name, f in REQUEST_FIELDS.items() if f.parameter and not f.used_with}
+_FIELD_OF = {name: parameter for name, f in REQUEST_FIELDS.items() if (parameter := f.parameter)}
+_IN_FORM = {name for name, f in REQUEST_FIELDS.items() if not f.used_with}
+_READ = _DESCRIBING | {parameter for name, parameter in _FIELD_OF.items() if name in _IN_FORM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,12 @@ class PictureSettings:
 
 def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureSettings | None:
     """`None` where the text holds no settings. `info` is the model's, if one is ready; `limits` hold for it."""
-    lines = list(_LAST_LINE.finditer(text))
-    if len(text) > MAX_CHARS or not lines:
+    if (parts := _parts(text)) is None:
         return None
-    end = text.find("\n", lines[-1].end())
-    prompt, negative_prompt, pairs = infotext.read(text if end < 0 else text[:end])
-    values, remarks = _checked(_written(prompt, negative_prompt, pairs), limits)
-    if other := [name for name in pairs if name not in _DESCRIBING and name not in _FIELD_OF.values()]:
+    prompt, negative_prompt, pairs = parts
+    written = _written(prompt, negative_prompt, pairs)
+    values, remarks = _checked({name: text for name, text in written.items() if name in _IN_FORM}, limits)
+    if other := [name for name in pairs if name not in _READ]:
         names = ", ".join(other[:_SHOWN_NAMES]) + (", …" if len(other) > _SHOWN_NAMES else "")
         remarks.append(f"This page has no setting for: {names}.")
     if _EXTRA_NETWORK.search(prompt):
@@ -50,6 +50,24 @@ def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureS
     if info is not None and (made_with := pairs.get("Model", "")[:60]) and made_with != info.model:
         remarks.append(f"The picture was made with {made_with}; {info.title} draws here, so yours will look different.")
     return PictureSettings(values, tuple(remarks))
+
+
+def recipe_in(text: str) -> dict[str, Any] | None:
+    """The values that the text holds, whatever the served model makes of them; `None` where it holds none."""
+    parts = _parts(text)
+    return None if parts is None else recipe_from_query(_written(*parts))
+
+
+def _parts(text: str) -> tuple[str, str, dict[str, str]] | None:
+    """Prompt, negative prompt and the pairs after them, up to the end of their line."""
+    lines = list(_LAST_LINE.finditer(text))
+    if len(text) > MAX_CHARS or not lines:
+        return None
+    end = text.find("\n", lines[-1].end())
+    try:
+        return infotext.read(text if end < 0 else text[:end])
+    except ValueError:  # a quoted value that is none
+        return None
 
 
 def _written(prompt: str, negative_prompt: str, pairs: dict[str, str]) -> dict[str, str]:

@@ -30,6 +30,12 @@ class FinishedPicture(Protocol):
     @property
     def outcome(self) -> Outcome: ...
 
+    @property
+    def watermark(self) -> bool: ...
+
+    @property
+    def credentials(self) -> bool: ...
+
 
 def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> str:
     """The recipe of the picture with this seed, in the form that other tools read back."""
@@ -73,7 +79,15 @@ def result_json(
     request: GenerationRequest, info: ModelInfo, pictures: Sequence[FinishedPicture], result: GenerationResult
 ) -> dict[str, Any]:
     """The `result` of the API. `truncated_prompt` holds the words beyond the text encoder's 77 tokens."""
-    images: list[dict[str, Any]] = [{"seed": p.seed, "outcome": str(p.outcome)} for p in pictures]
+    images: list[dict[str, Any]] = [
+        {
+            "seed": picture.seed,
+            "outcome": str(picture.outcome),
+            "watermark": picture.watermark,
+            "credentials": picture.credentials,
+        }
+        for picture in pictures
+    ]
     if request.variation_strength:
         for image, seed in zip(images, request.variation_seeds, strict=False):
             image["variation_seed"] = seed
@@ -86,6 +100,7 @@ def result_json(
         "revision": info.revision,
         "device": info.device,
         "dtype": info.dtype,
+        "runtime": info.runtime,
         "memory_profile": info.memory_profile,
         "turbo": info.turbo,
         "elapsed_s": {stage: round(seconds, 4) for stage, seconds in public_seconds(result).items()},

@@ -14,18 +14,19 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
 
 from sd_space.errors import CannotStart, EngineFailed
 from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import Outcome, ScreenedImage
 from sd_space.served_model import ModelInfo
-from sd_space.serving.images import render_image
-from sd_space.serving.png_text import png_chunks
+from sd_space.serving.marks import Marks
 from sd_space.serving.result_folder import ResultFolder
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _SWEEPS_PER_TTL = 4
 GONE = "Some of these pictures were deleted on the server; please make them again."
@@ -44,6 +45,8 @@ class SavedPicture:
     seed: int
     outcome: Outcome
     caption: str
+    watermark: bool = False
+    credentials: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -63,10 +66,17 @@ class ResultStore:
     early; what a dead process left goes at once.
     """
 
-    def __init__(self, folder: str | None, ttl_s: float, now_s: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        folder: str | None,
+        ttl_s: float,
+        marks: Marks | None = None,
+        now_s: Callable[[], float] = time.monotonic,
+    ):
         self._result_folder = ResultFolder(folder)
         self.root = self._result_folder.served
         self._ttl_s = ttl_s
+        self.marks = marks or Marks()
         self._now_s = now_s
         self._results: dict[str, _Results] = {}  # by request
         self._lock = threading.Lock()
@@ -115,9 +125,12 @@ class ResultStore:
         variation = request.variation_seeds[index] if request.variation_strength else None
         seeds = f"seed-{image.seed}" + (f"-variation-{variation}" if variation is not None else "")
         name = f"{seeds}.png" if is_ok else f"{seeds}-{image.outcome}.png"
-        chunks = png_chunks(request.of_picture(index), image.seed, info, embed_recipe and is_ok)
-        path = self._write(request_id, name, lambda file: render_image(image).save(file, "PNG", pnginfo=chunks))
-        return SavedPicture(path, image.seed, image.outcome, caption(image.outcome, image.seed, variation))
+        own = request.of_picture(index)
+        path, applied = self._write(
+            request_id, name, lambda file: self.marks.write(file, image, own, info, embed_recipe)
+        )
+        words = caption(image.outcome, image.seed, variation)
+        return SavedPicture(path, image.seed, image.outcome, words, applied.watermark, applied.credentials)
 
     def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
         """One archive of the pictures that may be seen and are still there, or `None` where none may be seen.
@@ -140,7 +153,8 @@ class ResultStore:
 
         with results.archiving:
             if results.archive is None or results.archive[0] != paths or not results.archive[1].is_file():
-                results.archive = paths, self._write(request_id, f"pictures-seed-{shown[0].seed}.zip", write)
+                archive, _ = self._write(request_id, f"pictures-seed-{shown[0].seed}.zip", write)
+                results.archive = paths, archive
             return results.archive[1]
 
     def sweep(self) -> None:
@@ -168,14 +182,14 @@ class ResultStore:
             if self._closing.wait(self._ttl_s / _SWEEPS_PER_TTL):
                 return
 
-    def _write(self, request_id: str, name: str, write: Callable[[IO[bytes]], Any]) -> Path:
+    def _write(self, request_id: str, name: str, write: Callable[[IO[bytes]], T]) -> tuple[Path, T]:
         try:
             folder = self._folder(request_id)
             path, part = folder / name, folder / f".{name}.{secrets.token_hex(4)}"  # several may write at once
             try:
                 with part.open("xb") as file:
-                    write(file)
-                return part.replace(path)  # no reader sees half a file
+                    written = write(file)
+                return part.replace(path), written  # no reader sees half a file
             except BaseException:
                 with contextlib.suppress(OSError):
                     part.unlink()  # and no half file stays

@@ -28,9 +28,10 @@ from sd_space.model.location import local_path
 from sd_space.schema import Outcome
 from sd_space.serving.console import make_printable
 from sd_space.serving.gate import Gate
+from sd_space.serving.marks import Marks
 from sd_space.serving.results import ResultStore
 from sd_space.settings import Settings
-from sd_space.tools.start_checks import check_port, check_results
+from sd_space.tools.start_checks import check_certificate, check_marks, check_port, check_results
 
 if TYPE_CHECKING:
     from sd_space.engine.engine import Engine
@@ -65,6 +66,7 @@ class Doctor:
             ("settings", self.check_settings, lambda: True),
             ("page's port", self.check_port, lambda: True),
             ("result folder", self.check_results, lambda: self.settings is not None),
+            ("certificate", self.check_certificate, lambda: self.settings is not None),
             ("device", self.check_device, lambda: self.settings is not None),
             ("model's files", self.check_files, lambda: self.spec is not None),
             ("model", self.check_model, lambda: self.is_there and not self._is_quick),
@@ -113,6 +115,9 @@ class Doctor:
     def check_results(self) -> str:
         return check_results(_found(self.settings))
 
+    def check_certificate(self) -> str:
+        return check_certificate(_found(self.settings))
+
     def check_device(self) -> str:
         import transformers
 
@@ -126,7 +131,7 @@ class Doctor:
         # Without the fallback of `auto`: that the model itself cannot be loaded is what is to be found.
         spec = PipelineSpec.from_settings(_found(self.settings), hardware)
         self.spec = dataclasses.replace(spec, may_fall_back=False)
-        said = [self.spec.device, self.spec.dtype]
+        said = [self.spec.device, self.spec.dtype, self.spec.runtime]
         if self.spec.device == "cuda":
             free, total = (format_size(size or 0) for size in (hardware.free_vram_bytes, hardware.total_vram_bytes))
             said[:1] = [torch.cuda.get_device_name(0), f"{free} of {total} free"]
@@ -175,8 +180,8 @@ class Doctor:
 
         began_s = time.monotonic()
         self.loaded = load_pipeline(_found(self.spec))
-        info = self.loaded.info
-        return f"{info.title}, {info.dtype}, {info.memory_profile}, loaded in {time.monotonic() - began_s:.1f} s"
+        info, took_s = self.loaded.info, time.monotonic() - began_s
+        return f"{info.title}, {info.dtype}, {info.runtime}, {info.memory_profile}, loaded in {took_s:.1f} s"
 
     def check_safety(self) -> str:
         self.engine = build_engine(_found(self.loaded), _found(self.settings))
@@ -192,14 +197,16 @@ class Doctor:
         (image,) = (result := run_to_completion(_found(self.engine), admitted)).images
         if image.outcome is Outcome.BROKEN:
             raise Failed("The picture was no number; set SD_SPACE_DTYPE to float32, or fetch the model's files again.")
-        store = ResultStore(settings.result_dir, settings.result_ttl_s)
+        marks = Marks.from_settings(settings)
+        store = ResultStore(settings.result_dir, settings.result_ttl_s, marks)
         store.start()
         try:
-            store.save(admitted.request_id, 0, image, admitted.request, info, embed_recipe=True)
+            picture = store.save(admitted.request_id, 0, image, admitted.request, info, embed_recipe=True)
+            said = check_marks(picture, marks)
         finally:
             store.close()
         seconds = ", ".join(f"{stage} {value:.2f} s" for stage, value in result.elapsed_s.items() if stage != "queue")
-        return f"{image.width} x {image.height}, {STEPS} steps, {image.outcome}: {seconds}"
+        return f"{image.width} x {image.height}, {STEPS} steps, {image.outcome}, {said}: {seconds}"
 
 
 def _found(value: T | None) -> T:

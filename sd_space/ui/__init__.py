@@ -57,7 +57,7 @@ def build_demo(
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded, settings.history)
         # Before the page's events: of two events of one name Gradio renames the later one.
-        add_endpoints(gate, backend, capacity, runs)
+        add_endpoints(gate, backend, capacity, runs, store.marks)
         handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
         _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
     set_up_queue(demo, capacity)
@@ -82,7 +82,10 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: Mo
         None, None, stored, js=recall_js(TOKEN, RUN, SHOWN, DRAFT), **quiet
     )
     opened = opened.then(
-        translate_errors(on.open_page), [page.token, page.link], {*visibility, *model_view, *filled}, **quiet
+        translate_errors(on.open_page),
+        [page.token, page.link],
+        {page.about, *visibility, *model_view, *filled},
+        **quiet,
     )
     opened.then(None, None, None, js=OPENED_JS, **quiet)
     opened.then(translate_errors(on.resume), [*stored, page.link], {*run_view, *filled}, **queued)

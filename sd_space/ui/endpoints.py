@@ -1,6 +1,7 @@
-"""The public endpoints accept_license, generate and model, for gradio_client, plain HTTP and MCP."""
+"""The public endpoints accept_license, generate, model and verify, for gradio_client, plain HTTP and MCP."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -10,17 +11,19 @@ from sd_space.backends import Backend, until_ready
 from sd_space.request import REQUEST_FIELDS
 from sd_space.serving.gate import Gate, sent_token
 from sd_space.serving.limits import Capacity
+from sd_space.serving.marks import Marks
 from sd_space.serving.recipe import result_json
 from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run, Runs
+from sd_space.serving.verify import picture_of, verify
 from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 
-def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) -> None:
+def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, marks: Marks) -> None:
     """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
-    public = PublicEndpoints(gate, backend, capacity, runs)
-    for method in (public.accept_license, public.generate, public.model):
+    public = PublicEndpoints(gate, backend, capacity, runs, marks)
+    for method in (public.accept_license, public.generate, public.model, public.verify):
         endpoint = translate_errors(method)
         endpoint.__doc__ = (endpoint.__doc__ or "").replace("{fields}", _field_lines())
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
@@ -29,11 +32,13 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs) 
 class PublicEndpoints:
     """One method for each endpoint."""
 
-    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, runs: Runs):
+    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, marks: Marks):
         self._gate = gate
         self._backend = backend
         self._capacity = capacity
         self._runs = runs
+        self._marks = marks
+        self._verifier = ThreadPoolExecutor(1, "verify")  # one at a time: a picture takes its memory
 
     def accept_license(self, agree: bool) -> str:
         """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
@@ -116,6 +121,23 @@ class PublicEndpoints:
             described["reason"] = status.reason
         described["devices"] = [asdict(device) for device in status.devices]
         return described | (status.info.as_dict() if status.info else {})
+
+    async def verify(self, picture: str, acceptance_token: str = "", request: gr.Request | None = None) -> dict:
+        """Says what a picture carries: Content Credentials, the watermark of Stable Diffusion, and its recipe.
+
+        Needs the token of accept_license. Nothing found proves nothing: most services strip such marks.
+
+        Args:
+            picture: a PNG, JPEG or WebP as a data URI, data:image/png;base64,…
+            acceptance_token: what accept_license returned; may also travel in the header X-License-Token
+        """
+        self._gate.verify_token(sent_token(acceptance_token, request.headers if request else {}))
+
+        def verified() -> dict:
+            signer = self._marks.signer
+            return verify(picture_of(picture), signer.key if signer else None).as_dict()
+
+        return await asyncio.get_running_loop().run_in_executor(self._verifier, verified)
 
 
 def _file_data(picture: SavedPicture, request: gr.Request | None) -> gr.FileData:

@@ -73,7 +73,7 @@ class Handlers:
         page = self.page
         linked = linked_values(link, request.query_params)
         updates = self._visibility(self.gate.visitor_of(token) is not None) if token else {}
-        updates |= self._model_updates(asdict(CARD_DEFAULTS), linked)
+        updates |= self._model_updates(asdict(CARD_DEFAULTS), linked) | {page.about: gr.update(visible=True)}
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
         return updates | self.fill(linked)
 

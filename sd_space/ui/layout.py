@@ -74,6 +74,7 @@ class Page:
     new_seeds: gr.Button
     size: gr.Radio
     embed_recipe: gr.Checkbox
+    about: gr.Column
     leave: gr.Button
     confirm: gr.Column
     withdraw: gr.Button
@@ -105,8 +106,9 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
         padding=False,
     )
     gr.HTML(views.WITHOUT_STORAGE, padding=False)
-    parts: dict[str, Any] = {"banner": gr.HTML(elem_id="banner", padding=False)}
-    parts |= _gate(card) | _workspace(card, recorded, has_history) | _about(card)
+    parts = _gate(card)
+    parts["banner"] = gr.HTML(elem_id="banner", padding=False)  # below the gate, which it must not move when it comes
+    parts |= _workspace(card, recorded, has_history) | _about(card)
     return Page(
         **parts,
         clock=gr.Timer(1.0, active=False),
@@ -119,8 +121,7 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
 
 def _gate(card: ModelCard) -> dict[str, Any]:
     with gr.Column(elem_id="gate") as gate:
-        gr.Markdown(f"## {card.gate_heading}\n\n{card.gate_prompt}")
-        gr.HTML(views.restrictions(), padding=False)
+        gr.HTML(views.gate(card) + views.restrictions(), padding=False)  # Markdown's script would keep it waiting
         agree = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
         accept = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
     return {"gate": gate, "agree": agree, "accept": accept}
@@ -229,14 +230,18 @@ def _options(prompt: gr.components.Component) -> dict[str, Any]:
 
 
 def _about(card: ModelCard) -> dict[str, Any]:
-    """The model card in folded parts, and the way to withdraw the acceptance."""
-    with gr.Column(elem_id="about"):
+    """The model card in folded parts, and the way to withdraw the acceptance; it comes when the gate is there."""
+    with gr.Column(visible=False, elem_id="about") as about:
         gr.HTML(
             f'<h2 id="screened">What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>',
             padding=False,
         )
-        gr.Markdown("## About Stable Diffusion v1-4\n\nFrom its model card, by Robin Rombach and Patrick Esser.")
-        gr.Markdown(card.introduction)
+        gr.HTML(
+            f"<h2>About {views.TITLE}</h2><p>From its model card, by Robin Rombach and Patrick Esser.</p>",
+            padding=False,
+        )
+        with gr.Accordion("Introduction", open=False):
+            gr.Markdown(card.introduction)
         for title, parts in _CARD_PAGES.items():
             with gr.Accordion(title, open=False):
                 gr.Markdown(_as_markdown([card.section(part) for part in parts]))
@@ -248,7 +253,7 @@ def _about(card: ModelCard) -> dict[str, Any]:
             with gr.Row():
                 withdraw = gr.Button("Withdraw and clear this page", variant="stop", elem_id="withdraw")
                 stay = gr.Button("Keep my acceptance", elem_id="stay")
-    return {"leave": leave, "confirm": confirm, "withdraw": withdraw, "stay": stay}
+    return {"about": about, "leave": leave, "confirm": confirm, "withdraw": withdraw, "stay": stay}
 
 
 def _label(name: str) -> str:

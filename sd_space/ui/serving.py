@@ -13,17 +13,20 @@ from sd_space.serving import gradio_queue
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Endpoints, Parameter
 from sd_space.serving.gate import Gate
+from sd_space.serving.incoming import MAX_PICTURE_BODY_BYTES
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import RequestFilter
 from sd_space.serving.origins import PUBLIC
 from sd_space.serving.results import ResultStore
+from sd_space.serving.verify import MAX_BODY_BYTES
 from sd_space.settings import Settings
 from sd_space.ui import views
 from sd_space.ui.assets import head, script, style_sheet
 from sd_space.ui.layout import THEME
 
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
+_VERIFY = "verify"
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _PREVIEW_IMAGE_URL = f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}"
 
@@ -86,7 +89,12 @@ def _max_running_events(settings: Settings) -> int:
 def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: bool) -> AppContract:
     sessions = gradio_queue.sessions_of(demo)
     endpoints = endpoint_parameters(demo.get_api_info())
-    drawing_tools = [tool for tool, name in gradio_queue.mcp_tools(demo).items() if name == _GENERATE]
+
+    def named(name: str) -> set[str | int]:
+        """An endpoint, by all that requests call it: its name, its tool's, and the numbers of its events."""
+        tools = {tool for tool, endpoint in gradio_queue.mcp_tools(demo).items() if endpoint == name}
+        return {name, *tools, *(index for index, event in demo.fns.items() if event.name == name)}
+
     return AppContract(
         endpoints=endpoints,
         tools={tool: endpoints[name] for tool, name in gradio_queue.mcp_tools(demo).items()},
@@ -100,7 +108,9 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         has_session=sessions.has,
         evict_idle=sessions.evict_idle,
         is_queue_alive=lambda: gradio_queue.is_queue_alive(demo),
-        draws={_GENERATE, *drawing_tools, *(index for index, event in demo.fns.items() if event.name == _GENERATE)},
+        body_bytes=dict.fromkeys(named(_GENERATE), MAX_PICTURE_BODY_BYTES)
+        | dict.fromkeys(named(_VERIFY), MAX_BODY_BYTES),
+        draws=named(_GENERATE),
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,

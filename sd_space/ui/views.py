@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 from html import escape
+from itertools import groupby
 
-from sd_space.card import LICENCE_URL
+from sd_space.card import LICENCE_URL, ModelCard
 from sd_space.errors import Cancelled, InvalidRequest, SpaceError
 from sd_space.recorded import RecordedExample
 from sd_space.request import REQUEST_FIELDS
@@ -136,7 +137,21 @@ def _who_draws(info: ModelInfo) -> str:
 
 
 def _made_on(info: ModelInfo) -> str:
-    return f"{info.device}, {info.dtype}, {info.memory_profile}{', turbo' * info.turbo}"
+    return f"{info.device}, {info.dtype}, {info.runtime}, {info.memory_profile}{', turbo' * info.turbo}"
+
+
+def gate(card: ModelCard) -> str:
+    """The card's words about the licence: a heading, paragraphs, and a list of points that begin with their numbers."""
+    html = f"<h2>{escape(card.gate_heading)}</h2>"
+    for is_list, lines in groupby(card.gate_prompt.splitlines(), lambda line: bool(re.match(r"\d+\. ", line))):
+        words = [escape(line.strip()) for line in lines if line.strip()]
+        if is_list:
+            points = "".join(f"<li>{point.partition('. ')[2]}</li>" for point in words)
+            html += f"<ol>{points}</ol>"
+        else:
+            html += "".join(f"<p>{line}</p>" for line in words)
+    link = f'<a href="{LICENCE_URL}" target="_blank" rel="noopener">{LICENCE_URL}</a>'
+    return html.replace(LICENCE_URL, link)
 
 
 def restrictions() -> str:

@@ -50,7 +50,7 @@ def busiest(processes: list[psutil.Process]) -> psutil.Process:
 
 @pytest.fixture(scope="package")
 def cluster_settings(model_folder: Path) -> Settings:
-    return Settings(model=str(model_folder), backend="ray", ray_replicas=2, max_batch_size=4)
+    return Settings(model=str(model_folder), backend="ray", runtime="torch", ray_replicas=2, max_batch_size=4)
 
 
 @pytest.fixture(scope="package")

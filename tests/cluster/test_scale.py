@@ -15,8 +15,8 @@ PICTURES = 16
 def test_a_crowd_and_arrivals_at_random_are_predicted(whole, cluster_settings):
     """In two rounds of five at most: what else this machine does may delay a single one."""
     options = argparse.Namespace(
-        model=cluster_settings.model, device="cpu", dtype="auto", threads=None, seed=0, size=None, steps=60,
-        scheduler=None,
+        model=cluster_settings.model, device="cpu", dtype="auto", runtime="torch", threads=None, seed=0, size=None,
+        steps=60, scheduler=None,
     )  # fmt: skip
     loaded, rates_per_s = harness.load(options), []
 

@@ -339,7 +339,7 @@ MUTANTS = [
     Mutant(f"{FIELDS}Whole.check", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
     Mutant(
         f"{INCOMING}read_body",
-        "len(body) > most",
+        "len(body) > most_bytes",
         "False",
         _by_name("a body in parts, a byte too long"),
         NAMED,

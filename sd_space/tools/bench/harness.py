@@ -47,6 +47,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument("--dtype", default="auto", help="auto (float16 on cuda, else float32), float32 or float16")
+    parser.add_argument("--runtime", default="torch", help="torch, openvino or auto (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch (default: its own choice, as deployed)")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -58,7 +59,8 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(options: argparse.Namespace, **changes: Any) -> Settings:
-    return Settings(model=options.model, device=options.device, dtype=options.dtype, **changes)
+    given = {name: getattr(options, name) for name in ("model", "device", "dtype", "runtime")}
+    return Settings(**given | changes)
 
 
 def load(options: argparse.Namespace, **changes: Any) -> LoadedPipeline:
@@ -188,6 +190,7 @@ def circumstances(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[s
         "model": loaded.info.model,
         "revision": loaded.info.revision,
         "dtype": loaded.info.dtype,
+        "runtime": loaded.info.runtime,
         "memory_profile": loaded.info.memory_profile,
         "seed": options.seed,
         **machine(loaded.info.device),
@@ -248,4 +251,5 @@ def describe(circumstances: dict[str, Any]) -> str:
         f"{circumstances.get('model', '')} {circumstances.get('dtype', '')} on {circumstances['device']}, "
         f"{circumstances['cores']} cores of {circumstances['cpu']}, {circumstances['torch_threads']} threads, "
         f"torch {versions['torch']}, diffusers {versions['diffusers']}"
+        f"{', OpenVINO ' + versions['openvino'] if circumstances.get('runtime') == 'openvino' else ''}"
     ).strip()
