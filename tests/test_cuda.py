@@ -28,7 +28,7 @@ from .pretend_cuda import counted
 from .test_denoiser import prepared
 from .test_engine import failures, pixels, plain_pixels, progress_of, results, run
 from .test_placement import far_apart
-from .tiny_models import admitted, make_engine, make_request
+from .tiny_models import admitted, make_engine, make_request, make_source
 
 STEP_S, LAUNCHING_S = 0.144, 0.010  # of v1-4 on a T4: a step, and what of it the host needs to launch it
 
@@ -50,11 +50,15 @@ def drawn_by(engine: Engine, **changes) -> np.ndarray:
 # --- waits
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_in_a_step_nothing_is_copied_and_nothing_waited_for_but_the_step_before(gpu, scheduler):
+@pytest.mark.parametrize(
+    ("scheduler", "sources"),
+    [(name, ()) for name in SCHEDULERS] + sampled([(name, ("init_image", "mask")) for name in SCHEDULERS], 2),
+)
+def test_in_a_step_nothing_is_copied_and_nothing_waited_for_but_the_step_before(gpu, scheduler, sources):
     """With previews of every step, of pictures that are recorded and of one that is not."""
     engine = engine_of(gpu, gpu.load())
-    engine.add_request(admitted("a", scheduler=scheduler, num_inference_steps=9))
+    pictures = {name: make_source(channels=3 if name == "init_image" else 1) for name in sources}
+    engine.add_request(admitted("a", scheduler=scheduler, num_inference_steps=9, **pictures))
     for _ in range(RECORD_AT + 1):
         engine.step()
     with gpu.pretended.stalls.watched() as stalls:

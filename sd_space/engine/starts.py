@@ -96,13 +96,13 @@ def start(
     if source is None or image_latents is None:
         return Start(noise * scheduler.init_noise_sigma, generator, None)
     if source.mask is None:
-        return Start(scheduler.add_noise(image_latents, noise, timesteps[:1]), generator, None)
+        return Start(_under_noise(image_latents, noise, scheduler, timesteps[:1]), generator, None)
     image_latents = image_latents.contiguous()  # as the stock pipeline's are: kernels depend on the layout in memory
     draw(generator)  # the stock pipeline encodes the masked picture too, for UNets that are fed it
     if request.strength == 1.0:
         latents = noise * scheduler.init_noise_sigma
     else:
-        latents = scheduler.add_noise(image_latents, noise, timesteps[:1])
+        latents = _under_noise(image_latents, noise, scheduler, timesteps[:1])
     return Start(latents, generator, KnownLatents(image_latents, noise, source.mask))
 
 
@@ -110,8 +110,17 @@ def with_known_latents(drawn: torch.Tensor, state: DenoisingState, known: KnownL
     """What the step of `state.step_index` has `drawn`, with the known latents where nothing is drawn anew."""
     latents, following = known.latents, state.timesteps[state.step_index + 1 :][:1]
     if len(following):
-        latents = state.scheduler.add_noise(latents, known.noise, following)
+        latents = _under_noise(latents, known.noise, state.scheduler, following)
     return (1 - known.mask) * latents + known.mask * drawn
+
+
+def _under_noise(
+    latents: torch.Tensor, noise: torch.Tensor, scheduler: SchedulerMixin, timestep: torch.Tensor
+) -> torch.Tensor:
+    """The scheduler's `add_noise` with its two factors found on the CPU: on the device it waits for copies of them."""
+    one = torch.ones(1, dtype=latents.dtype)
+    kept, added = (scheduler.add_noise(*pair, timestep)[0] for pair in ((one, 0 * one), (0 * one, one)))
+    return kept * latents + added * noise
 
 
 def slerp(start: torch.Tensor, end: torch.Tensor, fraction: float) -> torch.Tensor:
