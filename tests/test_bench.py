@@ -88,6 +88,14 @@ def test_exactness(capsys, model_folder):
     assert all(row["in_a_crowd"] <= 1 for row in figures["rows"])
 
 
+def test_mixed_cases_are_equal_where_torch_draws_both(capsys, model_folder):
+    figures = bench(capsys, "mixed", "--model", str(model_folder), "--runtime", "torch", "--cases", "8")
+    assert [row["scheduler"] for row in figures["rows"]] == list(SCHEDULER_TABLE)
+    of_all = figures["summary"]["all"]
+    assert (of_all["equal"], of_all["worst"]) == (1, 0) and set(figures["summary"]) == {"all", *SCHEDULER_TABLE}
+    assert of_all["pictures"] == sum(row["num_images_per_prompt"] for row in figures["rows"])
+
+
 def test_schedulers(capsys, model_folder):
     options = ("--pictures", "1", "2", "--repeats", "2", "--scheduler", "Heun")
     rows = bench(capsys, "schedulers", "--model", str(model_folder), *options)["rows"]

@@ -65,7 +65,7 @@ def test_a_run_outlives_a_short_outage_of_the_network(browser, ready_server):
         page.get_by_label("I have read the licence and accept it").check()
         page.get_by_role("button", name="Accept and continue").click()
         generate(page, steps=150)
-        page.wait_for_function("document.querySelector('#waiting progress')?.value > 2")
+        page.wait_for_function("document.querySelector('#waiting progress')?.value > 0.02")
     page.get_by_text("Connection to the server was lost").wait_for()
     with proxy.running():
         expect(finished_pictures(page)).to_have_count(4)

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"tiny (the picture book), a folder, a Hub id, or {v1_4_random.NAME}, which is written to a folder first",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or mps (default: %(default)s)")
+    parser.add_argument("--runtime", default="torch", help="torch, openvino or auto (default: %(default)s)")
     parser.add_argument("--variant", help="of the files, such as fp16")
     parser.add_argument("--steps", type=int, default=20, help="inference steps of the first picture")
     parser.add_argument("--repeats", type=int, default=3)
@@ -57,7 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    circumstances = {"model": options.model, "steps": options.steps, "seed": options.seed, "repeats": options.repeats}
+    circumstances = {"model": options.model, "runtime": options.runtime, "steps": options.steps}
+    circumstances |= {"seed": options.seed, "repeats": options.repeats}
     circumstances |= harness.machine(options.device)
     print(harness.describe(circumstances), flush=True)
     ways: dict[str, Callable[..., dict[str, float]]] = {"this Space": space, "bare Gradio page": bare_page}
@@ -89,6 +91,7 @@ def space(options: argparse.Namespace, model: str, scratch: str) -> dict[str, fl
     environ = {
         "MODEL": model,
         "DEVICE": options.device,
+        "RUNTIME": options.runtime,
         "VARIANT": options.variant or "",
         "RESULT_DIR": str(Path(scratch) / "results"),
     }
@@ -111,7 +114,14 @@ def bare_page(options: argparse.Namespace, model: str, scratch: str) -> dict[str
 def no_page(options: argparse.Namespace, model: str, scratch: str) -> dict[str, float]:
     """What the Space does for one picture, without a page, in a process of its own: see `picture.py`."""
     arguments = ["--model", model, "--device", options.device, "--steps", str(options.steps)]
-    arguments += ["--seed", str(options.seed), "--out", str(Path(scratch) / "picture.png")]
+    arguments += [
+        "--runtime",
+        options.runtime,
+        "--seed",
+        str(options.seed),
+        "--out",
+        str(Path(scratch) / "picture.png"),
+    ]
     return {"first_picture_s": seconds_of(["-m", "sd_space.tools.bench", "picture", *arguments])}
 
 
