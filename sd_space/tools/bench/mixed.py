@@ -14,7 +14,7 @@ import numpy as np
 from sd_space.backends.loading import build_engine
 from sd_space.card import load_card
 from sd_space.engine.engine import run_to_completion
-from sd_space.schema import Limits
+from sd_space.served_model import Limits
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
 from sd_space.tools.bench.exactness import apart, by_plain, pixels
