@@ -226,7 +226,7 @@ def test_what_takes_a_picture_may_have_a_larger_body_up_to_its_own_bound(door, s
         ("/gradio_api/call/generate", {"json": {"data": [1, 2, 3, 4]}}, 400, "a value for each parameter"),
         ("/gradio_api/call/generate", {"json": {"data": "x"}}, 400, "data must be a list"),
         ("/gradio_api/call/unknown", {"json": {"data": []}}, 404, "there are /generate, /model"),
-        ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 4}}, 400, "one of the page's events"),
+        ("/gradio_api/queue/join", {"json": {"data": [], "fn_index": 9}}, 400, "one of the page's events"),
         ("/gradio_api/queue/join", {"json": {"data": {}, "fn_index": 3}}, 400, "this event's 1 inputs"),
         ("/gradio_api/queue/join", {"json": {"data": [1], "fn_index": 3}}, 400, "session_hash must be text"),
         ("/gradio_api/queue/join", {"json": {"data": [{"path": "x"}], "fn_index": 3}}, 400, "token must be text"),
