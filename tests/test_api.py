@@ -184,14 +184,15 @@ def test_the_model_describes_itself(client):
     assert device["width"] >= 1 and device["memory_profile"] == model["memory_profile"]
 
 
-def test_three_endpoints_are_public_and_no_more(ready_server):
+def test_four_endpoints_are_public_and_no_more(ready_server):
     info = ready_server.get("/gradio_api/info").json()
     assert set(info["named_endpoints"]) == {"/accept_license", "/generate", "/model", "/verify"}
     assert info["unnamed_endpoints"] == {}
     parameters = [p["parameter_name"] for p in info["named_endpoints"]["/generate"]["parameters"]]
     assert parameters == [
         "prompt", "negative_prompt", "num_images_per_prompt", "num_inference_steps", "guidance_scale", "seed",
-        "width", "height", "scheduler", "acceptance_token",
+        "width", "height", "scheduler", "acceptance_token", "init_image", "mask", "strength", "variation_seed",
+        "variation_strength",
     ]  # fmt: skip
 
 
@@ -200,7 +201,7 @@ def test_private_events_make_no_picture_without_a_token(ready_server):
     config = ready_server.get("/config").json()
     before = ready_server.metric(PICTURES_MADE)
     for dependency in config["dependencies"]:
-        data = ["", PROMPT, "", 1, 1, "PNDM", 2.0, 7, False, "128x128", True][: len(dependency["inputs"])]
+        data = ["", PROMPT, "", 1, 1, "PNDM", 2.0, 7, False, "128x128", True, "", ""][: len(dependency["inputs"])]
         body = {"data": data, "fn_index": dependency["id"], "session_hash": f"probe{dependency['id']}"}
         httpx.post(f"{ready_server.url}/gradio_api/queue/join", json=body)
         httpx.post(f"{ready_server.url}/gradio_api/run/predict", json=body)
@@ -259,7 +260,7 @@ def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(
     config = ready_server.get("/config").json()
     labels = {c["id"]: c["props"].get("label") for c in config["components"]}
     (page_event,) = [e for e in config["dependencies"] if {"Prompt", "Steps"} <= {labels.get(i) for i in e["inputs"]}]
-    values = [token, "a cat", "", 4, 150, "PNDM", 3.0, 7, False, "64x64", True]
+    values = [token, "a cat", "", 4, 150, "PNDM", 3.0, 7, False, "64x64", True, "", ""]
     event = {"data": values, "fn_index": page_event["id"], "session_hash": "cancels"}
     url, cancelled = f"{ready_server.url}/gradio_api", 'sd_space_failures_total{kind="Cancelled"}'
     before = ready_server.metric(cancelled)

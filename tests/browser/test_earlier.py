@@ -4,7 +4,7 @@ import re
 
 from playwright.sync_api import expect
 
-from .test_page import finished_pictures, generate, reload
+from .test_page import finished_pictures, generate, reload, withdraw
 
 SETTINGS = "a castle\nNegative prompt: snow\nSteps: 7, Sampler: DPM++ SDE, CFG scale: 3, Seed: 99, Size: 96x128"
 NUM_COPIES = """() => new Promise((resolve) => {
@@ -48,7 +48,7 @@ def test_what_was_drawn_is_found_again_until_it_is_forgotten(workspace):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     earlier.last.click()
     expect(prompt).to_have_value("a small cabin")
-    expect(page.get_by_role("button", name=re.compile(f"^Seed {first_seed}$"))).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile(f"seed {first_seed}$", re.IGNORECASE))).to_be_visible()
 
     paste(page, SETTINGS)
     page.get_by_role("button", name="Use the settings").click()
@@ -71,7 +71,7 @@ def test_what_was_drawn_is_found_again_until_it_is_forgotten(workspace):
     expect(finished_pictures(page)).to_have_count(4)
     generate(page, "a cat")
     expect(earlier).to_have_count(4)  # and not those that were forgotten while they were on the page
-    page.get_by_role("button", name="Withdraw my acceptance").click()
+    withdraw(page)
     page.get_by_role("button", name="Accept and continue").wait_for()
     page.wait_for_function(f"async () => await ({NUM_COPIES})() === 0")
     assert page.errors == [] and page.foreign == []

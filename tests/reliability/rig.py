@@ -46,10 +46,13 @@ class Rig(Server):
         return answer
 
     def do_in_engine(self, function: Callable, *arguments: Any) -> Any:
-        """The same in the process of its engine."""
+        """The same in the process of its engine; in the next one where it ends meanwhile."""
         with until(self._reach_engine, what="the engine's process cannot be reached") as connection:
-            connection.send((function, arguments))
-            worked, answer = connection.recv()
+            try:
+                connection.send((function, arguments))
+                worked, answer = connection.recv()
+            except (EOFError, ConnectionError):
+                return self.do_in_engine(function, *arguments)
         assert worked, answer
         return answer
 

@@ -363,9 +363,9 @@ def reload(host: Rig, guest: Visitor, token: str):
         path = f"/gradio_api/queue/data?session_hash={body['session_hash']}"
         guest.events(path, posted, until=lambda line: "Step " in line)
         resumed = [
-            guest.join(event["id"], [token, host.do(last_run), ""])
+            guest.join(event["id"], [token, host.do(last_run), "", "", ""])
             for event in guest.config["dependencies"]
-            if len(event["inputs"]) == 3
+            if len(event["inputs"]) == 5
         ]
     assert any(answer.is_complete and b"seed-41.png" in answer.body for answer in resumed)
 

@@ -66,8 +66,7 @@ def traced(rig: Rig) -> Iterator[Traces]:
     rig.new_files()
     ask = partial(visitor.generate, acceptance_token=token)
     served = ask(prompt=f"{MARKER} cat " * 60)
-    values = visitor.page_values(token, prompt=MARKER)
-    values[-1] = False  # no recipe in the file
+    values = visitor.page_values(token, prompt=MARKER, embed_recipe=False)
     page = visitor.join(visitor.fn_index("Prompt", "Steps"), values)
     fetched = [visitor.http.get(f"/gradio_api/file={path}").status_code for path in paths_in(served) + paths_in(page)]
     as_tool = asyncio.run(called_as_tool(rig, {"prompt": MARKER, "acceptance_token": token}))
@@ -316,12 +315,12 @@ MUTANTS = (  # the last one ends the server
     ),
     Mutant(
         f"{RESULTS}ResultStore.save",
-        '"seed-{image.seed}.png"',
-        '"{request.prompt[:20]}.png"',
+        'f"seed-{image.seed}"',
+        "request.prompt[:20]",
         "P13",
         "not any(MARKER in path",
     ),
-    Mutant(f"{RESULTS}png_chunks", "if embed_recipe:", "if True:", "P14", "MARKER.encode() not in data"),
+    Mutant("sd_space.serving.marks:png_chunks", "if embed_recipe:", "if True:", "P14", "MARKER.encode() not in data"),
     Mutant(f"{HEADERS}added", 'headers["Cache-Control"] = "private, no-store"', "pass", "P16", "no-store"),
     Mutant(f"{HEADERS}added", "headers.update(self._headers)", "pass", "P16", "no-store"),
     Mutant(f"{RESULTS}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17", "len(folders) == 2"),

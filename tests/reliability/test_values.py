@@ -93,7 +93,7 @@ def _page(place: int, value: object) -> Callable:
         if posted.status != 200:
             return posted
         answer = visitor.events("/gradio_api/queue/data?session_hash=values", posted)
-        note = re.search(rb'note error\\" role=\\"alert\\">([^<]*)<', answer.body)
+        note = re.search(rb'note error\\" role=\\"alert\\"[^>]*>([^<]*)<', answer.body)
         return replace(answer, status=422, event="error", data=note[1].decode() if note else "")
 
     return make
@@ -219,7 +219,16 @@ def silent_connections(rig: Rig, visitor: Visitor, token: str) -> Answer:
             connection.close()
 
 
-_EXPECTED |= {"V301": "body", "V302": ""}
+@V("V303", "a body that is too long and does not end")
+def endless_body(rig: Rig, visitor: Visitor, token: str) -> Answer:
+    size = MAX_PICTURE_BODY_BYTES + 1
+    try:
+        return raw(rig, GENERATE, b"%x\r\n%s\r\n" % (size, b" " * size), "Transfer-Encoding: chunked\r\n")
+    except TimeoutError:
+        raise AssertionError("its end is waited for") from None
+
+
+_EXPECTED |= {"V301": "body", "V302": "", "V303": "2.5 MB"}
 
 
 def assert_clear(answer: Answer, names: str) -> None:
@@ -338,13 +347,20 @@ MUTANTS = [
     Mutant(f"{FIELDS}Whole.check", "not isinstance(value, int) or", "", _by_name("num_inference_steps '20'"), NAMED),
     Mutant(f"{FIELDS}Whole.check", "or not low <= value <= high", "", _by_name("num_images_per_prompt 5"), TAKEN),
     Mutant(
-        f"{INCOMING}read_body",
+        "sd_space.serving.middleware:read_body",
         "len(body) > most_bytes",
         "False",
-        _by_name("a body in parts, a byte too long"),
-        NAMED,
+        _by_name("a body that is too long and does not end"),
+        "its end is waited for",
     ),
     Mutant(f"{ENVELOPE}parse_object", "not isinstance(values, dict)", "False", _by_name("a number for a body"), CRASH),
+    Mutant(
+        f"{INCOMING}endpoint_call",
+        "not least <= len(data) <= len(parameters)",
+        "False",
+        _by_name("too few data"),
+        NAMED,
+    ),
     Mutant(
         f"{ENVELOPE}known_endpoint",
         "name not in endpoints",

@@ -135,6 +135,6 @@ class Visitor:
                 return event["id"]
         raise LookupError(words)
 
-    def page_values(self, token: str, prompt: str = "a cat", seed: int = 7) -> list:
+    def page_values(self, token: str, prompt: str = "a cat", seed: int = 7, embed_recipe: bool = True) -> list:
         """The data of the page's Generate, in its order."""
-        return [token, prompt, "", 1, 1, "PNDM", 2.0, seed, False, "64x64", True, "", ""]
+        return [token, prompt, "", 1, 1, "PNDM", 2.0, seed, False, "64x64", embed_recipe, "", ""]
