@@ -359,7 +359,7 @@ MUTANTS = [
         "not least <= len(data) <= len(parameters)",
         "False",
         _by_name("too few data"),
-        TAKEN,
+        "answer.status >= 400",
     ),
     Mutant(
         f"{ENVELOPE}known_endpoint",
