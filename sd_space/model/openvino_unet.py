@@ -15,7 +15,7 @@ from torch import nn
 
 from sd_space.model.compiled_models import MAX_BYTES, read_compiled, store_compiled
 
-KERNELS = 512  # kept, enough for some 40 shapes in 0.1 GB; OpenVINO's own 5000 grow to 0.6 GB
+KERNELS = 512  # kept for shapes that come again, in 0.1 GB; by OpenVINO's own limit they grow to 0.6 GB
 TOLERANCE = 1e-3  # of the largest value; another order of float32 sums changes less than a hundredth of that
 
 
