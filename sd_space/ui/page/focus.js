@@ -2,7 +2,8 @@
 const nextFocus = {
   accept: '#prompt textarea', generate: '#cancel', cancel: '#generate', leave: '#stay', stay: '#leave', withdraw: '#agree input',
 }
-let lastFocused = '' // the id of such a button that has the focus, or had it when it disappeared
+// The id of such a button that has the focus, or had it when it disappeared: the gate is there before this script.
+let lastFocused = document.activeElement?.id in nextFocus ? document.activeElement.id : ''
 
 const focusIfLost = (element) => {
   if (element && document.activeElement === document.body) element.focus({ preventScroll: true })
