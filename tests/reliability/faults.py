@@ -120,13 +120,14 @@ def raising_when_shared(original: Callable) -> Callable:
     return raises
 
 
-def spoiling_the_middle(original: Callable, value: float) -> Callable:
-    """The latents of one picture of three, the middle one, turn into `value` after a step."""
+def spoiling(original: Callable, seed: int, value: float) -> Callable:
+    """The latents of the picture with that seed turn into `value` after a step."""
 
     def spoils(denoiser, states):
         errors = original(denoiser, states)
-        if len(states) == 3:
-            states[1].latents = torch.full_like(states[1].latents, value)
+        for state in states:
+            if state.generator.initial_seed() == seed:
+                state.latents = torch.full_like(state.latents, value)
         return errors
 
     return spoils
