@@ -88,6 +88,7 @@ def test_exactness(capsys, model_folder):
     assert all(row["in_a_crowd"] <= 1 for row in figures["rows"])
 
 
+@pytest.mark.nightly
 def test_mixed_cases_are_equal_where_torch_draws_both(capsys, model_folder):
     figures = bench(capsys, "mixed", "--model", str(model_folder), "--runtime", "torch", "--cases", "8")
     assert [row["scheduler"] for row in figures["rows"]] == list(SCHEDULER_TABLE)

@@ -135,7 +135,7 @@ def test_a_preview_shows_the_step_of_the_report_before(gpu):
 # --- memory that runs out, anywhere
 
 
-@drawn(6, nightly=200)
+@drawn(3, nightly=200)
 def test_memory_that_runs_out_anywhere_costs_nobody_a_picture(gpu, attempts):
     """Once, at any allocation on the device: from the prompt to the checker, with recordings and without."""
     changes = {"num_images_per_prompt": 2, "num_inference_steps": 3}
@@ -185,6 +185,7 @@ def test_reproducible_calls_that_do_not_fit_go_to_less_memory_at_once(gpu, monke
 # --- recordings
 
 
+@pytest.mark.nightly
 def test_more_shapes_than_are_kept_all_compute_what_they_should(gpu):
     """A graph that goes breaks the others of its pool: they must go with it."""
     loaded = gpu.load()
