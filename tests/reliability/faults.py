@@ -133,6 +133,10 @@ def spoiling(original: Callable, seed: int, value: float) -> Callable:
     return spoils
 
 
+def succeeding(original: Callable) -> Callable:
+    return lambda *arguments, **options: True
+
+
 def expire_after(seconds: float) -> None:
     """Results are kept so long from now on; the app takes no less than ten seconds for a setting."""
     inside.live("ResultStore")._ttl_s = inside.live("Runs")._result_ttl_s = seconds
