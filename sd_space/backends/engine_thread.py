@@ -220,7 +220,8 @@ class EngineThread:
 
     def _read_inbox(self, engine: "Engine") -> None:
         """Hands all messages to the engine; while that has nothing to do, waits for one until the next heartbeat."""
-        now_s, self._devices = self._heartbeat.beat(), (device_of(self._loaded, engine),)
+        now_s, profile = self._heartbeat.beat(), self._loaded.placement.profile
+        self._devices = (replace(*self._devices, memory_profile=profile.name, width=engine.width),)
         self._outlook_s = self._outlook.seconds(engine.batcher, engine.times, now_s)
         may_wait = engine.is_idle and not self._is_closing and not self._is_measuring
         with contextlib.suppress(queue.Empty):

@@ -114,7 +114,8 @@ def _pem(setting: str, value: str) -> str:
 
 
 def _parsed(chain: str, key_text: str, is_own: bool) -> SigningKey:
-    leaf = x509.load_pem_x509_certificates(chain.encode())[0]
+    certificates = x509.load_pem_x509_certificates(chain.encode())
+    leaf = certificates[0]
     private = load_pem_private_key(key_text.encode(), None)
     if isinstance(private, ec.EllipticCurvePrivateKey):
         algorithm = _CURVES.get(private.curve.name, "")
@@ -126,7 +127,6 @@ def _parsed(chain: str, key_text: str, is_own: bool) -> SigningKey:
         raise ValueError("a kind of key that Content Credentials do not know")
     pkcs8 = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     names = leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME) or [*leaf.subject]
-    certificates = x509.load_pem_x509_certificates(chain.encode())
     pem = "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in certificates)
     name = str(names[0].value) if names else ""
     return SigningKey(pem, pkcs8, algorithm, name, leaf.serial_number, leaf.not_valid_after_utc, is_own)

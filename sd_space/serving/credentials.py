@@ -3,14 +3,14 @@
 import io
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from types import ModuleType
 from typing import Any
 
 from PIL import Image
 
 from sd_space.errors import CannotStart
-from sd_space.serving.certificate import SigningKey
+from sd_space.serving.certificate import SigningKey, utc_now
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 BY_MODEL = f"{SOURCE_TYPES}trainedAlgorithmicMedia"
@@ -70,7 +70,7 @@ class Signer:
         png = io.BytesIO()
         Image.new("RGB", (8, 8)).save(png, "PNG")
         try:
-            signed = self.signed(png.getvalue(), Claim("a check", None, datetime.now(UTC), None))
+            signed = self.signed(png.getvalue(), Claim("a check", None, utc_now(), None))
         except self._c2pa.C2paError:
             raise CannotStart(_UNFIT) from None
         read = read_credentials(signed, "image/png", self.key)

@@ -19,7 +19,7 @@ from sd_space.serving import watermark
 from sd_space.serving.certificate import given_key, own_folder, own_key, utc_now
 from sd_space.serving.credentials import Claim, Signer, can_be_read
 from sd_space.serving.images import render_image
-from sd_space.serving.png_text import png_chunks
+from sd_space.serving.png_text import as_text, png_chunks
 from sd_space.serving.recipe import parameters_text
 from sd_space.settings import Settings
 
@@ -81,7 +81,7 @@ class Marks:
         png = io.BytesIO()
         picture.save(png, "PNG", pnginfo=png_chunks(request, image.seed, info, embed_recipe))
         recipe = parameters_text(request, image.seed, info) if embed_recipe else None
-        signed = self._signed(png.getvalue(), Claim(_text(info.model), info.revision, utc_now(), recipe))
+        signed = self._signed(png.getvalue(), Claim(as_text(info.model), info.revision, utc_now(), recipe))
         file.write(signed or png.getvalue())
         return Applied(watermark=marked is not None, credentials=signed is not None)
 
@@ -106,7 +106,3 @@ def _own_signer() -> Signer | None:
     except CannotStart as error:
         logger.error("pictures are not signed: %s", error)
         return None
-
-
-def _text(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()  # a folder's name may hold bytes that are no text

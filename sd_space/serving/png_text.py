@@ -20,7 +20,11 @@ def png_chunks(request: GenerationRequest, seed: int, info: ModelInfo, embed_rec
     if embed_recipe:
         chunks.add_itxt("parameters", parameters_text(request, seed, info))
     chunks.add_text("Software", "sd_space")
-    title = info.title.encode("utf-8", "replace").decode()  # a folder's name may hold bytes that are no text
-    chunks.add_text("Source", f"AI-generated with {title}")
+    chunks.add_text("Source", f"AI-generated with {as_text(info.title)}")
     chunks.add_itxt("XML:com.adobe.xmp", _XMP)
     return chunks
+
+
+def as_text(name: str) -> str:
+    """A folder's name may hold bytes that are no text."""
+    return name.encode("utf-8", "replace").decode()

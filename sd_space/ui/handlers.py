@@ -200,13 +200,13 @@ class Handlers:
     ) -> AsyncIterator[dict]:
         """After a reload: shows the last run, finished or not, and its values in the form.
 
-        Values from a link, and a prompt that was being written, stay. A run whose pictures are gone is told once.
+        Values from a link, and a prompt that was being written, stay. That a run's pictures are gone is said once.
         """
         visitor = self.gate.visitor_of(token)
         run, shown = (self.runs.get(name, visitor) if visitor is not None else None for name in (run_id, shown_id))
-        if run is None or (run.is_done and not _still_there(run)):
+        if run is None or _is_gone(run):
             run, shown = shown, None
-        if run is None or (run.is_done and not _still_there(run)):
+        if run is None or _is_gone(run):
             had_pictures = bool(run.finished if run else shown_id and visitor)
             gone = {self.page.shown_id: "", self.page.status: views.deleted(self.settings.result_ttl_s)}
             yield {self.page.run_id: ""} | (gone if had_pictures else {self.page.status: ""})
@@ -282,6 +282,11 @@ class Handlers:
             if run := self.runs.get(run_id, self.gate.owner_of(token)):
                 self.runs.cancel(run.request_id)
         return {self.page.cancel: gr.update(interactive=False, value="Cancelling…")}
+
+
+def _is_gone(run: Run) -> bool:
+    """Whether it is over and none of its pictures exists any more."""
+    return run.is_done and not _still_there(run)
 
 
 def _still_there(run: Run) -> list[SavedPicture]:

@@ -26,10 +26,10 @@ const askOutlook = async () => {
 setInterval(askOutlook, 15000)
 
 let wasIdle = false // whether Generate could be pressed
-new MutationObserver(() => {
+onChange.push(() => {
   const prompt = document.querySelector('#prompt textarea')
   if (prompt && !prompt.hasAttribute('aria-describedby')) prompt.setAttribute('aria-describedby', 'reading')
   const isIdle = Boolean(document.getElementById('generate')?.checkVisibility())
   if (isIdle && !wasIdle) askOutlook()
   wasIdle = isIdle
-}).observe(document.body, { childList: true, subtree: true })
+})

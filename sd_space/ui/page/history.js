@@ -30,10 +30,11 @@ const smallCopy = async (image) => {
 
 let kept = '' // the run whose pictures were kept last, or are not to be kept
 const keepPictures = async ({ run, recipe, pictures }) => {
+  if (kept === run) return
   const paths = JSON.parse(pictures)
   const shown = [...document.querySelectorAll('#gallery img')]
   const images = paths.map((path) => shown.find(({ src }) => decodeURI(src).endsWith(path)))
-  if (kept === run || images.includes(undefined)) return // the gallery is still to come
+  if (images.includes(undefined)) return // the gallery is still to come
   kept = run
   const copies = (await Promise.all(images.map(smallCopy))).map((copy, index) => (
     { key: `${run} ${index}`, run, recipe, copy, at: Date.now() - index / 100 }
@@ -85,7 +86,7 @@ try { hasAcceptance = Boolean(localStorage.getItem('sd_space.token')) } catch {}
 if (!hasAcceptance) forget() // what is left is somebody else's
 
 let filled = null // the element that shows the copies
-new MutationObserver(() => {
+onChange.push(() => {
   const history = document.getElementById('history')
   if (history !== filled) {
     filled = history
@@ -95,4 +96,4 @@ new MutationObserver(() => {
   if (history && history.inert !== isDrawing) history.inert = isDrawing
   const record = document.querySelector('#record [data-run]')
   if (history && record) keepPictures(record.dataset)
-}).observe(document.body, { childList: true, subtree: true })
+})
