@@ -1,4 +1,4 @@
-"""A backend without a model, for tests of what happens around one, and what v1-4 weighs."""
+"""A backend without a model, for tests of what happens around one, a clock that stands, and what v1-4 weighs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +30,16 @@ V1_4 = Footprint(  # float16; the checker in float32
     step=step_bytes(320, 64, 64, 2),
     decode=decode_bytes(128, 512, 512, 2),
 )
+
+
+class Clock:
+    """Seconds that pass only where a test says so."""
+
+    def __init__(self, now_s: float = 0.0):
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 def picture(seed: int, outcome: Outcome = Outcome.OK, size: int = 64) -> ScreenedImage:

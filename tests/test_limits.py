@@ -6,12 +6,7 @@ from sd_space.serving.envelope import Refusal
 from sd_space.serving.limits import GLOBAL_FACTOR, Capacity, OpenRequests, RateLimiter, limit_key
 from sd_space.settings import Settings
 
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from .fakes import Clock
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,11 @@ import threading
 
 from sd_space.lived_time import LONGEST_GAP_S, LivedTime, wait_lived
 
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from .fakes import Clock
 
 
 def test_time_passes_as_on_any_clock_while_the_process_runs():
-    clock = Clock()
+    clock = Clock(1000.0)
     lived_s = LivedTime(clock)
     for _ in range(100):
         clock.now_s += 0.5
@@ -21,7 +16,7 @@ def test_time_passes_as_on_any_clock_while_the_process_runs():
 
 
 def test_a_pause_is_not_lived_through_whoever_looks_first():
-    clock = Clock()
+    clock = Clock(1000.0)
     lived_s = LivedTime(clock)
     clock.now_s += 3600.0
     assert lived_s() == LONGEST_GAP_S

@@ -20,6 +20,8 @@ from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import RequestFilter
 from sd_space.settings import Settings
 
+from .fakes import Clock
+
 GENERATE = "/gradio_api/call/v2/generate"
 ENDPOINTS = {
     "generate": (
@@ -33,13 +35,6 @@ ENDPOINTS = {
 
 MAX_OPEN = 40
 IS_JSON = {"content-type": "application/json"}
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class App:

@@ -20,7 +20,7 @@ from sd_space.schema import Outcome, ScreenedImage
 from sd_space.serving.placeholder import PLACEHOLDER_SIDE
 from sd_space.serving.results import ResultStore, SavedPicture
 
-from .fakes import picture
+from .fakes import Clock, picture
 from .test_schema import INFO
 
 REQUEST = GenerationRequest.parse(
@@ -30,17 +30,9 @@ REQUEST = GenerationRequest.parse(
 SAVED = SavedPicture(Path("seed-7.png"), 7, Outcome.OK, "Seed 7")
 
 
-class Clock:
-    def __init__(self, now_s: float = 1_000_000.0):
-        self.now_s = now_s
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(1_000_000.0)
 
 
 @pytest.fixture

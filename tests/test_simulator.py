@@ -7,6 +7,7 @@ from sd_space.engine.engine import Engine
 from sd_space.engine.step_times import StepTimes
 from sd_space.tools.bench.simulator import Work, poisson, replicas_needed, simulate
 
+from .fakes import Clock
 from .tiny_models import IMAGE_SIZE, admitted, make_engine
 
 KEY = BatchKey(512, 512, True)
@@ -60,16 +61,6 @@ def test_the_fewest_replicas_that_keep_the_wait():
     assert replicas_needed(rate_per_s=10.0, wait_s=60.0, width=2, work=work) == 7, "six would be busy all the time"
     with pytest.raises(ValueError, match="more than the"):
         replicas_needed(rate_per_s=10.0, wait_s=0.5, width=2, work=work)
-
-
-class Clock:
-    """Seconds that pass only where a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def ends_of(engine: Engine, clock: Clock, arrivals_s: list[float], work: Work) -> list[float]:

@@ -4,12 +4,7 @@ import pytest
 
 from sd_space.serving.time_left import TimeLeft
 
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from .fakes import Clock
 
 
 @pytest.fixture
