@@ -1,5 +1,6 @@
 """The operator's certificate and key: what cannot be used stops the start with a sentence that names the fix."""
 
+import os
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -126,3 +127,9 @@ def test_every_kind_of_key_that_issuers_use_signs(private, algorithm):
     given = given_key(text + root.public_bytes(Encoding.PEM).decode(), keys, NOW)
     assert given.algorithm == algorithm
     Signer(given).check()
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CannotStart, match="no file that can be read"):
+        given_key(str(tmp_path / "pipe"), str(tmp_path / "pipe"), NOW)

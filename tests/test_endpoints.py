@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import re
 
 import gradio as gr
 import pytest
@@ -11,6 +12,7 @@ from sd_space.errors import EngineFailed
 from sd_space.fields import Picture
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Outcome, Stage
+from sd_space.serving import limits
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 from .fakes import FakeBackend
@@ -215,5 +217,18 @@ def test_a_result_of_ones_own_is_named_by_its_address_and_nobody_elses(tmp_path)
             with pytest.raises(gr.Error, match=words):
                 await host.call("generate", *data(token, init_image=address))
         assert len(host.backend.started) == 2 and len(host.capacity) == 0
+
+    play(tmp_path, scene)
+
+
+def test_pictures_that_wait_to_be_verified_are_bounded_with_all_large_bodies(tmp_path, monkeypatch):
+    async def scene(host: Host):
+        ((token,),) = await host.call("accept_license", True)
+        monkeypatch.setattr(limits, "MAX_HELD_BYTES", 1_000)
+        with pytest.raises(gr.Error, match=re.escape(limits.FULL)):
+            await host.call("verify", "data:image/png;base64," + "A" * 1_000, token)
+        monkeypatch.setattr(limits, "MAX_HELD_BYTES", 10_000)
+        with pytest.raises(gr.Error, match="picture must be"):  # and what was refused is held no more
+            await host.call("verify", "data:image/png;base64," + "A" * 9_000, token)
 
     play(tmp_path, scene)

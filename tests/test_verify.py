@@ -4,7 +4,10 @@ import base64
 import http.server
 import io
 import random
+import struct
 import threading
+import time
+import zlib
 
 import pytest
 from PIL import Image, PngImagePlugin
@@ -137,3 +140,63 @@ def test_a_data_uri_is_read_whole(png):
 def test_a_huge_picture_in_a_small_file_is_not_unpacked(marks):
     found = verify(saved(Image.new("1", (9000, 9000))), marks.signer.key)
     assert found.has_watermark is None
+
+
+def chunk(kind: bytes, data: bytes = b"") -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def in_front_of_the_end(png: bytes, more: bytes) -> bytes:
+    return png[:-12] + more + png[-12:]
+
+
+PNG = saved(Image.new("RGB", (64, 64)))
+JPEG = saved(Image.linear_gradient("L"), "JPEG", progressive=True)
+WEBP = saved(Image.new("RGB", (64, 64)), "WEBP")
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        in_front_of_the_end(PNG, 10_000 * chunk(b"abCd")),
+        JPEG[:-2] + 200 * JPEG[JPEG.rindex(b"\xff\xda") : -2] + JPEG[-2:],
+        JPEG[:2] + 10_000 * b"\xff\xe5\x00\x02" + JPEG[2:],
+        WEBP + 10_000 * (b"abcd" + bytes(4)),
+    ],
+    ids=["PNG chunks", "JPEG scans", "JPEG segments", "WebP chunks"],
+)
+def test_a_file_of_more_parts_than_a_picture_needs_is_refused_unread(endless):
+    for data in (PNG, JPEG, WEBP):
+        verify(data, None)
+    with pytest.raises(InvalidRequest, match="so many parts"):
+        verify(endless, None)
+
+
+@pytest.mark.parametrize("blanks", ["\n" * 1_000_000, "\n" * 15_000 + " " * 33_000, "Steps: 1," + " " * 9_900 + "x"])
+def test_blanks_without_end_hold_nobody_up(blanks):
+    text = chunk(b"zTXt", b"parameters\0\0" + zlib.compress(blanks.encode()))
+    began_s = time.process_time()
+    assert verify(in_front_of_the_end(PNG, text), None).recipe is None
+    assert time.process_time() - began_s < 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Steps: \u0663, Size: 9x9",
+        "a cat\nSteps: x",
+        "Steps: 5, Seed: 1",
+        'Steps: 5, Prompt as written: "\\ud800"',
+    ],
+)
+def test_a_text_that_draws_no_picture_is_no_recipe(text):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("parameters", text)
+    assert verify(saved(Image.new("RGB", (64, 64)), pnginfo=chunks), None).recipe is None
+
+
+def test_one_side_is_no_size():
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("parameters", "a cat\nSteps: 5, Size: 9x9x9")
+    recipe = verify(saved(Image.new("RGB", (64, 64)), pnginfo=chunks), None).recipe
+    assert recipe == {"prompt": "a cat", "negative_prompt": "", "num_inference_steps": 5}

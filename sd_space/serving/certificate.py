@@ -105,12 +105,10 @@ def own_folder() -> Path:
 def _pem(setting: str, value: str) -> str:
     if value.startswith("-----BEGIN "):
         return value.replace("\\n", "\n") + "\n"
-    try:
-        return Path(value).read_text(encoding="ascii")
-    except (OSError, ValueError):
-        raise CannotStart(
-            f"{setting} names no file that can be read; give a path to a PEM file, or its text."
-        ) from None
+    with contextlib.suppress(OSError, ValueError):
+        if Path(value).is_file():  # a pipe would be waited for
+            return Path(value).read_text(encoding="ascii")
+    raise CannotStart(f"{setting} names no file that can be read; give a path to a PEM file, or its text.")
 
 
 def _parsed(chain: str, key_text: str, is_own: bool) -> SigningKey:

@@ -17,7 +17,7 @@ from typing import Any
 _NEGATIVE = "Negative prompt: "
 _AS_WRITTEN = ("Prompt as written", "Negative as written")
 _PART_NAME = re.compile(r"(negative prompt|steps):", re.IGNORECASE)
-_PAIR = re.compile(r'\s*(\w[\w /-]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_PAIR = re.compile(r'(\w[\w /-]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
 
 def write(prompt: str, negative_prompt: str, values: Mapping[str, Any]) -> str:

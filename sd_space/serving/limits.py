@@ -178,7 +178,7 @@ class Capacity:
         self.events = events
         self._now_s = now_s
         self._places: dict[str, Place] = {}
-        self._read_bytes: dict[object, int] = {}  # of large bodies that are being read or passed on
+        self._read_bytes: dict[object, int] = {}  # of large bodies: being read, passed on, or waiting to be verified
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Callable[[int], None]]:

@@ -12,7 +12,7 @@ from sd_space.serving.recipe import SAMPLERS, recipe_from_query
 
 MAX_CHARS = 10_000
 NONE_FOUND = "No settings were found; choose a PNG that this page or another Stable Diffusion tool has made."
-_LAST_LINE = re.compile(r"^\s*Steps: *\d", re.MULTILINE)
+_LAST_LINE = re.compile(r"^[ \t]*Steps: *[0-9]", re.MULTILINE)
 _SIDES = ("width", "height")
 # Pairs of other tools' texts that are no settings, or are read together with another one.
 _DESCRIBING = {"Model", "Model hash", "Schedule type", "Version", "Batch size", "Batch pos", "RNG", "VAE", "VAE hash"}
@@ -53,15 +53,16 @@ def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureS
 
 
 def recipe_in(text: str) -> dict[str, Any] | None:
-    """The values that the text holds, whatever the served model makes of them; `None` where it holds none."""
-    parts = _parts(text)
-    return None if parts is None else recipe_from_query(_written(*parts))
+    """The values that the text holds, whatever the served model makes of them; `None` where they draw no picture."""
+    if (parts := _parts(text)) is None:
+        return None
+    values = _without_half_sizes(recipe_from_query(_written(*parts)))
+    return values if values.get("prompt") and "num_inference_steps" in values else None
 
 
 def _parts(text: str) -> tuple[str, str, dict[str, str]] | None:
     """Prompt, negative prompt and the pairs after them, up to the end of their line."""
-    lines = list(_LAST_LINE.finditer(text))
-    if len(text) > MAX_CHARS or not lines:
+    if len(text) > MAX_CHARS or not (lines := list(_LAST_LINE.finditer(text))):
         return None
     end = text.find("\n", lines[-1].end())
     try:
@@ -99,6 +100,10 @@ def _checked(texts: dict[str, str], limits: Limits) -> tuple[dict[str, Any], lis
                 remarks.append(field.label + str(error).removeprefix(name))
         else:
             values[name] = value
-    if not all(side in values for side in _SIDES):  # one side alone is no size
-        values = {name: value for name, value in values.items() if name not in _SIDES}
-    return values, remarks
+    return _without_half_sizes(values), remarks
+
+
+def _without_half_sizes(values: dict[str, Any]) -> dict[str, Any]:
+    """One side alone is no size."""
+    is_whole = all(side in values for side in _SIDES)
+    return {name: value for name, value in values.items() if is_whole or name not in _SIDES}

@@ -18,16 +18,14 @@ from sd_space.fields import Picture, SourcePicture, shown
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Outcome
 from sd_space.served_model import Limits, ModelInfo
+from sd_space.serving.picture_files import FORMATS, MAX_PIXELS, takes_long
 from sd_space.serving.placeholder import PLACEHOLDER_SIDE, placeholder
 from sd_space.serving.results import SavedPicture
 
 SOURCES = {name: field.kind.channels for name, field in REQUEST_FIELDS.items() if isinstance(field.kind, Picture)}
 MAX_FILE_BYTES = 2**20
-MAX_PIXELS = 2048 * 2048  # decoded, one takes up to 46 MB for a moment
 MIN_SIDE = 16
 _NOT_SHOWN = (Outcome.WITHHELD, Outcome.BROKEN)
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_MAX_SCANS = 100  # of a JPEG: each goes through all pixels, and takes 20 bytes
 _DATA_URI = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 
 
@@ -116,10 +114,10 @@ def _sent(name: str, value: object) -> bytes:
 
 def _decoded(name: str, data: bytes) -> Image.Image:
     """The picture in RGB, or in grey if it is a mask. Its size is known, and checked, before it is decoded."""
-    if data.startswith(b"\xff\xd8") and data.count(b"\xff\xda") > _MAX_SCANS:
+    if takes_long(data):
         raise _unreadable(name)
     try:
-        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        opened = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(name) from None
     with opened as image:

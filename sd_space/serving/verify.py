@@ -14,12 +14,11 @@ from sd_space.errors import InvalidRequest
 from sd_space.serving import watermark
 from sd_space.serving.certificate import SigningKey
 from sd_space.serving.credentials import Credentials, can_be_read, read_credentials
+from sd_space.serving.picture_files import FORMATS, MAX_PIXELS, takes_long
 from sd_space.serving.picture_settings import recipe_in
 
 MAX_PICTURE_BYTES = 5_900_000  # as a data URI within `MAX_BODY_BYTES`
 MAX_BODY_BYTES = 8 * 2**20
-MAX_PIXELS = 2048 * 2048  # of a picture that is decoded to look for the watermark
-FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _DATA_URI = re.compile(r"data:image/[a-z+.-]{1,20};base64,", re.IGNORECASE)
 _WRONG = "picture must be a PNG, JPEG or WebP as a data URI (data:image/png;base64,…) of at most 5.9 MB, not {what}."
 
@@ -74,6 +73,8 @@ def verify(picture: bytes, key: SigningKey | None) -> Verification:
 
     Takes up to a second; fetches nothing. Raises InvalidRequest for what is no picture.
     """
+    if takes_long(picture):
+        raise _wrong("one in so many parts")
     try:
         image = Image.open(io.BytesIO(picture), formats=tuple(FORMATS))
     except Exception:  # Pillow has many, and none of them tells a visitor more

@@ -137,7 +137,9 @@ class PublicEndpoints:
             signer = self._marks.signer
             return verify(picture_of(picture), signer.key if signer else None).as_dict()
 
-        return await asyncio.get_running_loop().run_in_executor(self._verifier, verified)
+        with self._capacity.reading() as count:  # pictures that wait are bounded as bodies are
+            count(len(picture) if isinstance(picture, str) else 0)
+            return await asyncio.get_running_loop().run_in_executor(self._verifier, verified)
 
 
 def _file_data(picture: SavedPicture, request: gr.Request | None) -> gr.FileData:

@@ -3,7 +3,7 @@ const fillFrom = async (file) => {
   ask('ask-settings', file.size < 50e6 ? await parametersOf(file) : '')
   showPrompt()
 }
-const isSettings = (text) => /^\s*Steps: *\d+,/m.test(text) && /\b(Sampler|CFG scale|Seed|Size): /.test(text)
+const isSettings = (text) => /^[ \t]*Steps: *\d+,/m.test(text) && /\b(Sampler|CFG scale|Seed|Size): /.test(text)
 let pasted = { text: '' } // what is offered, and where it was to go
 
 document.addEventListener('change', ({ target }) => {
