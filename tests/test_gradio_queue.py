@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from gradio import http_server, mcp, queueing, routes, server_messages
+from gradio import http_server, mcp, queueing, routes, server_messages, state_holder
 
 from sd_space.schema import BackendStatus, Stage
 from sd_space.serving import gradio_queue
@@ -60,6 +60,7 @@ def owner(demo: gr.Blocks, name: str) -> Any:
         "App": routes.App,
         "module routes": routes,
         "module http_server": http_server,
+        "SessionState": state_holder.SessionState,
         "MCP server": in_a_loop(lambda: mcp.GradioMCPServer(demo)),
     }[name]
 
@@ -86,6 +87,7 @@ def owner(demo: gr.Blocks, name: str) -> Any:
         ("module routes", "BUILD_PATH_LIB", object, "gradio_queue.asset_addresses"),
         ("module routes", "templates", object, "gradio_queue.add_to_head"),
         ("module http_server", "start_server", object, "gradio_queue.serve_with"),
+        ("SessionState", "_update_value_in_config", object, "gradio_queue.keep_no_values"),
         ("MCP server", "tool_to_endpoint", dict, "gradio_queue.mcp_tools"),
         ("MCP server", "postprocess_output_data", object, "gradio_queue.give_pictures_to_mcp"),
     ],
@@ -125,6 +127,26 @@ def test_gradios_queue_refuses_nobody_and_keeps_everybodys_messages(demo):
     assert demo._queue.max_size is None
     assert demo._queue.pending_messages_per_session.max_size > 10**6
     assert demo._queue.default_concurrency_limit is None
+
+
+def test_what_a_session_sends_and_is_sent_is_kept_nowhere(monkeypatch):
+    """Else the last sessions' prompts and pictures would stay in memory."""
+    own = state_holder.SessionState._update_value_in_config
+    monkeypatch.setattr(state_holder.SessionState, "_update_value_in_config", own)  # and restored afterwards
+    gradio_queue.keep_no_values()
+
+    def echo(text: str) -> str:
+        return text
+
+    async def main() -> None:
+        with gr.Blocks(analytics_enabled=False) as demo:
+            gr.api(echo)
+        session = state_holder.SessionState(demo)
+        answer = await demo.process_api(demo.fns[0], ["words of a visitor"], state=session)
+        assert answer["data"] == ["words of a visitor"]
+        assert "words of a visitor" not in repr(session.config_values)
+
+    asyncio.run(main())
 
 
 def test_gradios_analytics_are_off_by_its_own_variables(monkeypatch):

@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 import jinja2
 from fastapi import FastAPI
-from gradio import http_server, routes
+from gradio import http_server, routes, state_holder
 from gradio.routes import templates
 from gradio.server_messages import ProcessCompletedMessage
 from gradio_client.utils import is_file_obj_with_meta
@@ -175,6 +175,14 @@ def wrap_apps(wrapped: Callable[[ASGIApp], ASGIApp]) -> None:
         return wrapped(FastAPI.build_middleware_stack(self))
 
     routes.App.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]  # it is meant
+
+
+def keep_no_values() -> None:
+    """Gradio keeps what each session has sent and been sent, for links to it, which the request filter has closed.
+
+    Among it are prompts and whole pictures, those of the last `SESSION_CAPACITY` sessions.
+    """
+    state_holder.SessionState._update_value_in_config = lambda self, key, value: None  # type: ignore[method-assign]
 
 
 def asset_addresses() -> frozenset[str]:

@@ -54,6 +54,7 @@ def launch(
         return RequestFilter(app, settings, backend.status, metrics, contract, capacity, max_open_per_address)
 
     gradio_queue.wrap_apps(filtered)
+    gradio_queue.keep_no_values()
     gradio_queue.add_to_head(views.TITLE, views.DESCRIPTION, _PREVIEW_IMAGE_URL, head())
     gradio_queue.keep_queue_running(demo)
     _, url, _ = demo.launch(
