@@ -161,7 +161,7 @@ WEBP = saved(Image.new("RGB", (64, 64)), "WEBP")
         in_front_of_the_end(PNG, 10_000 * chunk(b"abCd")),
         JPEG[:-2] + 200 * JPEG[JPEG.rindex(b"\xff\xda") : -2] + JPEG[-2:],
         JPEG[:2] + 10_000 * b"\xff\xe5\x00\x02" + JPEG[2:],
-        WEBP + 10_000 * (b"abcd" + bytes(4)),
+        WEBP[:4] + struct.pack("<I", len(WEBP) - 8 + 80_000) + WEBP[8:] + 10_000 * (b"abcd" + bytes(4)),
     ],
     ids=["PNG chunks", "JPEG scans", "JPEG segments", "WebP chunks"],
 )
@@ -170,6 +170,11 @@ def test_a_file_of_more_parts_than_a_picture_needs_is_refused_unread(endless):
         verify(data, None)
     with pytest.raises(InvalidRequest, match="so many parts"):
         verify(endless, None)
+
+
+@pytest.mark.parametrize("picture", [PNG, JPEG, WEBP], ids=["PNG", "JPEG", "WebP"])
+def test_what_follows_a_picture_in_its_file_is_no_part_of_it(picture):
+    verify(picture + bytes(400_000), None)
 
 
 @pytest.mark.parametrize("blanks", ["\n" * 1_000_000, "\n" * 15_000 + " " * 33_000, "Steps: 1," + " " * 9_900 + "x"])

@@ -12,20 +12,31 @@ _SCAN, _SEGMENT = b"\xff\xda", re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
 def takes_long(data: bytes) -> bool:
-    """Whether the file has more scans or parts than any picture needs."""
+    """Whether the file has more scans or parts than any picture needs. What follows a picture's end costs nothing."""
     if data.startswith(b"\xff\xd8"):
         return data.count(_SCAN) > MAX_SCANS or _are_too_many(_SEGMENT.finditer(data))
     if data.startswith(b"\x89PNG"):
-        return _are_too_many(_chunks(data, 8, 0, "big", 12))
-    return _are_too_many(_chunks(data, 12, 4, "little", 8))  # RIFF, in which a WebP lies
+        return _are_too_many(_png_chunks(data))
+    return _are_too_many(_riff_chunks(data))  # in which a WebP lies
 
 
-def _chunks(data: bytes, start: int, length_at: int, order: str, overhead: int) -> Iterator[int]:
-    """Where each chunk begins. In RIFF a chunk of odd length is filled up by a byte."""
+def _png_chunks(data: bytes) -> Iterator[int]:
+    """Where each chunk begins, up to the one that ends the picture (PNG, 5.3)."""
+    start = 8
     while start + 8 <= len(data):
         yield start
-        length = int.from_bytes(data[start + length_at : start + length_at + 4], order)  # type: ignore[arg-type]
-        start += overhead + length + (length % 2 if order == "little" else 0)
+        if data[start + 4 : start + 8] == b"IEND":
+            return
+        start += 12 + int.from_bytes(data[start : start + 4], "big")
+
+
+def _riff_chunks(data: bytes) -> Iterator[int]:
+    """Where each chunk begins, within the size that the file declares. One of odd length is filled up by a byte."""
+    start, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
+    while start + 8 <= end:
+        yield start
+        length = int.from_bytes(data[start + 4 : start + 8], "little")
+        start += 8 + length + length % 2
 
 
 def _are_too_many(parts: Iterator[object]) -> bool:
