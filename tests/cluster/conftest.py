@@ -12,7 +12,7 @@ import pytest
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.settings import Settings
-from sd_space.tools.bench.scale import replica_processes
+from sd_space.tools.bench.clusters import replica_processes
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
 collect_ignore_glob = [] if HAS_RAY else ["test_*.py"]

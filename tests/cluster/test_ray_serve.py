@@ -17,7 +17,7 @@ from sd_space.backends.ray_serve.deployment import APP, replicas
 from sd_space.errors import Cancelled, EngineFailed, QueueFull
 from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed
 from sd_space.serving.limits import Capacity
-from sd_space.tools.bench.scale import replica_processes
+from sd_space.tools.bench.clusters import replica_processes
 
 from ..server import ROOT, serve
 from ..test_api import QUICK, call

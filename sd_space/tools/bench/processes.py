@@ -23,7 +23,7 @@ from sd_space.card import load_card
 from sd_space.model.pipeline import LoadedPipeline
 from sd_space.schema import AdmittedRequest, GenerationResult
 from sd_space.settings import PREFIX
-from sd_space.tools.bench import harness, scale, startup
+from sd_space.tools.bench import clusters, harness, startup
 
 APP = harness.ROOT / "app.py"
 TICK_S = 0.002  # how often the event loop is to be punctual
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 async def in_turns(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """A crowd, and one picture alone, on each way; the ways that wait for their turns are idle."""
     threads = options.threads
-    settings = scale.settings_for(options, max_queue=10 * options.pictures)
+    settings = clusters.settings_for(options, max_queue=10 * options.pictures)
     with contextlib.ExitStack() as stack:
         made: dict[str, tuple[Backend, int]] = {
             f"{threads} engines of one thread": (LocalBackend(replace(settings, devices=str(threads))), 1),
@@ -103,7 +103,9 @@ def started(backend: Backend, threads: int) -> Iterator[Backend]:
 
 
 async def measure(loaded: LoadedPipeline, backend: Backend, options: argparse.Namespace, name: str) -> dict[str, float]:
-    crowd, (alone,) = (scale.requests(loaded, options, count, f"{name} of {count}") for count in (options.pictures, 1))
+    crowd, (alone,) = (
+        clusters.requests(loaded, options, count, f"{name} of {count}") for count in (options.pictures, 1)
+    )
     delays_s: list[float] = []
     watching = asyncio.create_task(watch_loop(delays_s))
     began_s = time.perf_counter()

@@ -5,33 +5,28 @@ With `--plan`, how many replicas it takes for so many pictures a minute, from th
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
 import os
-import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
-import torch
 
-from sd_space.backends import Backend, make_backend, until_ready
-from sd_space.backends.loading import build_engine
+from sd_space.backends import Backend
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.step_times import StepTimes
-from sd_space.errors import SpaceError
 from sd_space.model.pipeline import LoadedPipeline
 from sd_space.request import GenerationRequest
 from sd_space.schema import AdmittedRequest, GenerationResult
-from sd_space.settings import Settings
 from sd_space.tools.bench import harness, startup
+from sd_space.tools.bench.clusters import cpu_seconds, memory_of_ray, requests, settings_for, started, whole
+from sd_space.tools.bench.kills import faults
 from sd_space.tools.bench.simulator import Outcome, Work, poisson, replicas_needed, simulate
 
-MIB = 2**20
 ASK_EVERY_S = 1.5  # a page asks its replicas every second
 COLUMNS = (
     "backend", "replicas", "arrivals", "pictures/s", "simulated", "off %", "mean wait s", "simulated s", "wait off %",
@@ -120,20 +115,6 @@ def plan(per_minute: float, work: Work, options: argparse.Namespace) -> dict[str
     }
 
 
-def settings_for(options: argparse.Namespace, **changes: Any) -> Settings:
-    return dataclasses.replace(harness.settings_of(options), max_batch_size=options.width, **changes)
-
-
-@contextlib.contextmanager
-def started(settings: Settings) -> Iterator[Backend]:
-    backend = make_backend(settings)
-    backend.start()
-    try:
-        yield backend
-    finally:
-        backend.close(0)
-
-
 async def compare(loaded: LoadedPipeline, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A crowd at once, and arrivals at random, on each number of replicas and on the local backend.
 
@@ -188,19 +169,6 @@ def figures_of(outcome: Outcome, expected: Outcome, engine_s: float, page_s: flo
     }
 
 
-def requests(loaded: LoadedPipeline, options: argparse.Namespace, pictures: int, name: str) -> list[AdmittedRequest]:
-    made = (harness.request_of(loaded, options, number) for number in range(pictures))
-    return [dataclasses.replace(one, request_id=f"{name} {one.request_id}") for one in made]
-
-
-async def whole(backend: Backend, replicas: int) -> None:
-    """Until the model is loaded everywhere."""
-    async for _ in until_ready(backend):
-        pass
-    while replicas and backend.status().replicas.get("running", 0) < replicas:
-        await asyncio.sleep(0.2)
-
-
 async def attend(
     loaded: LoadedPipeline, backend: Backend, admitted: list[AdmittedRequest], arrivals_s: list[float]
 ) -> tuple[Outcome, Work]:
@@ -241,71 +209,6 @@ async def calls_so_far(backend: Backend) -> Mapping[int, tuple[int, float]]:
     return calls
 
 
-def replica_processes(pid: int | None = None) -> list[psutil.Process]:
-    """The replicas of a cluster that a process, this one by default, started."""
-    replicas = []
-    for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may end at any moment
-            if "EngineReplica" in " ".join(process.cmdline()):
-                replicas.append(process)
-    return replicas
-
-
-def cpu_seconds() -> tuple[float, float]:
-    """What this process has used of the CPU, and what the replicas have."""
-    theirs = [process.cpu_times() for process in replica_processes()]
-    return time.process_time(), sum(times.user + times.system for times in theirs)
-
-
-def memory_of_ray() -> tuple[float, float]:
-    """MiB of one replica, and of everything else of Ray's; each process's own pages."""
-    mine = {process.pid: process.memory_full_info().uss / MIB for process in replica_processes()}
-    family = psutil.Process().children(recursive=True)
-    others = [process.memory_full_info().uss / MIB for process in family if process.pid not in mine]
-    return statistics.mean(mine.values()), sum(others)
-
-
-async def faults(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[str, Any]:
-    """Kills replicas at random while `--pictures` requests are drawn on two, and compares every picture."""
-    engine = build_engine(loaded, Settings(max_batch_size=options.width))
-    admitted = requests(loaded, options, options.pictures, "fault")
-    expected: dict[str, bytes | None] = {}
-    for one in admitted:
-        engine.add_request(one)
-    while not engine.is_idle:
-        for update in engine.step():
-            if isinstance(update, GenerationResult):
-                expected[update.request_id] = update.images[0].pixels
-    settings = settings_for(options, backend="ray", ray_replicas=2)
-    draw = random.Random(options.seed)
-    waiting, kills = iter(admitted), 0
-    counted = {"right": 0, "wrong": 0, "refused": 0}
-
-    with started(settings) as backend:
-        await whole(backend, 2)
-
-        async def visitor() -> None:
-            for one in waiting:
-                try:
-                    last = [update async for update in backend.generate(one)][-1]
-                except SpaceError:
-                    last = None
-                if not isinstance(last, GenerationResult):
-                    counted["refused"] += 1
-                else:
-                    counted["right" if like(last.images[0].pixels, expected[one.request_id]) else "wrong"] += 1
-
-        visitors = [asyncio.ensure_future(visitor()) for _ in range(2 * options.width)]
-        while kills < options.kills and not all(task.done() for task in visitors):
-            done = sum(counted.values())
-            if done >= (kills + 0.5) * options.pictures / (options.kills + 1) and (alive := replica_processes()):
-                draw.choice(alive).kill()
-                kills += 1
-            await asyncio.sleep(0.05)
-        await asyncio.gather(*visitors)
-        return {"kills": kills, **counted, "reruns": backend.status().reruns}
-
-
 def over_http(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[str, Any]:
     """CPU of the page's process a picture, Gradio and PNG files included: the app, asked for two pictures a replica."""
     port = startup.free_port()
@@ -336,11 +239,3 @@ def over_http(loaded: LoadedPipeline, options: argparse.Namespace) -> dict[str, 
         "pictures_per_s": options.http / seconds,
         "page_cpu_ms": 1e3 * used_s / options.http,
     }
-
-
-def like(pixels: bytes | None, expected: bytes | None) -> bool:
-    """Equal but for what company does to a picture: 1 in 255."""
-    if pixels is None or expected is None:
-        return pixels is expected
-    both = (torch.frombuffer(bytearray(part), dtype=torch.uint8).int() for part in (pixels, expected))
-    return int((next(both) - next(both)).abs().max()) <= 1
