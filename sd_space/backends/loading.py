@@ -12,6 +12,7 @@ from sd_space.backends.stored_widths import read_width, store_width
 from sd_space.devices import Device, DeviceState
 from sd_space.engine.outlook import Outlook
 from sd_space.errors import ModelUnavailable
+from sd_space.model.lean_imports import import_lean
 from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import Stage
@@ -33,6 +34,7 @@ def load(
 ) -> "LoadedPipeline":
     """Imports the libraries and loads the model, in the calling thread. Raises ModelUnavailable."""
     on_stage(Stage.IMPORTING)
+    import_lean()
     import transformers
 
     transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
