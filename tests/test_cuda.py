@@ -80,6 +80,17 @@ def test_a_picture_that_joins_makes_no_other_wait(gpu):
     assert set(counted(stalls)) == {"event", "pageable copy"}, "its noise and its timesteps, which are small"
 
 
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_whether_a_picture_is_finite_is_asked_once(gpu, monkeypatch, pictures):
+    engine, asked, isfinite = engine_of(gpu, gpu.load()), [], torch.isfinite
+    engine.add_request(admitted("a", num_images_per_prompt=pictures, num_inference_steps=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "isfinite", lambda tensor: asked.append(tensor.shape) or isfinite(tensor))
+        run(engine)
+    assert asked.count((3, 64, 64)) == pictures
+    assert set(asked) == {(3, 64, 64), (1,)}, "the other is of what the checker saw"
+
+
 # --- times
 
 

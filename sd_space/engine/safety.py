@@ -92,7 +92,7 @@ class SafetyScreen:
         return ScreenedSource(image)
 
     def broken(self, seed: int, height: int, width: int) -> ScreenedImage:
-        """The result for a picture whose latents are not finite, so that it was not decoded."""
+        """The result for a picture whose values are not finite."""
         return ScreenedImage(seed=seed, outcome=Outcome.BROKEN, width=width, height=height, pixels=None)
 
     def preview(self, mosaic: torch.Tensor) -> Preview:
