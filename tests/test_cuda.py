@@ -193,6 +193,25 @@ def test_reproducible_calls_that_do_not_fit_go_to_less_memory_at_once(gpu, monke
     assert rows == [8, 8] and loaded.placement.profile != profile
 
 
+# --- order in memory
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_calls_of_many_rows_keep_channels_last_as_those_of_few_do(gpu, side):
+    """Also where a size that layers do not divide evenly is passed on to them."""
+    unet, seen = gpu.load(dtype="float32").pipeline.unet, []
+    for block in unet.up_blocks[:1]:
+        block.upsamplers[0].conv.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(65, 4, side, side, generator=generator).to("cuda")
+    embeds = torch.randn(65, 77, 32, generator=generator).to("cuda")
+    with torch.inference_mode():
+        drawn, few = (unet(sample[:n], 500, encoder_hidden_states=embeds[:n]).sample for n in (65, 4))
+    assert sum(map(len, seen)) == 65 + 4
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in seen)
+    assert torch.allclose(drawn[:4].cpu(), few.cpu(), atol=1e-5)
+
+
 # --- recordings
 
 
