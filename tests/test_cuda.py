@@ -80,6 +80,17 @@ def test_a_picture_that_joins_makes_no_other_wait(gpu):
     assert set(counted(stalls)) == {"event", "pageable copy"}, "its noise and its timesteps, which are small"
 
 
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_whether_a_picture_is_finite_is_asked_once(gpu, monkeypatch, pictures):
+    engine, asked, isfinite = engine_of(gpu, gpu.load()), [], torch.isfinite
+    engine.add_request(admitted("a", num_images_per_prompt=pictures, num_inference_steps=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "isfinite", lambda tensor: asked.append(tensor.shape) or isfinite(tensor))
+        run(engine)
+    assert asked.count((3, 64, 64)) == pictures
+    assert set(asked) == {(3, 64, 64), (1,)}, "the other is of what the checker saw"
+
+
 # --- times
 
 
@@ -180,6 +191,25 @@ def test_reproducible_calls_that_do_not_fit_go_to_less_memory_at_once(gpu, monke
     engine.add_request(admitted("a", num_images_per_prompt=4, num_inference_steps=1))
     assert not failures(run(engine))
     assert rows == [8, 8] and loaded.placement.profile != profile
+
+
+# --- order in memory
+
+
+@pytest.mark.parametrize("side", [8, 9])
+def test_calls_of_many_rows_keep_channels_last_as_those_of_few_do(gpu, side):
+    """Also where a size that layers do not divide evenly is passed on to them."""
+    unet, seen = gpu.load(dtype="float32").pipeline.unet, []
+    for block in unet.up_blocks[:1]:
+        block.upsamplers[0].conv.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(65, 4, side, side, generator=generator).to("cuda")
+    embeds = torch.randn(65, 77, 32, generator=generator).to("cuda")
+    with torch.inference_mode():
+        drawn, few = (unet(sample[:n], 500, encoder_hidden_states=embeds[:n]).sample for n in (65, 4))
+    assert sum(map(len, seen)) == 65 + 4
+    assert all(part.is_contiguous(memory_format=torch.channels_last) for part in seen)
+    assert torch.allclose(drawn[:4].cpu(), few.cpu(), atol=1e-5)
 
 
 # --- recordings

@@ -109,7 +109,7 @@ def assemble_engine(
     screen = SafetyScreen(
         pipeline.safety_checker,
         pipeline.feature_extractor,
-        fit_latent_rgb(denoiser.decode_latents, denoiser.latent_channels),
+        fit_latent_rgb(denoiser.decode_in_float32, denoiser.latent_channels),
         loaded.missing_checker_tensors,
     )
     on_stage(Stage.WARMING_UP)

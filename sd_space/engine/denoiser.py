@@ -8,7 +8,6 @@ Shapes: B pictures, C latent channels (4 in v1-4), H x W pixels, f pixels per la
 """
 
 import functools
-import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,8 +26,6 @@ from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import is_out_of_memory
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 TURBO_EVERY = 3  # steps, of which one runs the whole UNet
 
@@ -67,6 +64,11 @@ class Denoiser:
     @property
     def vae_scale_factor(self) -> int:
         return self._pipeline.vae_scale_factor
+
+    @property
+    def may_overflow(self) -> bool:
+        """Whether a decode has less range than float32."""
+        return self._pipeline.vae.dtype != torch.float32
 
     @property
     def has_fixed_rows(self) -> bool:
@@ -158,29 +160,23 @@ class Denoiser:
         """(B, C, H/f, W/f) latents to (B, 3, H, W) pictures, about -1 to 1, not clamped, not screened.
 
         When memory runs out, pictures are decoded one by one from then on, and if that is not enough, with the next
-        memory profiles. A picture with values that are not finite (float16 ends at 65504) is decoded again in float32.
+        memory profiles. Nothing says that the values are finite: float16 ends at 65504.
         """
         if self._fixed_rows and len(latents) > 1:
             return torch.cat([self.decode_latents(one) for one in latents.split(1)])
         vae = self._pipeline.vae
         latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
-        images = self._decode(latents)
-        broken = ~torch.isfinite(images).flatten(1).all(dim=1)  # (B,)
+        return self.retry_on_oom(lambda: vae.decode(latents, return_dict=False)[0], vae.enable_slicing)
+
+    def decode_in_float32(self, latents: torch.Tensor) -> torch.Tensor:
+        """`decode_latents` by a VAE that is in float32 meanwhile."""
+        vae = self._pipeline.vae
         dtype = vae.dtype
-        if dtype == torch.float32 or not bool(broken.any()):
-            return images
-        logger.warning("%d pictures were not finite in %s and are decoded again in float32", int(broken.sum()), dtype)
-        images = images.float()
         try:
             vae.to(torch.float32)
-            images[broken] = self._decode(latents[broken].float())
+            return self.decode_latents(latents.float())
         finally:
             vae.to(dtype)
-        return images
-
-    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self._pipeline.vae
-        return self.retry_on_oom(lambda: vae.decode(latents, return_dict=False)[0], vae.enable_slicing)
 
     @torch.inference_mode()
     def predicted_latents(self, state: DenoisingState) -> torch.Tensor:

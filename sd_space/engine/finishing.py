@@ -1,5 +1,6 @@
 """From a picture's last latents to what a visitor may see: decoded and screened."""
 
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,7 +8,9 @@ import torch
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import DenoisingState
 from sd_space.engine.safety import SafetyScreen
-from sd_space.schema import ScreenedImage
+from sd_space.schema import Outcome, ScreenedImage
+
+logger = logging.getLogger(__name__)
 
 
 class Finisher:
@@ -27,19 +30,20 @@ class Finisher:
     def _finish(
         self, states: Sequence[DenoisingState], seeds: Sequence[int], height: int, width: int
     ) -> tuple[list[ScreenedImage], dict[str, float]]:
-        """Latents that are not finite are not decoded: that picture alone is broken."""
-        images = {
-            k: self._screen.broken(seeds[k], height, width)
-            for k, state in enumerate(states)
-            if not bool(torch.isfinite(state.latents).all())
-        }
-        finite = [k for k in range(len(states)) if k not in images]
-        if not finite:
-            return list(images.values()), {}
+        """Only the screen asks whether values are finite: each question waits for the device."""
         began_s = self._now_s()
-        decoded = self._denoiser.decode_latents(torch.cat([states[k].latents for k in finite]))
+        decoded = self._denoiser.decode_latents(torch.cat([state.latents for state in states]))
         self._denoiser.synchronize()
         decoded_s = self._now_s()
-        images |= zip(finite, self._screen.screen(decoded, [seeds[k] for k in finite]), strict=True)
-        elapsed_s = {"decode": decoded_s - began_s, "safety": self._now_s() - decoded_s}
-        return [images[k] for k in range(len(states))], elapsed_s
+        images = self._screen.screen(decoded, seeds)
+        for k, image in enumerate(images):
+            if image.outcome is Outcome.BROKEN and self._has_overflowed(states[k]):
+                logger.warning("a picture was not finite and is decoded again in float32")
+                images[k : k + 1] = self._screen.screen(
+                    self._denoiser.decode_in_float32(states[k].latents), seeds[k : k + 1]
+                )
+        return images, {"decode": decoded_s - began_s, "safety": self._now_s() - decoded_s}
+
+    def _has_overflowed(self, state: DenoisingState) -> bool:
+        """Whether what is not finite came of the decode alone."""
+        return self._denoiser.may_overflow and bool(torch.isfinite(state.latents).all())

@@ -13,6 +13,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from sd_space.model.cuda_graphs import cuda_graph_capture
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
 from sd_space.model.unet_runner import UNetRunner
+from sd_space.model.wide_upsampling import widen_upsampling
 from sd_space.runtime_errors import is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ class Placement:
     def _speed_up(self) -> None:
         """Makes steps faster on CUDA: weights in the order of its matrix units, fused projections, recorded calls."""
         _order_weights(self._pipeline, torch.channels_last)
+        widen_upsampling(self._pipeline.unet)
         # Where PyTorch prefers cuDNN's attention (H100, H200) it makes a plan for each shape: seconds at each new size.
         torch.backends.cuda.enable_cudnn_sdp(False)
         if not self.profile.attention_slicing:  # whose attention processor calls each projection by itself
