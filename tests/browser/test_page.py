@@ -56,9 +56,12 @@ def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
     accept = page.get_by_role("button", name=ACCEPT)
     expect(accept).to_be_disabled()
     expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
+    expect(page.get_by_role("tab")).to_have_text(["About the model"])
+    expect(page.get_by_role("heading", name="What is screened")).to_be_visible()
 
     page.get_by_label("I have read the licence and accept it").check()
     accept.click()
+    expect(page.get_by_role("tab")).to_have_text(["Draw", "About the model"])
     page.get_by_role("button", name="Snowy disney cabin").click()
     prompt = page.get_by_label("Prompt", exact=True)
     expect(prompt).to_have_value("A small cabin on top of a snowy mountain in the style of Disney, artstation")
@@ -149,6 +152,7 @@ def test_withdrawing_leaves_nothing_for_whoever_sits_here_next(workspace):
         accept.click()
         expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
         expect(finished_pictures(page)).to_have_count(0)
+        expect(page.get_by_role("button", name="Run", exact=True)).to_have_count(0)  # those that only scripts press
         assert not {"secret", "weeds"} & set(re.findall(r"\w+", page.content()))
         withdraw(page)
         expect(accept).to_be_visible()
@@ -284,6 +288,7 @@ def test_the_dark_theme_follows_the_system(workspace):
 @pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
 def test_the_whole_model_card_is_on_the_page(workspace):
     page = workspace()
+    page.get_by_role("tab", name="About the model").click()
     for title in ("Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
                   "Environmental impact", "Citation"):  # fmt: skip
         expect(page.get_by_role("button", name=title)).to_be_visible()
