@@ -11,7 +11,8 @@ from sd_space.card import load_card
 from sd_space.recorded import load_recorded
 from sd_space.request import MAX_PROMPT_CHARS, REQUEST_FIELDS
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS
-from sd_space.ui.layout import ABOUT, THEME, lay_out
+from sd_space.ui.layout import ABOUT, lay_out
+from sd_space.ui.theme import THEME
 
 CARD, RECORDED = load_card(), load_recorded()
 SIDES = {"width", "height"}

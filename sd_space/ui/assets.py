@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+from sd_space.card import ModelCard
+from sd_space.ui.first_screen import first_colors, first_screen
+
 _FOLDER = Path(__file__).with_name("page")
 # In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
+_FIRST_STYLES = ("first_paint", "masthead", "gate")
 _STYLES = (
-    "column", "banner", "gate", "tabs", "workspace", "progress", "results", "viewer", "announcer", "aids",
+    "column", "banner", "tabs", "workspace", "progress", "results", "viewer", "announcer", "aids",
     "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
@@ -26,7 +30,13 @@ def script() -> str:
 
 def head() -> str:
     """What the document itself must have before any script of Gradio's runs."""
-    return f"<style>{_read('first_paint.css')}</style><script>{_read('returning.js')}</script>"
+    styles = first_colors() + "".join(_read(f"{name}.css") for name in _FIRST_STYLES)
+    return f"<style>{styles}</style><script>{_read('returning.js')}</script>"
+
+
+def body(card: ModelCard) -> str:
+    """What stands in the document before Gradio's part."""
+    return f"{first_screen(card)}<script>{_read('first_screen.js')}</script>"
 
 
 def _read(name: str) -> str:

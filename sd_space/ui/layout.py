@@ -26,32 +26,6 @@ _CARD_PAGES = {
 # The tabs, by the names under which one of them is selected.
 DRAW, ABOUT = "draw", "about"
 
-# Fonts of the visitor's own system: nothing is fetched, and the words look at home.
-_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
-THEME = gr.themes.Default(
-    primary_hue="indigo",
-    neutral_hue="slate",
-    radius_size="lg",
-    font=_FONTS,
-    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-).set(
-    # Grey that is 4.5 : 1 or better on every background here (WCAG AA), in both themes.
-    body_text_color_subdued="*neutral_600",
-    body_text_color_subdued_dark="*neutral_300",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_dark="*primary_600",
-    button_primary_text_color="white",
-    block_label_text_color="*neutral_700",
-    block_title_text_color="*neutral_700",
-    block_title_text_color_dark="*neutral_200",
-    # Boxes that are seen before they are ticked: 3 : 1 on what is behind them (WCAG 1.4.11).
-    checkbox_border_color="*neutral_500",
-    checkbox_border_color_hover="*neutral_600",
-    checkbox_border_color_dark="*neutral_400",
-    checkbox_border_color_hover_dark="*neutral_300",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -108,11 +82,7 @@ class Page:
 
 def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool = True) -> Page:
     """Adds all components to the current Blocks."""
-    gr.HTML(
-        f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{views.DESCRIPTION}</p>",
-        elem_id="masthead",
-        padding=False,
-    )
+    gr.HTML(views.masthead(), elem_id="masthead", padding=False)
     gr.HTML(views.WITHOUT_STORAGE, padding=False)
     parts = _gate(card)
     parts["banner"] = gr.HTML(elem_id="banner", padding=False)  # below the gate, which it must not move when it comes
@@ -136,8 +106,8 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
 def _gate(card: ModelCard) -> dict[str, Any]:
     with gr.Column(elem_id="gate") as gate:
         gr.HTML(views.gate(card) + views.restrictions(), padding=False)  # Markdown's script would keep it waiting
-        agree = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
-        accept = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
+        agree = gr.Checkbox(False, label=views.AGREE, elem_id="agree")
+        accept = gr.Button(views.ACCEPT, variant="primary", interactive=False, elem_id="accept")
     return {"gate": gate, "agree": agree, "accept": accept}
 
 

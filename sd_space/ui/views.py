@@ -22,6 +22,8 @@ TITLE = "Stable Diffusion v1-4"
 DESCRIPTION = "Type what you want to see. Every picture is checked before it is shown."
 V1_4_URL = f"https://huggingface.co/{V1_4}"
 
+AGREE = "I have read the licence and accept it"
+ACCEPT = "Accept and continue"
 STOPPED = "Stopped."
 STILL_HERE = "Your earlier pictures are still here."
 WITHDRAWING = "This closes the page for you, ends what is being drawn, and clears your prompt and pictures from it."
@@ -44,6 +46,10 @@ SAFETY_SCOPE = (
     "withholds some harmless ones. Previews are mosaics too coarse to show what it would withhold. The picture book, "
     "which stands in where no GPU is, has a checker of its own: it knows one drawn sign, a skull on a yellow triangle."
 )
+
+
+def masthead() -> str:
+    return f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{DESCRIPTION}</p>"
 
 
 def duration(seconds: float) -> str:
