@@ -24,6 +24,7 @@ from gradio_client.utils import is_file_obj_with_meta
 from starlette.types import ASGIApp
 
 from sd_space.serving.limits import Capacity
+from sd_space.serving.own_answers import THEME_COLOR
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,8 @@ def add_to_document(title: str, description: str, image_url: str, head: str, bod
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
     metas += f'<meta name="description" content="{description}">'
-    icon = '<link rel="icon" href="favicon.ico"><meta name="theme-color" content="#4338ca">'
+    icon = f'<link rel="icon" href="favicon.ico"><meta name="theme-color" content="{THEME_COLOR}">'
+    icon += '<link rel="apple-touch-icon" href="pwa_icon/192">'
     public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
     end = f"{{% raw %}}{head}{{% endraw %}}{icon}<title>{title}</title>{public}</head>"
     first = f"{{% if not config.auth_required %}}{{% raw %}}{body}{{% endraw %}}{{% endif %}}<gradio-app"
