@@ -9,8 +9,8 @@ _FOLDER = Path(__file__).with_name("page")
 # In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
 _FIRST_STYLES = ("first_paint", "masthead", "gate")
 _STYLES = (
-    "column", "banner", "tabs", "workspace", "progress", "results", "viewer", "announcer", "aids",
-    "adaptations",
+    "column", "banner", "tabs", "workspace", "accordions", "progress", "results", "viewer", "announcer",
+    "aids", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",

@@ -133,13 +133,11 @@ def _who_draws(info: ModelInfo) -> str:
         facts = f"{_made_on(info)}, {info.defaults.width} × {info.defaults.height} pixels"
         return f"<details><summary><strong>{title}</strong> draws here</summary>{escape(facts)}</details>"
     link = f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a>'
-    why, way = "No graphics card here, so", f"{link} itself draws where this Space has one."
+    why, way = "No graphics card here: a tiny stand-in model draws.", f"{link} itself draws where this Space has one."
     if info.fallback_reason:  # the GPU is there; the reason itself is nothing for the public
-        why, way = f"{escape(info.fallback_reason)} Now", f"The Space's log says why {link} does not draw."
-    return (
-        f"{why} a tiny stand-in model, the {title[0].lower()}{title[1:]}, draws simple cartoons like the examples."
-        f"<details><summary>For the owner</summary>{way}</details>"
-    )
+        why, way = escape(info.fallback_reason), f"The Space's log says why {link} does not draw."
+    what = f"The stand-in, the {title[0].lower()}{title[1:]}, draws simple cartoons like the examples."
+    return f"<details><summary>{why}</summary>{what} {way}</details>"
 
 
 def _made_on(info: ModelInfo) -> str:
