@@ -1,5 +1,6 @@
 """The page's style sheet and scripts, joined from the files of `page/`."""
 
+import json
 from pathlib import Path
 
 from sd_space.card import ModelCard
@@ -22,9 +23,10 @@ def style_sheet() -> str:
     return "\n".join(_read(f"{name}.css") for name in _STYLES)
 
 
-def script() -> str:
+def script(has_history: bool) -> str:
     """A function that Gradio calls when the page has loaded; all files are parts of its body."""
-    body = "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
+    body = f"const keepsHistory = {json.dumps(has_history)}\n"
+    body += "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
     return f"() => {{\n{body}}}\n"
 
 

@@ -26,10 +26,10 @@ _COLORS = (
 
 def first_screen(card: ModelCard) -> str:
     return (
-        f'<div id="first-screen"><div id="first-masthead">{views.masthead()}</div>'
+        f'<main id="first-screen"><div id="first-masthead">{views.masthead()}</div>'
         f'<section id="first-gate">{views.gate(card)}{views.restrictions()}'
         f'<label><input type="checkbox" autocomplete="off"> {views.AGREE}</label>'
-        f'<button type="button" disabled>{views.ACCEPT}</button></section></div>'
+        f'<button type="button" disabled>{views.ACCEPT}</button></section></main>'
     )
 
 

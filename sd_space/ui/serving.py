@@ -73,7 +73,7 @@ def launch(
         footer_links=["api"],
         theme=THEME,
         css=style_sheet(),
-        js=script(),
+        js=script(settings.history),
         root_path="",
         app_kwargs={"openapi_url": None},
         **options,

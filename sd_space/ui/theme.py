@@ -14,6 +14,9 @@ THEME = gr.themes.Default(
     # Grey that is 4.5 : 1 or better on every background here (WCAG AA), in both themes.
     body_text_color_subdued="*neutral_600",
     body_text_color_subdued_dark="*neutral_300",
+    link_text_color_dark="*secondary_400",
+    link_text_color_hover_dark="*secondary_300",
+    link_text_color_visited_dark="*secondary_400",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_hover="*primary_800",
     button_primary_background_fill_dark="*primary_600",
