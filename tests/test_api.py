@@ -321,7 +321,10 @@ def test_another_sites_page_can_neither_call_nor_read(ready_server, origin):
 
 
 def test_the_manifest_names_icons_that_are_there_below_any_path(ready_server):
-    manifest = ready_server.get("/manifest.json").json()
+    manifest, page = ready_server.get("/manifest.json").json(), ready_server.get("/").text
+    assert f'<meta name="theme-color" content="{manifest["theme_color"]}">' in page
+    assert manifest["short_name"] == "Stable Diffusion" and manifest["start_url"] == manifest["id"] == "./"
+    assert re.search('<link rel="apple-touch-icon" href="([^"]+)">', page)[1] in {i["src"] for i in manifest["icons"]}
     for icon in manifest["icons"]:
         assert not icon["src"].startswith("/")
         answer = ready_server.get(f"/{icon['src']}")

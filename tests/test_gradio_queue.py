@@ -85,7 +85,7 @@ def owner(demo: gr.Blocks, name: str) -> Any:
         ("App", "build_middleware_stack", object, "gradio_queue.wrap_apps"),
         ("module routes", "STATIC_PATH_LIB", object, "gradio_queue.asset_addresses"),
         ("module routes", "BUILD_PATH_LIB", object, "gradio_queue.asset_addresses"),
-        ("module routes", "templates", object, "gradio_queue.add_to_head"),
+        ("module routes", "templates", object, "gradio_queue.add_to_document"),
         ("module http_server", "start_server", object, "gradio_queue.serve_with"),
         ("SessionState", "_update_value_in_config", object, "gradio_queue.keep_no_values"),
         ("MCP server", "tool_to_endpoint", dict, "gradio_queue.mcp_tools"),
@@ -116,11 +116,12 @@ def test_gradio_still_starts_its_server_through_the_function_that_is_replaced():
 
 
 @pytest.mark.parametrize(
-    "piece", ['href="/manifest.json"', "<script>window.gradio_config", "</head>", '<meta property="og:title"']
+    "piece",
+    ['href="/manifest.json"', "<script>window.gradio_config", "</head>", "<gradio-app", '<meta property="og:title"'],
 )
 def test_gradios_page_still_has_what_is_replaced_in_it(piece):
     template, *_ = gradio_queue._OWN_LOADER.get_source(routes.templates.env, "frontend/index.html")
-    assert piece in template, changed("page", f"has no {piece} any more", "gradio_queue.add_to_head")
+    assert piece in template, changed("page", f"has no {piece} any more", "gradio_queue.add_to_document")
 
 
 def test_gradios_queue_refuses_nobody_and_keeps_everybodys_messages(demo):

@@ -11,6 +11,7 @@ from sd_space.schema import BackendStatus, Outcome, PictureFinished, RequestFail
 from sd_space.serving.limits import FULL
 from sd_space.serving.results import GONE
 from sd_space.ui.form import CARD_DEFAULTS
+from sd_space.ui.layout import ABOUT, DRAW
 
 from .fakes import FakeBackend
 from .test_schema import INFO
@@ -41,7 +42,7 @@ def test_a_newcomer_sees_the_gate_and_nothing_behind_it(tmp_path):
         window = host.window()
         await window.open()
         assert window.shows("gate") and not window.shows("workspace") and not window.shows("leave")
-        assert window.shows("about")
+        assert window.shows("about") and window.prop("tabs", "selected") == ABOUT
 
     play(tmp_path, scene)
 
@@ -50,6 +51,7 @@ def test_a_remembered_acceptance_opens_the_workspace(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()
         assert window.shows("workspace") and window.shows("leave") and not window.shows("gate")
+        assert window.prop("tabs", "selected") == DRAW
 
     play(tmp_path, scene)
 
@@ -96,6 +98,7 @@ def test_withdrawing_clears_the_page_ends_the_run_and_the_token(tmp_path):
                 await window.do("click", "withdraw")
                 break
         assert window.shows("gate") and not window.shows("workspace") and not window.shows("results")
+        assert window.shows("about") and window.prop("tabs", "selected") == ABOUT
         for name in ("token", "run_id", "shown_id", "prompt", "Negative prompt", "status", "waiting", "recipe"):
             assert window[name] == "", name
         assert not window["agree"] and window.prop("accept", "interactive") is False and captions(window) == []

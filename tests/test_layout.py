@@ -11,7 +11,8 @@ from sd_space.card import load_card
 from sd_space.recorded import load_recorded
 from sd_space.request import MAX_PROMPT_CHARS, REQUEST_FIELDS
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS
-from sd_space.ui.layout import THEME, lay_out
+from sd_space.ui.layout import ABOUT, lay_out
+from sd_space.ui.theme import THEME
 
 CARD, RECORDED = load_card(), load_recorded()
 SIDES = {"width", "height"}
@@ -91,9 +92,15 @@ def test_an_unticked_box_can_be_seen_in_both_themes(theme, state, behind):
 
 
 def test_nothing_but_the_gate_is_open_before_the_server_has_said_so(page):
-    assert not page.about.visible
+    assert page.tabs.selected == ABOUT and not any(tab.visible for tab in page.licensed_tabs)
     assert page.gate.visible and not page.workspace.visible and not page.leave.visible and not page.confirm.visible
     assert page.accept.interactive is False and page.agree.value is False and not page.clock.active
+
+
+def test_what_nobody_sees_lies_in_no_part_that_comes_and_goes(laid_out):
+    """Gradio shows all that is in one that comes a second time."""
+    unseen = [block for block in laid_out[0].blocks.values() if getattr(block, "visible", None) == "hidden"]
+    assert unseen and all(block.parent is laid_out[0] or block.parent.parent is laid_out[0] for block in unseen)
 
 
 def test_the_gate_has_the_cards_words_and_the_eleven_restrictions(text):

@@ -24,6 +24,7 @@ from gradio_client.utils import is_file_obj_with_meta
 from starlette.types import ASGIApp
 
 from sd_space.serving.limits import Capacity
+from sd_space.serving.own_answers import THEME_COLOR
 
 logger = logging.getLogger(__name__)
 
@@ -196,10 +197,10 @@ def asset_addresses() -> frozenset[str]:
     )
 
 
-def add_to_head(title: str, description: str, image_url: str, head: str) -> None:
+def add_to_document(title: str, description: str, image_url: str, head: str, body: str) -> None:
     """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
 
-    `head` is HTML that must be there before Gradio's own scripts run.
+    `head` and `body` are HTML that must be there before Gradio's own scripts run; `body` is not shown before a login.
     Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its host.
     """
     tags = {
@@ -212,15 +213,21 @@ def add_to_head(title: str, description: str, image_url: str, head: str) -> None
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
     metas += f'<meta name="description" content="{description}">'
-    icon = '<link rel="icon" href="favicon.ico"><meta name="theme-color" content="#4338ca">'
+    icon = f'<link rel="icon" href="favicon.ico"><meta name="theme-color" content="{THEME_COLOR}">'
+    icon += '<link rel="apple-touch-icon" href="pwa_icon/192">'
     public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
     end = f"{{% raw %}}{head}{{% endraw %}}{icon}<title>{title}</title>{public}</head>"
+    first = f"{{% if not config.auth_required %}}{{% raw %}}{body}{{% endraw %}}{{% endif %}}<gradio-app"
 
     def load(name: str) -> str:
         template, *_ = _OWN_LOADER.get_source(templates.env, name)
         template = template.replace('href="/manifest.json"', 'href="manifest.json"')
         template = template.replace("<script>window.gradio_config", f"{_PAGE_ROOT_JS}<script>window.gradio_config")
-        return re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", template).replace("</head>", end)
+        return (
+            re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", template)
+            .replace("</head>", end)
+            .replace("<gradio-app", first)
+        )
 
     templates.env.loader = jinja2.FunctionLoader(load)
 

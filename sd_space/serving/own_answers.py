@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from sd_space.schema import BackendStatus
 from sd_space.serving.metrics import Metrics
 
+THEME_COLOR = "#4338ca"  # of the browser's own frame around the page
 _ICON_SIDES = (192, 512)  # pixels: those that browsers ask an installable page for
 
 
@@ -60,10 +61,19 @@ class OwnAnswers:
 def _manifest(title: str) -> Response:
     """Every address in it is relative to its own, so that it holds below any path."""
     icons = [
-        {"src": f"pwa_icon/{side}", "sizes": f"{side}x{side}", "type": "image/png", "purpose": "any"}
+        {"src": f"pwa_icon/{side}", "sizes": f"{side}x{side}", "type": "image/png", "purpose": "any maskable"}
         for side in _ICON_SIDES
     ]
-    manifest = {"name": title, "icons": icons, "start_url": "./", "display": "standalone"}
+    manifest = {
+        "id": "./",
+        "name": title,
+        "short_name": title.rpartition(" ")[0],  # below an icon there is no room for the version
+        "icons": icons,
+        "start_url": "./",
+        "display": "standalone",
+        "theme_color": THEME_COLOR,
+        "background_color": "#ffffff",
+    }
     return JSONResponse(manifest, media_type="application/manifest+json")
 
 

@@ -69,7 +69,7 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: Mo
     # Inputs are checked by the gate, not by the components, which let some bad values through and log others.
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
     quiet, queued = private | {"queue": False}, private | {"concurrency_limit": None}
-    visibility = [page.gate, page.workspace, page.leave, page.confirm]
+    visibility = [page.gate, page.tabs, *page.licensed_tabs, page.leave, page.confirm]
     model_view = [page.banner, page.clock, page.generate, *page.model_controls.values(), page.size]
     filled = [*page.controls.values(), page.random_seed, page.size]
     run_view = [
@@ -84,7 +84,7 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: Mo
     opened = opened.then(
         translate_errors(on.open_page),
         [page.token, page.link],
-        {page.about, *visibility, *model_view, *filled},
+        {*visibility, *model_view, *filled},
         **quiet,
     )
     opened.then(None, None, None, js=OPENED_JS, **quiet)

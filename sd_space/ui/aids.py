@@ -35,10 +35,13 @@ def lay_out_lines() -> dict[str, Any]:
     return {"reading": reading, "outlook": outlook}
 
 
-def lay_out_history(has_history: bool) -> dict[str, Any]:
-    """What stands below the pictures, and what the page's scripts press."""
-    if has_history:
-        gr.HTML(aid_views.history(), elem_id="history-line", padding=False)
+def lay_out_history() -> None:
+    """What stands below the pictures."""
+    gr.HTML(aid_views.history(), elem_id="history-line", padding=False)
+
+
+def lay_out_unseen() -> dict[str, Any]:
+    """What the page's scripts press and read."""
     names = ("ask_reading", "ask_outlook", "ask_settings", "ask_run")
     buttons = {name: gr.Button(visible="hidden", elem_id=name.replace("_", "-")) for name in names}
     record = gr.HTML(visible="hidden", elem_id="record", padding=False)

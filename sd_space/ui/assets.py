@@ -1,15 +1,21 @@
 """The page's style sheet and scripts, joined from the files of `page/`."""
 
+import json
 from pathlib import Path
+
+from sd_space.card import ModelCard
+from sd_space.ui.first_screen import first_colors, first_screen
 
 _FOLDER = Path(__file__).with_name("page")
 # In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
+_FIRST_STYLES = ("first_paint", "masthead", "gate")
 _STYLES = (
-    "column", "banner", "gate", "workspace", "progress", "results", "viewer", "announcer", "aids", "adaptations",
+    "column", "banner", "tabs", "workspace", "accordions", "progress", "results", "viewer", "announcer",
+    "aids", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
-    "accordions", "acceptance", "aids", "picture_text", "settings", "history",
+    "accordions", "tabs", "acceptance", "aids", "picture_text", "settings", "history",
 )  # fmt: skip
 
 
@@ -17,15 +23,22 @@ def style_sheet() -> str:
     return "\n".join(_read(f"{name}.css") for name in _STYLES)
 
 
-def script() -> str:
+def script(has_history: bool) -> str:
     """A function that Gradio calls when the page has loaded; all files are parts of its body."""
-    body = "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
+    body = f"const keepsHistory = {json.dumps(has_history)}\n"
+    body += "\n".join(_read(f"{name}.js") for name in _SCRIPTS)
     return f"() => {{\n{body}}}\n"
 
 
 def head() -> str:
     """What the document itself must have before any script of Gradio's runs."""
-    return f"<style>{_read('first_paint.css')}</style><script>{_read('returning.js')}</script>"
+    styles = first_colors() + "".join(_read(f"{name}.css") for name in _FIRST_STYLES)
+    return f"<style>{styles}</style><script>{_read('returning.js')}</script>"
+
+
+def body(card: ModelCard) -> str:
+    """What stands in the document before Gradio's part."""
+    return f"{first_screen(card)}<script>{_read('first_screen.js')}</script>"
 
 
 def _read(name: str) -> str:

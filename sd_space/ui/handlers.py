@@ -29,7 +29,7 @@ from sd_space.ui.form import (
     size_choices,
     size_value,
 )
-from sd_space.ui.layout import Page
+from sd_space.ui.layout import ABOUT, DRAW, Page
 
 
 class Handlers:
@@ -60,7 +60,8 @@ class Handlers:
         page = self.page
         return {
             page.gate: gr.update(visible=not is_open),
-            page.workspace: gr.update(visible=is_open),
+            page.tabs: gr.update(selected=DRAW if is_open else ABOUT),
+            **{tab: gr.update(visible=is_open) for tab in page.licensed_tabs},
             page.leave: gr.update(visible=is_open),
             page.confirm: gr.update(visible=False),
         }
@@ -73,7 +74,7 @@ class Handlers:
         page = self.page
         linked = linked_values(link, request.query_params)
         updates = self._visibility(self.gate.visitor_of(token) is not None) if token else {}
-        updates |= self._model_updates(asdict(CARD_DEFAULTS), linked) | {page.about: gr.update(visible=True)}
+        updates |= self._model_updates(asdict(CARD_DEFAULTS), linked)
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
         return updates | self.fill(linked)
 

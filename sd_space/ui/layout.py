@@ -1,4 +1,4 @@
-"""The page's components, from top to bottom: the gate or the workspace, and the model card."""
+"""The page's components, from top to bottom: the gate, the tabs below it, and the way to withdraw."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,31 +23,8 @@ _CARD_PAGES = {
     "Environmental impact": ("Environmental Impact",),
 }
 
-# Fonts of the visitor's own system: nothing is fetched, and the words look at home.
-_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
-THEME = gr.themes.Default(
-    primary_hue="indigo",
-    neutral_hue="slate",
-    radius_size="lg",
-    font=_FONTS,
-    font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-).set(
-    # Grey that is 4.5 : 1 or better on every background here (WCAG AA), in both themes.
-    body_text_color_subdued="*neutral_600",
-    body_text_color_subdued_dark="*neutral_300",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_dark="*primary_600",
-    button_primary_text_color="white",
-    block_label_text_color="*neutral_700",
-    block_title_text_color="*neutral_700",
-    block_title_text_color_dark="*neutral_200",
-    # Boxes that are seen before they are ticked: 3 : 1 on what is behind them (WCAG 1.4.11).
-    checkbox_border_color="*neutral_500",
-    checkbox_border_color_hover="*neutral_600",
-    checkbox_border_color_dark="*neutral_400",
-    checkbox_border_color_hover_dark="*neutral_300",
-)
+# The tabs, by the names under which one of them is selected.
+DRAW, ABOUT = "draw", "about"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +35,8 @@ class Page:
     gate: gr.Column
     agree: gr.Checkbox
     accept: gr.Button
-    workspace: gr.Column
+    tabs: gr.Tabs
+    workspace: gr.Tab
     generate: gr.Button
     cancel: gr.Button
     status: gr.HTML
@@ -74,7 +52,6 @@ class Page:
     new_seeds: gr.Button
     size: gr.Radio
     embed_recipe: gr.Checkbox
-    about: gr.Column
     leave: gr.Button
     confirm: gr.Column
     withdraw: gr.Button
@@ -85,6 +62,11 @@ class Page:
     run_id: gr.Textbox
     shown_id: gr.Textbox
     link: gr.Textbox
+
+    @property
+    def licensed_tabs(self) -> tuple[gr.Tab, ...]:
+        """Those that only visitors see who have accepted the licence; the first is shown to them at once."""
+        return (self.workspace,)
 
     @property
     def model_controls(self) -> dict[str, gr.blocks.Block]:
@@ -100,17 +82,19 @@ class Page:
 
 def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool = True) -> Page:
     """Adds all components to the current Blocks."""
-    gr.HTML(
-        f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{views.DESCRIPTION}</p>",
-        elem_id="masthead",
-        padding=False,
-    )
+    gr.HTML(views.masthead(), elem_id="masthead", padding=False)
     gr.HTML(views.WITHOUT_STORAGE, padding=False)
     parts = _gate(card)
     parts["banner"] = gr.HTML(elem_id="banner", padding=False)  # below the gate, which it must not move when it comes
-    parts |= _workspace(card, recorded, has_history) | _about(card)
+    with gr.Tabs(selected=ABOUT, elem_id="tabs") as parts["tabs"]:
+        parts |= _workspace(card, recorded, has_history)
+        _about(card)
+    parts |= _withdrawal()
+    # What nobody sees lies in no part that comes and goes: Gradio shows whatever is in one that comes a second time.
     return Page(
+        aids=aids.Aids(**parts.pop("lines"), **aids.lay_out_unseen()),
         **parts,
+        new_seeds=gr.Button(visible="hidden", elem_id="random-seeds"),
         clock=gr.Timer(1.0, active=False),
         token=gr.Textbox(visible="hidden"),
         run_id=gr.Textbox(visible="hidden"),
@@ -122,20 +106,21 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
 def _gate(card: ModelCard) -> dict[str, Any]:
     with gr.Column(elem_id="gate") as gate:
         gr.HTML(views.gate(card) + views.restrictions(), padding=False)  # Markdown's script would keep it waiting
-        agree = gr.Checkbox(False, label="I have read the licence and accept it", elem_id="agree")
-        accept = gr.Button("Accept and continue", variant="primary", interactive=False, elem_id="accept")
+        agree = gr.Checkbox(False, label=views.AGREE, elem_id="agree")
+        accept = gr.Button(views.ACCEPT, variant="primary", interactive=False, elem_id="accept")
     return {"gate": gate, "agree": agree, "accept": accept}
 
 
 def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool) -> dict[str, Any]:
     """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
-    with gr.Column(visible=False, elem_id="workspace") as workspace:
+    with gr.Tab("Draw", id=DRAW, visible=False, elem_id="workspace") as workspace:
         parts = _prompt_row()
-        lines = aids.lay_out_lines()
+        parts["lines"] = aids.lay_out_lines()
         parts["status"] = gr.HTML(elem_id="status", padding=False)
         parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
         parts |= _results()
-        parts["aids"] = aids.Aids(**lines, **aids.lay_out_history(has_history))
+        if has_history:
+            aids.lay_out_history()
         parts |= _options(parts["prompt"])
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
@@ -226,14 +211,15 @@ def _options(prompt: gr.components.Component) -> dict[str, Any]:
         aids.lay_out_chooser()
     ordered = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
     others = {"size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}
-    return {"controls": ordered, "new_seeds": gr.Button(visible="hidden", elem_id="random-seeds"), **others}
+    return {"controls": ordered, **others}
 
 
-def _about(card: ModelCard) -> dict[str, Any]:
-    """The model card in folded parts, and the way to withdraw the acceptance; it comes when the gate is there."""
-    with gr.Column(visible=False, elem_id="about") as about:
+def _about(card: ModelCard) -> None:
+    """What is screened, and the model card in folded parts."""
+    with gr.Tab("About the model", id=ABOUT, elem_id="about"):
         gr.HTML(
-            f'<h2 id="screened">What is screened, and what is not</h2><p class="scope">{views.SAFETY_SCOPE}</p>',
+            '<h2 id="screened" tabindex="-1">What is screened, and what is not</h2>'
+            f'<p class="scope">{views.SAFETY_SCOPE}</p>',
             padding=False,
         )
         gr.HTML(
@@ -247,13 +233,16 @@ def _about(card: ModelCard) -> dict[str, Any]:
                 gr.Markdown(_as_markdown([card.section(part) for part in parts]))
         with gr.Accordion("Citation", open=False):
             gr.Textbox(card.citation, label="BibTeX", lines=9, buttons=["copy"], interactive=False, elem_id="citation")
-        leave = gr.Button("Withdraw my acceptance of the licence", size="sm", visible=False, elem_id="leave")
-        with gr.Column(visible=False, elem_id="confirm") as confirm:
-            gr.HTML(f"<p>{views.WITHDRAWING}</p>", padding=False)
-            with gr.Row():
-                withdraw = gr.Button("Withdraw and clear this page", variant="stop", elem_id="withdraw")
-                stay = gr.Button("Keep my acceptance", elem_id="stay")
-    return {"about": about, "leave": leave, "confirm": confirm, "withdraw": withdraw, "stay": stay}
+
+
+def _withdrawal() -> dict[str, Any]:
+    leave = gr.Button("Withdraw my acceptance of the licence", size="sm", visible=False, elem_id="leave")
+    with gr.Column(visible=False, elem_id="confirm") as confirm:
+        gr.HTML(f"<p>{views.WITHDRAWING}</p>", padding=False)
+        with gr.Row():
+            withdraw = gr.Button("Withdraw and clear this page", variant="stop", elem_id="withdraw")
+            stay = gr.Button("Keep my acceptance", elem_id="stay")
+    return {"leave": leave, "confirm": confirm, "withdraw": withdraw, "stay": stay}
 
 
 def _label(name: str) -> str:

@@ -22,8 +22,8 @@ from sd_space.serving.results import ResultStore
 from sd_space.serving.verify import MAX_BODY_BYTES
 from sd_space.settings import Settings
 from sd_space.ui import views
-from sd_space.ui.assets import head, script, style_sheet
-from sd_space.ui.layout import THEME
+from sd_space.ui.assets import body, head, script, style_sheet
+from sd_space.ui.theme import THEME
 
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 _VERIFY = "verify"
@@ -55,7 +55,7 @@ def launch(
 
     gradio_queue.wrap_apps(filtered)
     gradio_queue.keep_no_values()
-    gradio_queue.add_to_head(views.TITLE, views.DESCRIPTION, _PREVIEW_IMAGE_URL, head())
+    gradio_queue.add_to_document(views.TITLE, views.DESCRIPTION, _PREVIEW_IMAGE_URL, head(), body(gate.card))
     gradio_queue.keep_queue_running(demo)
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
@@ -73,7 +73,7 @@ def launch(
         footer_links=["api"],
         theme=THEME,
         css=style_sheet(),
-        js=script(),
+        js=script(settings.history),
         root_path="",
         app_kwargs={"openapi_url": None},
         **options,

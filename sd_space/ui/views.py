@@ -22,6 +22,8 @@ TITLE = "Stable Diffusion v1-4"
 DESCRIPTION = "Type what you want to see. Every picture is checked before it is shown."
 V1_4_URL = f"https://huggingface.co/{V1_4}"
 
+AGREE = "I have read the licence and accept it"
+ACCEPT = "Accept and continue"
 STOPPED = "Stopped."
 STILL_HERE = "Your earlier pictures are still here."
 WITHDRAWING = "This closes the page for you, ends what is being drawn, and clears your prompt and pictures from it."
@@ -44,6 +46,10 @@ SAFETY_SCOPE = (
     "withholds some harmless ones. Previews are mosaics too coarse to show what it would withhold. The picture book, "
     "which stands in where no GPU is, has a checker of its own: it knows one drawn sign, a skull on a yellow triangle."
 )
+
+
+def masthead() -> str:
+    return f"<h1>Stable Diffusion <span>v1-4</span></h1><p>{DESCRIPTION}</p>"
 
 
 def duration(seconds: float) -> str:
@@ -127,13 +133,11 @@ def _who_draws(info: ModelInfo) -> str:
         facts = f"{_made_on(info)}, {info.defaults.width} × {info.defaults.height} pixels"
         return f"<details><summary><strong>{title}</strong> draws here</summary>{escape(facts)}</details>"
     link = f'<a href="{V1_4_URL}" target="_blank" rel="noopener">Stable Diffusion v1-4</a>'
-    why, way = "No graphics card here, so", f"{link} itself draws where this Space has one."
+    why, way = "No graphics card here: a tiny stand-in model draws.", f"{link} itself draws where this Space has one."
     if info.fallback_reason:  # the GPU is there; the reason itself is nothing for the public
-        why, way = f"{escape(info.fallback_reason)} Now", f"The Space's log says why {link} does not draw."
-    return (
-        f"{why} a tiny stand-in model, the {title[0].lower()}{title[1:]}, draws simple cartoons like the examples."
-        f"<details><summary>For the owner</summary>{way}</details>"
-    )
+        why, way = escape(info.fallback_reason), f"The Space's log says why {link} does not draw."
+    what = f"The stand-in, the {title[0].lower()}{title[1:]}, draws simple cartoons like the examples."
+    return f"<details><summary>{why}</summary>{what} {way}</details>"
 
 
 def _made_on(info: ModelInfo) -> str:

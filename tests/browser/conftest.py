@@ -70,7 +70,7 @@ def workspace(new_page):
 
     def open_workspace(path: str = "/", **options) -> Page:
         page = new_page(path, **options)
-        page.get_by_label("I have read the licence and accept it").check()
+        page.get_by_role("checkbox", name="I have read the licence and accept it").check()
         page.get_by_role("button", name="Accept and continue").click()
         page.get_by_label("Prompt", exact=True).wait_for()
         return page

@@ -86,7 +86,7 @@ def test_a_frame_without_storage_has_no_earlier_pictures_and_draws_all_the_same(
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.add_init_script("Object.defineProperty(window, 'indexedDB', { get() { throw new DOMException('no') } })")
     page.goto("/")
-    page.get_by_label("I have read the licence and accept it").check()
+    page.get_by_role("checkbox", name="I have read the licence and accept it").check()
     page.get_by_role("button", name="Accept and continue").click()
     generate(page, "a cat", steps=1)
     expect(finished_pictures(page)).to_have_count(4)

@@ -23,7 +23,7 @@ def test_the_picture_book_stands_in_with_a_banner_that_says_why(browser, reposit
             server.wait_for("/healthz", timeout_s=120)
             page = browser.new_page(base_url=server.url)
             page.goto("/?num_inference_steps=50&scheduler=PNDM&num_images_per_prompt=2")  # while nothing is loaded
-            page.get_by_label("I have read the licence and accept it").check()
+            page.get_by_role("checkbox", name="I have read the licence and accept it").check()
             page.get_by_role("button", name="Accept and continue").click()
             page.get_by_label("Prompt", exact=True).fill("A robot")
             page.get_by_label("Prompt", exact=True).press("Enter")

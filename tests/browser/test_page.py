@@ -56,9 +56,12 @@ def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
     accept = page.get_by_role("button", name=ACCEPT)
     expect(accept).to_be_disabled()
     expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
+    expect(page.get_by_role("tab")).to_have_text(["About the model"])
+    expect(page.get_by_role("heading", name="What is screened")).to_be_visible()
 
-    page.get_by_label("I have read the licence and accept it").check()
+    page.get_by_role("checkbox", name="I have read the licence and accept it").check()
     accept.click()
+    expect(page.get_by_role("tab")).to_have_text(["Draw", "About the model"])
     page.get_by_role("button", name="Snowy disney cabin").click()
     prompt = page.get_by_label("Prompt", exact=True)
     expect(prompt).to_have_value("A small cabin on top of a snowy mountain in the style of Disney, artstation")
@@ -145,10 +148,11 @@ def test_withdrawing_leaves_nothing_for_whoever_sits_here_next(workspace):
     page.wait_for_function("!localStorage['sd_space.run'] && !localStorage['sd_space.token']")
     page.wait_for_function("!sessionStorage['sd_space.draft']")
     for _ in range(2):
-        page.get_by_label("I have read the licence and accept it").check()
+        page.get_by_role("checkbox", name="I have read the licence and accept it").check()
         accept.click()
         expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
         expect(finished_pictures(page)).to_have_count(0)
+        expect(page.get_by_role("button", name="Run", exact=True)).to_have_count(0)  # those that only scripts press
         assert not {"secret", "weeds"} & set(re.findall(r"\w+", page.content()))
         withdraw(page)
         expect(accept).to_be_visible()
@@ -218,7 +222,7 @@ def test_a_seed_that_is_typed_is_the_one_that_is_used(workspace):
 def test_whoever_has_only_a_keyboard_is_led_on(new_page):
     """What is pressed goes away at each step, and the focus goes to what stands there then."""
     page = new_page(viewport={"width": 390, "height": 844})
-    page.get_by_label("I have read the licence and accept it").press("Space")
+    page.get_by_role("checkbox", name="I have read the licence and accept it").press("Space")
     page.get_by_role("button", name=ACCEPT).press("Enter")
     prompt = page.get_by_label("Prompt", exact=True)
     expect(prompt).to_be_focused()
@@ -247,7 +251,7 @@ def test_whoever_has_only_a_keyboard_is_led_on(new_page):
     expect(page.get_by_role("button", name="Withdraw my acceptance")).to_be_focused()
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Withdraw and clear this page").press("Enter")
-    expect(page.get_by_label("I have read the licence and accept it")).to_be_focused()
+    expect(page.get_by_role("checkbox", name="I have read the licence and accept it")).to_be_focused()
     assert page.errors == []
 
 
@@ -262,7 +266,7 @@ def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(workspace):
     accept = page.get_by_role("button", name=ACCEPT)
     expect(accept).to_be_visible()
     assert page.evaluate("sessionStorage['sd_space.draft'] || ''") == ""
-    page.get_by_label("I have read the licence and accept it").check()
+    page.get_by_role("checkbox", name="I have read the licence and accept it").check()
     accept.click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
 
@@ -284,6 +288,7 @@ def test_the_dark_theme_follows_the_system(workspace):
 @pytest.mark.nightly  # the handlers' and the layout's tests say the same without a browser
 def test_the_whole_model_card_is_on_the_page(workspace):
     page = workspace()
+    page.get_by_role("tab", name="About the model").click()
     for title in ("Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
                   "Environmental impact", "Citation"):  # fmt: skip
         expect(page.get_by_role("button", name=title)).to_be_visible()

@@ -38,7 +38,7 @@ def test_pictures_and_archive_load_wherever_the_page_is_opened(
         own = (address, "data:", "blob:")
         page.on("request", lambda r: elsewhere.append(r.url) if not r.url.startswith(own) else None)
         page.goto(address)
-        page.get_by_label("I have read the licence and accept it").check()
+        page.get_by_role("checkbox", name="I have read the licence and accept it").check()
         page.get_by_role("button", name="Accept and continue").click()
         generate(page, steps=4)
         expect(finished_pictures(page)).to_have_count(4)
@@ -62,7 +62,7 @@ def test_a_run_outlives_a_short_outage_of_the_network(browser, ready_server):
     finished = ready_server.metric(PICTURES_MADE)
     with proxy.running() as address:
         page.goto(address)
-        page.get_by_label("I have read the licence and accept it").check()
+        page.get_by_role("checkbox", name="I have read the licence and accept it").check()
         page.get_by_role("button", name="Accept and continue").click()
         generate(page, steps=150)
         page.wait_for_function("document.querySelector('#waiting progress')?.value > 0.02")

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sd_space.ui.assets import script
 from sd_space.ui.storage import DRAFT, RUN, TOKEN, recall_js, remember_js
 
 ITEMS = (TOKEN, RUN, DRAFT)
@@ -44,6 +45,28 @@ def test_what_is_longer_than_it_can_be_is_dropped(page, index):
     left = [value if k != index and index != 0 else "" for k, value in enumerate(values)]  # the token owns the others
     assert page.evaluate(recall_js(*ITEMS)) == left
     assert page.evaluate("(key) => localStorage.getItem(key)", f"sd_space.{ITEMS[index].name}") is None
+
+
+KEPT = """() => new Promise((resolve) => {
+    const opening = indexedDB.open('sd_space', 1)
+    opening.onupgradeneeded = () => opening.result.createObjectStore('copies', { keyPath: 'key' })
+    opening.onsuccess = () => {
+        const copies = opening.result.transaction('copies', 'readwrite').objectStore('copies')
+        if (!window.isFilled) copies.put({ key: 'a picture', run: 'r', at: 1 })
+        window.isFilled = true
+        const counting = copies.count()
+        counting.onsuccess = () => { opening.result.close(); resolve(counting.result) }
+    }
+})"""
+
+
+@pytest.mark.parametrize(("token", "has_history", "left"), [("t", True, 1), ("t", False, 0), ("", True, 0)])
+def test_copies_of_pictures_are_deleted_where_none_are_to_be_kept_any_more(page, token, has_history, left):
+    """The setting may have changed since, or the acceptance be withdrawn in another tab."""
+    remember(page, token, "r", "")
+    assert page.evaluate(KEPT) == 1
+    page.evaluate(f"({script(has_history)})()")
+    page.wait_for_function(f"async (left) => await ({KEPT})() === left", arg=left)
 
 
 def test_a_frame_without_storage_recalls_nothing(page):

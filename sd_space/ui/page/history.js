@@ -83,7 +83,8 @@ document.addEventListener('click', async ({ target }) => {
 
 let hasAcceptance = false
 try { hasAcceptance = Boolean(localStorage.getItem('sd_space.token')) } catch {}
-if (!hasAcceptance) forget() // what is left is somebody else's
+// What is left is somebody else's, or from a time when copies were kept.
+if (!hasAcceptance || !keepsHistory) forget()
 
 let filled = null // the element that shows the copies
 onChange.push(() => {

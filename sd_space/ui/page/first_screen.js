@@ -1,0 +1,43 @@
+// Lets Gradio's components take the place of the document's first screen, with what the visitor has done on it.
+{
+  const screen = document.getElementById('first-screen')
+  const [box, button] = screen.querySelectorAll('input, button')
+  const theme = new URLSearchParams(location.search).get('__theme')
+  if (['light', 'dark'].includes(theme)) screen.style.colorScheme = theme
+  let isPressed = false
+
+  box.addEventListener('change', () => { button.disabled = !box.checked })
+  button.addEventListener('click', () => {
+    isPressed = button.disabled = box.disabled = true
+    button.textContent = 'One moment…'
+  })
+
+  // Whatever has the focus, and what is unfolded, by their order in both gates.
+  const parts = (gate) => [...gate.querySelectorAll('a, summary, input, button')]
+  const handOver = (gate) => {
+    const focused = parts(screen.querySelector('#first-gate')).indexOf(document.activeElement)
+    gate.querySelector('details').open = screen.querySelector('details').open
+    screen.remove()
+    if (box.checked) gate.querySelector('input').click()
+    if (isPressed) pressWhenEnabled()
+    if (focused >= 0) parts(gate)[focused].focus()
+  }
+  // Once the page's script is there too, which leads the focus on.
+  const pressWhenEnabled = () => {
+    const accept = document.getElementById('accept')
+    if (!accept) return
+    if (accept.disabled || !document.getElementById('announcer')) return requestAnimationFrame(pressWhenEnabled)
+    accept.focus()
+    accept.click()
+  }
+
+  const isReturning = document.documentElement.classList.contains('returning')
+  const lookForGradio = new MutationObserver(() => {
+    const gate = document.getElementById('gate')
+    if (isReturning ? !document.querySelector('#masthead h1') : !gate?.matches(':has(ol):has(#agree):has(#accept)')) return
+    lookForGradio.disconnect()
+    if (isReturning) screen.remove()
+    else handOver(gate)
+  })
+  lookForGradio.observe(document.body, { childList: true, subtree: true })
+}
