@@ -3,7 +3,6 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
@@ -15,6 +14,7 @@ from sd_space.serving.gate import Gate, sent_token
 from sd_space.serving.intake import Intake
 from sd_space.serving.limits import Capacity
 from sd_space.serving.marks import Marks
+from sd_space.serving.model_description import described
 from sd_space.serving.recipe import result_json
 from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run
@@ -116,12 +116,7 @@ class PublicEndpoints:
 
     def model(self) -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
-        status = self._backend.status()
-        described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
-        if status.reason:
-            described["reason"] = status.reason
-        described["devices"] = [asdict(device) for device in status.devices]
-        return described | (status.info.as_dict() if status.info else {})
+        return described(self._backend.status())
 
     async def verify(self, picture: str, acceptance_token: str = "", request: gr.Request | None = None) -> dict:
         """Says what a picture carries: Content Credentials, the watermark of Stable Diffusion, and its recipe.
@@ -171,4 +166,5 @@ def _progress_json(run: Run) -> dict:
         "steps": progress.num_timesteps,
         "pictures_done": progress.pictures_done,
         "seconds_left": progress.seconds_left,
+        "fraction_done": progress.fraction_done,
     } | ({"note": progress.note} if progress.note else {})

@@ -17,6 +17,7 @@ from sd_space.serving.incoming import MAX_PICTURE_BODY_BYTES
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import RequestFilter
+from sd_space.serving.model_description import described
 from sd_space.serving.openai_api import OpenAiApi
 from sd_space.serving.openai_request import EDITS
 from sd_space.serving.origins import PUBLIC
@@ -83,7 +84,7 @@ def launch(
         app_kwargs={"openapi_url": None},
         **options,
     )
-    gradio_queue.give_pictures_to_mcp(demo)
+    gradio_queue.extend_mcp(demo, gate.card, lambda: described(backend.status()))
     return url
 
 
