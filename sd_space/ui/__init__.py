@@ -20,7 +20,7 @@ from sd_space.serving.limits import Capacity
 from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.settings import Settings
-from sd_space.ui import views
+from sd_space.ui import programs, views
 from sd_space.ui.aid_handlers import AidHandlers
 from sd_space.ui.aids import ANNOUNCE_PROMPT_JS, hand_over_js
 from sd_space.ui.endpoints import add_endpoints
@@ -53,6 +53,7 @@ def build_demo(
         add_endpoints(gate, backend, capacity, Intake(gate, backend, capacity, runs), store.marks)
         handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
         _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
+        programs.wire(page.programs, page.token, settings.token_ttl_s)
     set_up_queue(demo, capacity)
     return demo
 
