@@ -4,6 +4,11 @@ import asyncio
 import base64
 import io
 import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,9 +17,11 @@ from mcp.client.streamable_http import streamable_http_client
 from openai import BadRequestError, OpenAI
 from PIL import Image
 
+from examples import mcp_client, openai_client
 from sd_space.card import load_card
 from sd_space.serving.gate import USE_RESTRICTIONS
 
+from .server import ROOT
 from .test_api import PROMPT, QUICK, call
 
 pytestmark = pytest.mark.served
@@ -109,3 +116,47 @@ def test_an_mcp_client_reads_picks_a_prompt_and_sees_how_far_its_picture_is(read
     progress = [percent for percent, _, _ in heard]
     assert progress == sorted(set(progress)) and progress[-1] > 0 and "Step " in str(heard)
     assert refused.isError and "seed must be a whole number" in refused.content[0].text
+
+
+def test_the_example_of_openais_client_saves_what_it_drew_and_changed(ready_server, token, tmp_path, capsys):
+    arguments = [PROMPT, "--then", f"{PROMPT} at night", "--seed", "3", "--out", str(tmp_path)]
+    assert openai_client.main([ready_server.url, token, *arguments]) == 0
+    assert re.findall(r"seed 3, (\w+)", capsys.readouterr().out) == ["ok", "ok"]
+    before, after = ((tmp_path / name).read_bytes() for name in ("picture.png", "changed.png"))
+    assert before != after and before.startswith(b"\x89PNG")
+    assert openai_client.main([ready_server.url, "x", PROMPT]) == 1
+    assert "/accept_license" in capsys.readouterr().err
+
+
+def test_the_example_of_mcps_client_accepts_and_saves_its_picture(ready_server, tmp_path, capsys):
+    arguments = [ready_server.url, PROMPT, "--out", str(tmp_path / "picture.png")]
+    assert mcp_client.main(arguments) == 1 and "agree must be true" in capsys.readouterr().err
+    assert mcp_client.main([*arguments, "--agree"]) == 0
+    said = capsys.readouterr()
+    assert '"outcome": "ok"' in said.out and "Step " in said.err
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_example_of_gradios_javascript_client_draws(ready_server, token):
+    packages = Path(os.environ.get("NODE_PATH", ROOT / "node_modules"))
+    if shutil.which("node") is None or not (packages / "@gradio" / "client").is_dir():
+        pytest.skip("there is no node with @gradio/client here; NODE_PATH names the folder that has it")
+    example = packages.parent / "gradio_client_example.mjs"  # modules are looked for beside the file
+    shutil.copy(ROOT / "examples/gradio_client.mjs", example)
+    command = ["node", example, ready_server.url, token, PROMPT]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    example.unlink()
+    assert run.returncode == 0 and run.stdout.rstrip().endswith(".png ok"), run.stderr
+
+
+def test_the_page_for_agents_has_lines_that_accept_draw_and_change(ready_server, tmp_path):
+    page = ready_server.get("/agents.md")
+    assert page.headers["content-type"].startswith("text/markdown") and len(page.text.splitlines()) < 70
+    assert '<link rel="alternate" type="text/markdown" href="agents.md"' in ready_server.get("/").text
+    accept, draw, change = re.findall(r"```bash\n(.*?)```", page.text, re.DOTALL)
+    fetch = """curl -so picture.png "$(grep -o 'http[^"]*png' drawn.json)"\n"""
+    script = f"set -e\n{accept}{{ {draw} }} > drawn.json\n{fetch}{{ {change} }} > changed.json\n"
+    run = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    answers = [json.loads((tmp_path / name).read_text()) for name in ("drawn.json", "changed.json")]
+    assert [answer["data"][0]["outcome"] for answer in answers] == ["ok", "ok"], run.stderr
+    assert answers[1]["result"]["recipe"]["strength"] == 0.7 and "High-Resolution Image Synthesis" in page.text

@@ -212,6 +212,7 @@ def add_to_head(title: str, description: str, image_url: str, head: str) -> None
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
     metas += f'<meta name="description" content="{description}">'
+    metas += '<link rel="alternate" type="text/markdown" href="agents.md" title="For agents and programs">'
     icon = '<link rel="icon" href="favicon.ico"><meta name="theme-color" content="#4338ca">'
     public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
     end = f"{{% raw %}}{head}{{% endraw %}}{icon}<title>{title}</title>{public}</head>"

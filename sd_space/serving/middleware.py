@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sd_space.errors import QueueFull
 from sd_space.schema import BackendStatus
-from sd_space.serving import openai_errors
-from sd_space.serving.answers import BROKEN, KnownAnswer, refusal
+from sd_space.serving.answers import BROKEN, KnownAnswer
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
@@ -31,6 +30,7 @@ from sd_space.serving.limits import RETRY_AFTER_S, Capacity, OpenRequests, Place
 from sd_space.serving.mcp_message import McpRefusal, tool_error
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.openai_api import OpenAiApi
+from sd_space.serving.openai_errors import refused_at
 from sd_space.serving.origins import Origins
 from sd_space.serving.own_answers import OwnAnswers
 from sd_space.serving.routes import Kind, Route, Routes
@@ -71,9 +71,8 @@ class RequestFilter:
         self._capacity = capacity
         self._trusted_proxies = settings.trusted_proxies
         self._openai = openai
-        has_openai = openai is not None
-        self._routes = Routes(contract.endpoints, contract.assets, contract.has_login, bool(contract.tools), has_openai)
-        self._own = OwnAnswers(status, metrics, contract.is_queue_alive, contract.title, contract.icon)
+        self._routes = Routes(contract, openai is not None)
+        self._own = OwnAnswers(status, metrics, contract)
         self._origins = Origins(settings)
         self._response_headers = ResponseHeaders(settings)
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
@@ -105,13 +104,13 @@ class RequestFilter:
         except ClientDisconnect:
             return
         except Refusal as refused:
-            answer = _refusal(scope["path"], refused)
+            answer = refused_at(scope["path"], refused)
         except McpRefusal as refused:
             answer = JSONResponse(refused.answer, refused.status, refused.headers)
         except Exception as error:  # its message may hold a prompt: neither callers nor the log get it
             place = traceback.extract_tb(error.__traceback__)[-1]
             logger.error("a request failed: %s in %s:%s", type(error).__name__, Path(place.filename).name, place.lineno)
-            answer = _refusal(scope["path"], Refusal(500, BROKEN))
+            answer = refused_at(scope["path"], Refusal(500, BROKEN))
         if has_begun and not is_complete:  # it failed in the middle of an answer, which ends here
             await send({"type": "http.response.body", "body": b""})
         elif answer is not None and not has_begun:
@@ -127,7 +126,8 @@ class RequestFilter:
             raise Refusal(400, "The request must have one Host header.")
         if sum(len(name) + len(value) + 32 for name, value in headers.raw) > MAX_HEADER_BYTES:  # as HTTP/2 counts them
             raise Refusal(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")
-        if (own := self._own.find(scope["method"], scope["path"])) is not None:
+        root = self._origins.public_address(headers, scope["scheme"])
+        if (own := self._own.find(scope["method"], scope["path"], root)) is not None:
             return own
         with self._open.counted(client_address(scope, headers, self._trusted_proxies)):
             return await self._forward_checked(scope, headers, receive, send)
@@ -283,13 +283,6 @@ class RequestFilter:
         finally:
             if place is not None and place.event_id is None:  # it became no event
                 self._capacity.release(place)
-
-
-def _refusal(path: str, refused: Refusal) -> JSONResponse:
-    is_openai = path.startswith(openai_errors.ROOT)
-    answer = openai_errors.error_answer(refused) if is_openai else refusal(refused.status, refused.sentence)
-    answer.headers.update(refused.headers)
-    return answer
 
 
 def _wrong_method(methods: Sequence[str]) -> Refusal:

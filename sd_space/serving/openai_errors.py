@@ -8,6 +8,7 @@ from starlette.responses import JSONResponse
 from sd_space.errors import InvalidRequest, LicenceNotAccepted, ModelUnavailable, QueueFull, SpaceError
 from sd_space.fields import shown
 from sd_space.served_model import ModelInfo
+from sd_space.serving.answers import refusal
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.limits import RETRY_AFTER_S
 from sd_space.serving.openai_request import OURS
@@ -38,8 +39,14 @@ def error_object(refused: Refusal) -> dict[str, Any]:
     }
 
 
-def error_answer(refused: Refusal) -> JSONResponse:
-    return JSONResponse(error_object(refused), refused.status)
+def refused_at(path: str, refused: Refusal) -> JSONResponse:
+    """The answer at this address: the page and Gradio's clients read another shape than those of OpenAI's API."""
+    if path.startswith(ROOT):
+        answer = JSONResponse(error_object(refused), refused.status)
+    else:
+        answer = refusal(refused.status, refused.sentence)
+    answer.headers.update(refused.headers)
+    return answer
 
 
 def refused_by(error: SpaceError, asked: Mapping[str, object], info: ModelInfo | None) -> ApiRefusal:

@@ -1,11 +1,10 @@
 """The addresses that the page and its clients use, with the media types of their answers; all others are closed."""
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sd_space.serving.envelope import Endpoints
+from sd_space.serving.app_contract import AppContract
 
 API = "/gradio_api"
 FILE = f"{API}/file="
@@ -74,13 +73,13 @@ _POSTED = {
 
 
 class Routes:
-    """The open addresses of one page. `assets` are the addresses of its parts; `has_login` is about `--auth`."""
+    """The open addresses of one page."""
 
-    def __init__(self, endpoints: Endpoints, assets: Collection[str], has_login: bool, has_mcp: bool, has_openai: bool):
-        self._endpoints = endpoints
-        self._assets = assets
-        self._has_login = has_login
-        self._has_mcp = has_mcp
+    def __init__(self, contract: AppContract, has_openai: bool):
+        self._endpoints = contract.endpoints
+        self._assets = contract.assets
+        self._has_login = contract.has_login
+        self._has_mcp = bool(contract.tools)
         self._has_openai = has_openai
 
     def find(self, method: str, path: str) -> Route | None:
