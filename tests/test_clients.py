@@ -160,3 +160,10 @@ def test_the_page_for_agents_has_lines_that_accept_draw_and_change(ready_server,
     answers = [json.loads((tmp_path / name).read_text()) for name in ("drawn.json", "changed.json")]
     assert [answer["data"][0]["outcome"] for answer in answers] == ["ok", "ok"], run.stderr
     assert answers[1]["result"]["recipe"]["strength"] == 0.7 and "High-Resolution Image Synthesis" in page.text
+
+
+def test_no_key_and_no_prompt_of_a_client_reaches_the_log(ready_server, openai, token):
+    openai.images.generate(prompt="marker-plugh", size="64x64", extra_body=FAST)
+    with pytest.raises(BadRequestError):
+        openai.images.generate(prompt="marker-plugh", size="7x7")
+    assert "plugh" not in ready_server.log and token not in ready_server.log and "Traceback" not in ready_server.log

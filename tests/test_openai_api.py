@@ -23,12 +23,14 @@ from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import RequestFilter
 from sd_space.serving.openai_api import OpenAiApi
+from sd_space.serving.openai_request import PARAMETERS
 from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.serving.verify import MAX_BODY_BYTES
 from sd_space.settings import Settings
 
 from .fakes import FakeBackend
+from .generated import drawn
 from .test_schema import INFO
 
 GENERATIONS, EDITS, MODELS = "/v1/images/generations", "/v1/images/edits", "/v1/models"
@@ -341,7 +343,43 @@ def test_a_malformed_request_is_refused_in_openais_shape(shared_door, case):
     error = answer.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
     assert says in error["message"] and "Traceback" not in answer.text
-    assert not shared_door.backend.started and not len(shared_door.capacity)
+    assert not len(shared_door.capacity) and not shared_door.backend.started
+
+
+VALUES = (
+    None, True, 0, 2, -1, 1.5, 1e308, float("nan"), 10**30, "", "auto", "64x64", "1x1", "x", "true", "url", "PNDM",
+    "\ud800", "\0", "é" * 50, "9" * 5000, "٣x٣", [], {}, [1],
+)  # fmt: skip
+FILES = (
+    png(), png("RGBA", (1, 2, 3, 0)), png("LA", (3, 0)), png("P", 3), png("I;16", 5), png("1", 1), png()[:50], b"",
+)  # fmt: skip
+
+
+@drawn(60, nightly=3000)
+def test_no_request_is_answered_without_words(tmp_path, attempts):
+    door = Door(tmp_path, rate_per_minute=10**6)
+    for attempt in attempts:
+        with attempt:
+            random = attempt.random
+            chosen = random.sample(PARAMETERS, random.randrange(1, 4))
+            asked = attempt.asks({"prompt": "a cat"} | {name: random.choice(VALUES) for name in chosen})
+            if random.random() < 0.5:
+                answer = door.ask(content=json.dumps(asked), headers=JSON)
+            else:
+                files = {name: random.choice(FILES) for name in ("image", "mask")}
+                texts = {name: str(value).encode("utf-8", "replace").decode() for name, value in asked.items()}
+                answer = door.ask(EDITS, data=texts, files=files)
+            assert answer.status_code in (200, 400), answer.text
+            assert answer.status_code == 200 or len(answer.json()["error"]["message"]) > 10
+            attempt.came_to(answer.status_code)
+    attempts.assert_held(200, 400)
+
+
+def test_an_acceptance_that_was_withdrawn_is_no_key(door):
+    door.gate.withdraw(door.token)
+    refused = door.ask(json=ASKED)
+    assert refused.status_code == 401 and refused.json()["error"]["code"] == "invalid_api_key"
+    assert "withdrawn" in refused.json()["error"]["message"] and not door.backend.started
 
 
 def test_a_refusal_names_the_parameter(door):

@@ -8,6 +8,7 @@ _BOUNDARY = re.compile(r'multipart/form-data *; *boundary="?([\w\'()+,./:=?-]{1,
 _NAME = re.compile(
     rb'content-disposition: *form-data; *name="?(\w{1,64}(?:\[\])?)"?(?: *; *filename[^\r\n]{0,1000})?', re.IGNORECASE
 )
+_MAX_HEAD_BYTES = 4096
 
 
 def form_parts(content_type: str, body: bytes, most_parts: int) -> list[tuple[str, bytes]]:
@@ -24,7 +25,8 @@ def form_parts(content_type: str, body: bytes, most_parts: int) -> list[tuple[st
 def _named(part: bytes) -> tuple[str, bytes]:
     """Its name and its value. Raises ValueError."""
     head, blank_line, value = part.partition(b"\r\n\r\n")
-    names = [name[1] for line in head.split(b"\r\n") if (name := _NAME.fullmatch(line.rstrip()))]
-    if not blank_line or len(names) != 1:
+    lines = head.split(b"\r\n") if blank_line and len(head) <= _MAX_HEAD_BYTES else []
+    names = [name[1] for line in lines if (name := _NAME.fullmatch(line.rstrip()))]
+    if len(names) != 1:
         raise ValueError("no part of a form")
     return names[0].decode(), value

@@ -5,7 +5,7 @@ import base64
 import io
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from PIL import Image
@@ -64,7 +64,7 @@ def partial_event(run: Run, number: int, name: str, index: int, preview: Preview
 
 async def stream_events(
     run: Run, watched: AsyncIterator[Run], name: str, partial_images: int
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """The events of a run, to its end: at `partial_images` even steps the mosaics, and each picture once it is done.
 
     Raises the error that the run ends with.

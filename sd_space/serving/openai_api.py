@@ -82,8 +82,8 @@ class OpenAiApi:
         headers = [(b"content-type", b"text/event-stream"), *STREAM_HEADERS]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         name = "image_edit" if request.route.name == EDITS else "image_generation"
-        async with aclosing(self._intake.watch(run)) as watched:
-            events = stream_events(run, watched, name, asked.partial_images)
+        watched = self._intake.watch(run)
+        async with aclosing(watched), aclosing(stream_events(run, watched, name, asked.partial_images)) as events:
             try:
                 async for event in events:
                     await send({"type": "http.response.body", "body": sse(event), "more_body": True})

@@ -26,7 +26,7 @@ _IGNORED = (
     "model", "user", "safety_identifier", "quality", "style", "moderation", "input_fidelity", "output_compression",
 )  # fmt: skip
 _OWN = tuple(name for name in REQUEST_FIELDS if name not in (*OURS.values(), "mask", "width", "height"))
-_PARAMETERS = (*_OWN, "n", "size", *_CHOICES, "stream", "partial_images", *_IGNORED)
+PARAMETERS = (*_OWN, "n", "size", *_CHOICES, "stream", "partial_images", *_IGNORED)
 _PARTIAL_IMAGES = Whole(0, 3)
 _NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,30})?")
 _MAX_PARTS = 40
@@ -45,7 +45,8 @@ class ImagesRequest:
     def read(cls, asked: Mapping[str, object]) -> "ImagesRequest":
         """Raises InvalidRequest."""
         chosen = {name: _choice(name, asked.get(name), choices) for name, choices in _CHOICES.items()}
-        stream, partial_images = asked.get("stream") or False, asked.get("partial_images") or 0
+        given = {"stream": False, "partial_images": 0} | {name: v for name, v in asked.items() if v is not None}
+        stream, partial_images = given["stream"], given["partial_images"]
         if not isinstance(stream, bool):
             raise InvalidRequest("stream", f"stream must be true or false, not {shown(stream)}.")
         has_urls = chosen["response_format"] == "url"
@@ -60,7 +61,7 @@ class ImagesRequest:
 
 def parameters_of(name: str, headers: Headers, body: bytes) -> dict[str, object]:
     """The parameters that a body has, by their names; `name` is the last part of the address. Raises Refusal."""
-    known = (*_PARAMETERS, *_PICTURES) if name == EDITS else _PARAMETERS
+    known = (*PARAMETERS, *_PICTURES) if name == EDITS else PARAMETERS
     takes = f"/v1/images/{name} takes {', '.join(known)}."
     asked = _form(headers.get("content-type", ""), body) if name == EDITS else parse_object(body)
     if not asked.keys() <= set(known):
