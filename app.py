@@ -41,18 +41,23 @@ def build(command: Command) -> Space:
     from sd_space.recorded import load_recorded
     from sd_space.serving.gate import Gate
     from sd_space.serving.gradio_queue import drain_event_streams, serve_with
+    from sd_space.serving.intake import Intake
     from sd_space.serving.limits import Capacity
     from sd_space.serving.metrics import Metrics
+    from sd_space.serving.openai_api import OpenAiApi
+    from sd_space.serving.runs import Runs
     from sd_space.ui import build_demo
     from sd_space.ui.serving import launch, served_files
 
     card, recorded = load_card(), load_recorded()
     gate = Gate(card, settings.secret, settings.token_ttl_s)
     metrics, capacity = Metrics(backend.status), Capacity(settings, backend.status)
-    demo = build_demo(settings, card, gate, backend, store, metrics, recorded, capacity)
+    runs = Runs(backend, store, settings.result_ttl_s, capacity, metrics.count_run)
+    openai = OpenAiApi(gate, backend.status, Intake(gate, backend, capacity, runs))
+    demo = build_demo(settings, card, gate, backend, store, recorded, capacity, runs)
     serve_with(partial(start_server, address, handles))
     parts = (demo, settings, backend, metrics, capacity, gate, served_files(store, recorded))
-    open_page = partial(launch, *parts, max_open_per_address(handles), share=command.share, auth=command.auth)
+    open_page = partial(launch, *parts, max_open_per_address(handles), openai, share=command.share, auth=command.auth)
     drain, close_page = partial(drain_event_streams, demo), partial(demo.close, verbose=False)
     return Space(backend, store, open_page, drain, close_page, on_loaded=freeze_gc)
 

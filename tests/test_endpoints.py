@@ -119,7 +119,7 @@ def test_progress_has_the_names_of_the_engine_and_those_of_earlier_versions(tmp_
         assert seen[0] == ([], {"progress": {"stage": "queued"}})
         assert {
             "queue_position": 0, "step_index": 1, "num_timesteps": 51, "step": 1, "steps": 51, "pictures_done": 0,
-            "seconds_left": 2.0,
+            "seconds_left": 2.0, "fraction_done": 0.0,
         } in [result.get("progress") for _, result in seen]  # fmt: skip
 
     play(tmp_path, scene)

@@ -167,8 +167,19 @@ def test_there_are_no_other_tools_and_no_other_methods():
         call("open_page")
     assert "generate, accept_license" in refused.value.answer["result"]["content"][0]["text"]
     with pytest.raises(McpRefusal) as refused:
-        message("resources/read", uri="file:///etc/passwd")
+        message("completion/complete", uri="file:///etc/passwd")
     assert refused.value.answer["error"]["code"] == -32601
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "name"), [("resources/read", "uri", "sd-space://model"), ("prompts/get", "name", "a-prompt")]
+)
+def test_only_a_name_that_can_be_one_is_passed_on(method, key, name):
+    assert message(method, **{key: name, "other": 1}).params == {key: name}
+    for wrong in ("file:///etc/passwd", "", None, 5, [name], name + "\n", "x" * 200):
+        with pytest.raises(McpRefusal) as refused:
+            message(method, **{key: wrong})
+        assert refused.value.answer["error"]["code"] == -32602
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,10 @@ def owner(demo: gr.Blocks, name: str) -> Any:
         ("module http_server", "start_server", object, "gradio_queue.serve_with"),
         ("SessionState", "_update_value_in_config", object, "gradio_queue.keep_no_values"),
         ("MCP server", "tool_to_endpoint", dict, "gradio_queue.mcp_tools"),
-        ("MCP server", "postprocess_output_data", object, "gradio_queue.give_pictures_to_mcp"),
+        ("MCP server", "postprocess_output_data", object, "gradio_queue.extend_mcp"),
+        ("MCP server", "_execute_tool_with_progress", object, "gradio_queue.extend_mcp"),
+        ("MCP server", "_execute_tool_without_progress", object, "gradio_queue.extend_mcp"),
+        ("MCP server", "mcp_server", object, "gradio_queue.extend_mcp"),
     ],
 )
 def test_gradio_still_has_what_is_used_of_it(demo, whose, member, kind, used_by):

@@ -19,6 +19,7 @@ from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.results import ResultStore
+from sd_space.serving.runs import Runs
 from sd_space.settings import Settings
 from sd_space.ui import build_demo
 
@@ -39,11 +40,10 @@ class Host:
         self.store = ResultStore(str(folder), self.settings.result_ttl_s)
         self.capacity = Capacity(self.settings, backend.status)
         metrics = Metrics(backend.status)
+        runs = Runs(backend, self.store, self.settings.result_ttl_s, self.capacity, metrics.count_run)
         # Gradio makes a web app each time that a page changes; nothing here goes through one.
         with mock.patch.object(App, "create_app"):
-            self.demo = build_demo(
-                self.settings, CARD, self.gate, backend, self.store, metrics, RECORDED, self.capacity
-            )
+            self.demo = build_demo(self.settings, CARD, self.gate, backend, self.store, RECORDED, self.capacity, runs)
 
     async def __aenter__(self) -> "Host":
         return self

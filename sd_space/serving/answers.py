@@ -48,6 +48,10 @@ _PASSED = frozenset(
 _SCRIPT_STRING = re.compile(rb'"' + re.escape(MADE_UP.encode()) + rb'(["/])')
 
 
+# No proxy may delay or change a stream: nginx collects answers, others compress them.
+STREAM_HEADERS = ((b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no"))
+
+
 def refusal(status: int, sentence: str) -> JSONResponse:
     """Our own answer. Gradio's page shows `error`, its clients `detail`."""
     return JSONResponse({"error": sentence}, status)
@@ -99,7 +103,8 @@ class KnownAnswer:
             self._replacement = refusal(500, BROKEN)
         if self._replacement is None and not self._is_collected(media_type):
             if media_type == "text/event-stream":
-                self._start["headers"] = _for_streams(self._start["headers"])
+                kept = [(name, value) for name, value in self._start["headers"] if name.lower() != b"cache-control"]
+                self._start["headers"] = [*kept, *STREAM_HEADERS]
             await self._pass_on(self._start)
 
     def _is_collected(self, media_type: str) -> bool:
@@ -148,12 +153,6 @@ class KnownAnswer:
     async def _pass_on(self, message: Message) -> None:
         self.started = True
         await self._send(message)
-
-
-def _for_streams(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """No proxy may delay or change a stream: nginx collects answers, others compress them."""
-    kept = [(name, value) for name, value in headers if name.lower() != b"cache-control"]
-    return [*kept, (b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
 
 def _own_sentence(route: Route, body: bytes) -> str | None:

@@ -40,7 +40,7 @@ USE_RESTRICTIONS = (
 
 HOW_TO_ACCEPT = (
     "The licence has not been accepted: accept it on the page, or call /accept_license with agree=true and send the "
-    "token that it returns as acceptance_token (or in the header X-License-Token)."
+    "token that it returns as acceptance_token (in the header X-License-Token, or as the API key of OpenAI's clients)."
 )
 MAX_WITHDRAWN = 10_000
 _CLOCK_SKEW_S = 60  # between replicas: itsdangerous' own `max_age` refuses a token of the next second

@@ -6,11 +6,10 @@ is used.
 
 import asyncio
 import functools
-import json
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from fastapi import FastAPI
 from gradio import http_server, routes, state_holder
 from gradio.routes import templates
 from gradio.server_messages import ProcessCompletedMessage
-from gradio_client.utils import is_file_obj_with_meta
 from starlette.types import ASGIApp
 
+from sd_space.card import ModelCard
+from sd_space.serving import mcp_offers, mcp_results
 from sd_space.serving.limits import Capacity
 from sd_space.serving.own_answers import THEME_COLOR
 
@@ -213,6 +213,7 @@ def add_to_document(title: str, description: str, image_url: str, head: str, bod
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
     metas += f'<meta name="description" content="{description}">'
+    metas += '<link rel="alternate" type="text/markdown" href="agents.md" title="For agents and programs">'
     icon = f'<link rel="icon" href="favicon.ico"><meta name="theme-color" content="{THEME_COLOR}">'
     icon += '<link rel="apple-touch-icon" href="pwa_icon/192">'
     public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
@@ -238,23 +239,21 @@ def mcp_tools(demo: gr.Blocks) -> Mapping[str, str]:
     return {tool: name.removeprefix("/") for tool, name in server.tool_to_endpoint.items()} if server else {}
 
 
-def give_pictures_to_mcp(demo: gr.Blocks) -> None:
-    """Makes MCP clients see pictures and read JSON.
+def extend_mcp(demo: gr.Blocks, card: ModelCard, model: Callable[[], Mapping[str, Any]]) -> None:
+    """Makes MCP clients see pictures and progress, and read the licence, the card and the served model.
 
-    Gradio's server turns a list of files into the text of their server paths, and an object into Python's text for it.
+    Gradio's server makes text of a list of files, and of progress a count of messages.
     """
     server: Any = demo.mcp_server_obj
     if not server:
         return
-    as_content = server.postprocess_output_data
 
-    def flattened(value: object) -> Iterator[object]:
-        if isinstance(value, list | tuple):
-            for part in value:
-                yield from flattened(part)
-        elif isinstance(value, dict) and not is_file_obj_with_meta(value):
-            yield json.dumps(value, ensure_ascii=False)
-        else:
-            yield value
+    async def with_progress(job: Any, progress_token: str | int) -> list[Any]:
+        context = server.mcp_server.request_context
+        await mcp_results.followed(job, context.session, progress_token, str(context.request_id))
+        result: list[Any] = await server._execute_tool_without_progress(job)
+        return result
 
-    server.postprocess_output_data = lambda data, root_url: as_content(list(flattened(data)), root_url)
+    server._execute_tool_with_progress = with_progress
+    server.postprocess_output_data = lambda data, root_url: list(mcp_results.contents(data))
+    mcp_offers.offer(server.mcp_server, card, model, mcp_tools(demo))

@@ -22,14 +22,15 @@ from sd_space.serving.envelope import (
 from sd_space.serving.limits import Place
 from sd_space.serving.login import login_body
 from sd_space.serving.mcp_message import mcp_message
+from sd_space.serving.openai_request import EDITS, parameters_of
 from sd_space.serving.routes import Kind, Route
-from sd_space.serving.source_pictures import SOURCES
+from sd_space.serving.source_pictures import SOURCES, UploadedPicture
 
 MAX_BODY_BYTES = 64 * 1024  # the longest prompts, escaped, take a fifth of it
 MAX_PICTURE_BODY_BYTES = 5 * 2**20 // 2
 BODY_TIMEOUT_S = 15.0
 PICTURE_BODY_TIMEOUT_S = 60.0  # of a phone that sends half a megabit a second
-_PICTURES = (*SOURCES, "picture")  # the values that are pictures
+_PICTURES = (*SOURCES, "picture", "image")  # the values that are pictures
 
 
 @dataclass(slots=True)
@@ -107,6 +108,8 @@ def _parse(request: IncomingRequest, body: bytes, contract: AppContract) -> None
             request.body, request.asks = encoded(call.body()), call.name
             request.values = dict(zip((p.name for p in contract.endpoints[call.name]), call.data, strict=True))
             request.route = Route(Kind.CALL, call.path, route.media_types, call.name)
+        case Kind.IMAGES:
+            request.values, request.asks = parameters_of(route.name, request.headers, body), route.name
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
@@ -124,7 +127,7 @@ def _most_bytes(route: Route, contract: AppContract) -> int:
     match route.kind:
         case Kind.JOIN | Kind.PREDICT | Kind.MCP:  # what is asked for stands in the body
             return max([MAX_BODY_BYTES, *contract.body_bytes.values()])
-        case Kind.CALL | Kind.NAMED_CALL:
+        case Kind.CALL | Kind.NAMED_CALL | Kind.IMAGES:
             return contract.body_bytes.get(route.name, MAX_BODY_BYTES)
     return MAX_BODY_BYTES
 
@@ -134,9 +137,14 @@ def _check_size(request: IncomingRequest, size: int, contract: AppContract) -> N
     most_bytes = contract.body_bytes.get("" if request.asks is None else request.asks, MAX_BODY_BYTES)
     if size > most_bytes:
         raise _too_large(most_bytes)
-    pictures = [request.values.get(name) for name in _PICTURES]
-    if size - sum(len(picture) for picture in pictures if isinstance(picture, str)) > MAX_BODY_BYTES:
+    if size - sum(_picture_bytes(request.values.get(name)) for name in _PICTURES) > MAX_BODY_BYTES:
         raise _too_large(MAX_BODY_BYTES)
+
+
+def _picture_bytes(value: object) -> int:
+    if isinstance(value, UploadedPicture):
+        return len(value.data)
+    return len(value) if isinstance(value, str) else 0
 
 
 def _check_content(request: IncomingRequest, most_bytes: int) -> None:
@@ -144,7 +152,10 @@ def _check_content(request: IncomingRequest, most_bytes: int) -> None:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Refusal(415, "A compressed body is not accepted; send plain JSON.")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if request.route.kind is not Kind.LOGIN and media_type != "application/json":
+    if request.route.kind is Kind.IMAGES and request.route.name == EDITS:
+        if media_type != "multipart/form-data":
+            raise Refusal(415, "The body must be a form with the picture as a file, multipart/form-data.")
+    elif request.route.kind is not Kind.LOGIN and media_type != "application/json":
         raise Refusal(415, "The body must be JSON; send the header Content-Type: application/json with it.")
     if (length := request.headers.get("content-length", "")).isdecimal() and int(length[:9]) > most_bytes:
         raise _too_large(most_bytes)

@@ -1,16 +1,20 @@
 """Messages of MCP clients (JSON-RPC over streamable HTTP), parsed and written anew."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sd_space.serving.envelope import Parameter, Refusal, Scalar, is_whole, named_data, parse_object
 
-# What a server of tools answers; the lists are asked for by clients that look at everything, and are empty.
 _QUESTIONS = ("ping", "tools/list", "resources/list", "resources/templates/list", "prompts/list")
+_NAMED = {  # method -> what it names, and how that looks
+    "resources/read": ("uri", re.compile("sd-space://[a-z-]{1,64}")),
+    "prompts/get": ("name", re.compile("[a-z0-9-]{1,64}")),
+}
 _NOTIFICATIONS = "notifications/"
-_INVALID_REQUEST, _METHOD_NOT_FOUND = -32600, -32601  # JSON-RPC 2.0, section 5.1
+_INVALID_REQUEST, _METHOD_NOT_FOUND, _INVALID_PARAMS = -32600, -32601, -32602  # JSON-RPC 2.0, section 5.1
 _PYTHON_TYPES = {"string": str, "integer": int, "number": int | float, "boolean": bool}
 _WORDS = {"string": "text", "integer": "a whole number", "number": "a number", "boolean": "true or false"}
 
@@ -58,9 +62,19 @@ def mcp_message(body: bytes, tools: Mapping[str, tuple[Parameter, ...]]) -> McpM
         return McpMessage(method, id, _initialization(params))
     if method in _QUESTIONS:
         return McpMessage(method, id, {})
+    if method in _NAMED:
+        return McpMessage(method, id, _named(id, params, *_NAMED[method]))
     if method == "tools/call":
         return _tool_call(id, params, tools)
-    raise McpRefusal(200, _error(id, _METHOD_NOT_FOUND, "This server has tools, and no other methods."))
+    raise McpRefusal(200, _error(id, _METHOD_NOT_FOUND, "This server has tools, resources and prompts alone."))
+
+
+def _named(id: str | int, params: Mapping[str, Any], key: str, shape: re.Pattern[str]) -> dict[str, Any]:
+    """The one parameter that is needed, where it can be a name at all: the server behind would log others."""
+    name = params.get(key)
+    if not isinstance(name, str) or not shape.fullmatch(name):
+        raise McpRefusal(200, _error(id, _INVALID_PARAMS, f"{key} must be one of those that the list has."))
+    return {key: name}
 
 
 def _initialization(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from sd_space.devices import DeviceState
 from sd_space.errors import SpaceError
 from sd_space.schema import BackendStatus, GenerationResult, Outcome
 from sd_space.serving.recipe import public_seconds
+from sd_space.serving.runs import Run
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _SHARED = ["pictures"]
@@ -31,6 +32,9 @@ class Metrics:
         )
         for outcome in Outcome:
             self._pictures.labels(outcome)
+
+    def count_run(self, run: Run, end: GenerationResult | SpaceError) -> None:
+        self.count([picture.outcome for picture in run.finished], end)
 
     def count(self, pictures: Iterable[Outcome], end: GenerationResult | SpaceError) -> None:
         """Counts a run by its finished pictures, also where it failed, and by how it ended."""

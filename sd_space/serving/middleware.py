@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sd_space.errors import QueueFull
 from sd_space.schema import BackendStatus
-from sd_space.serving.answers import BROKEN, KnownAnswer, refusal
+from sd_space.serving.answers import BROKEN, KnownAnswer
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
@@ -29,6 +29,8 @@ from sd_space.serving.incoming import MAX_BODY_BYTES, IncomingRequest, read_body
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, OpenRequests, Place, RateLimiter, client_address
 from sd_space.serving.mcp_message import McpRefusal, tool_error
 from sd_space.serving.metrics import Metrics
+from sd_space.serving.openai_api import OpenAiApi
+from sd_space.serving.openai_errors import refused_at
 from sd_space.serving.origins import Origins
 from sd_space.serving.own_answers import OwnAnswers
 from sd_space.serving.routes import Kind, Route, Routes
@@ -41,11 +43,12 @@ MAX_HEADER_BYTES = 32 * 1024
 PAGE_FACTOR = 10  # events that answer at once come each second while the model loads
 _RETRY_AFTER = {"Retry-After": str(RETRY_AFTER_S)}
 _COMPRESSED = (Kind.PAGE, Kind.PUBLIC_JSON)  # nothing in them is secret: what is could be guessed from lengths
-_WORK = (Kind.JOIN, Kind.CALL, Kind.NAMED_CALL, Kind.MCP, Kind.LOGIN)
+_WORK = (Kind.JOIN, Kind.CALL, Kind.NAMED_CALL, Kind.MCP, Kind.LOGIN, Kind.IMAGES)
 
 
 class RequestFilter:
-    """Wraps the app. Refusals are JSON: {"error": sentence}. `now_s` is a monotonic clock.
+    """Wraps the app. Refusals are JSON: {"error": sentence}, below /v1 as OpenAI writes them. `now_s` is a monotonic
+    clock.
 
     Sets scope["client"] to the address used for rate limits, or to None where clients share one address.
     """
@@ -59,6 +62,7 @@ class RequestFilter:
         contract: AppContract,
         capacity: Capacity,
         max_open_per_address: int,
+        openai: OpenAiApi | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ):
         self._app = app
@@ -66,8 +70,9 @@ class RequestFilter:
         self._contract = contract
         self._capacity = capacity
         self._trusted_proxies = settings.trusted_proxies
-        self._routes = Routes(contract.endpoints, contract.assets, contract.has_login, bool(contract.tools))
-        self._own = OwnAnswers(status, metrics, contract.is_queue_alive, contract.title, contract.icon)
+        self._openai = openai
+        self._routes = Routes(contract, openai is not None)
+        self._own = OwnAnswers(status, metrics, contract)
         self._origins = Origins(settings)
         self._response_headers = ResponseHeaders(settings)
         self._limiter = RateLimiter(settings.rate_per_minute, now_s)
@@ -99,14 +104,13 @@ class RequestFilter:
         except ClientDisconnect:
             return
         except Refusal as refused:
-            answer = refusal(refused.status, refused.sentence)
-            answer.headers.update(refused.headers)
+            answer = refused_at(scope["path"], refused)
         except McpRefusal as refused:
             answer = JSONResponse(refused.answer, refused.status, refused.headers)
         except Exception as error:  # its message may hold a prompt: neither callers nor the log get it
             place = traceback.extract_tb(error.__traceback__)[-1]
             logger.error("a request failed: %s in %s:%s", type(error).__name__, Path(place.filename).name, place.lineno)
-            answer = refusal(500, BROKEN)
+            answer = refused_at(scope["path"], Refusal(500, BROKEN))
         if has_begun and not is_complete:  # it failed in the middle of an answer, which ends here
             await send({"type": "http.response.body", "body": b""})
         elif answer is not None and not has_begun:
@@ -122,7 +126,8 @@ class RequestFilter:
             raise Refusal(400, "The request must have one Host header.")
         if sum(len(name) + len(value) + 32 for name, value in headers.raw) > MAX_HEADER_BYTES:  # as HTTP/2 counts them
             raise Refusal(431, f"The headers take more than {MAX_HEADER_BYTES // 1024} KiB.")
-        if (own := self._own.find(scope["method"], scope["path"])) is not None:
+        root = self._origins.public_address(headers, scope["scheme"])
+        if (own := self._own.find(scope["method"], scope["path"], root)) is not None:
             return own
         with self._open.counted(client_address(scope, headers, self._trusted_proxies)):
             return await self._forward_checked(scope, headers, receive, send)
@@ -132,9 +137,10 @@ class RequestFilter:
         tool_call = self._tool_calls.find(headers)
         request = self._incoming(scope, headers, tool_call)
         if scope["method"] != "POST":
-            await self._forward_get(request, receive, send)
-            return None
+            return await self._forward_get(request, receive, send)
         self._check_rate(request)
+        if request.route.kind is Kind.IMAGES and self._openai is not None:
+            self._openai.check_key(headers)
         with self._capacity.reading() as count:
             return await self._forward_post(request, tool_call, receive, send, count)
 
@@ -158,6 +164,9 @@ class RequestFilter:
                 return JSONResponse({"success": True})
         if request.asks in self._contract.draws:
             self._enter(request, tool_call)
+        if request.route.kind is Kind.IMAGES and self._openai is not None:
+            await self._openai.images(request, receive, send)
+            return None
         receive = replay(request.body or b"", receive)
         if request.route.kind is Kind.MCP:
             with self._tool_calls.followed(request, receive) as followed:
@@ -176,12 +185,15 @@ class RequestFilter:
         route = self._route(scope, headers)
         return IncomingRequest(scope, headers, route, address, public_address, is_tool_call=tool_call is not None)
 
-    async def _forward_get(self, request: IncomingRequest, receive: Receive, send: Send) -> None:
+    async def _forward_get(self, request: IncomingRequest, receive: Receive, send: Send) -> Response | None:
         kind = request.route.kind
+        if kind is Kind.MODELS and self._openai is not None:
+            self._openai.check_key(request.headers)
+            return self._openai.models(request.route.name)
         if kind in (Kind.STREAM, Kind.EVENT_STREAM):
             async with self._streams.only_listener(request):
                 await self._forward(request, receive, send)
-            return
+            return None
         if kind is Kind.FILE and not self._contract.may_be_fetched(request.route.name):
             raise Refusal(404, "There is no such file, or not any more.")
         if kind is Kind.STARTUP:
@@ -191,6 +203,7 @@ class RequestFilter:
         if kind is Kind.LOGOUT:  # else Gradio ends all logins of the same name
             request.query = b"all_session=false"
         await self._forward(request, receive, send)
+        return None
 
     def _route(self, scope: Scope, headers: Headers) -> Route:
         method, path = scope["method"], scope["path"]

@@ -1,4 +1,4 @@
-"""The addresses that are answered without Gradio: health, metrics, and the manifest and icons of a web app."""
+"""The addresses that are answered without Gradio: health, metrics, a web app's manifest, the agents' page."""
 
 import io
 from collections.abc import Callable
@@ -10,43 +10,44 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from sd_space.schema import BackendStatus
+from sd_space.serving.agents_page import agents_page
+from sd_space.serving.app_contract import AppContract
 from sd_space.serving.metrics import Metrics
 
 THEME_COLOR = "#4338ca"  # of the browser's own frame around the page
+AGENTS = "/agents.md"
 _ICON_SIDES = (192, 512)  # pixels: those that browsers ask an installable page for
 
 
 class OwnAnswers:
-    """Answers by path. `icon` is the page's picture; `is_queue_alive` is about Gradio's queue."""
+    """Answers by path."""
 
-    def __init__(
-        self,
-        status: Callable[[], BackendStatus],
-        metrics: Metrics,
-        is_queue_alive: Callable[[], bool],
-        title: str,
-        icon: Path,
-    ):
+    def __init__(self, status: Callable[[], BackendStatus], metrics: Metrics, contract: AppContract):
         self._status = status
-        self._is_queue_alive = is_queue_alive
+        self._contract = contract
         icons = {f"/pwa_icon/{side}": side for side in _ICON_SIDES}
         self._by_path: dict[str, Callable[[], Response]] = {
             "/healthz": lambda: JSONResponse({"status": "ok"}),
             "/readyz": self._readiness,
             "/metrics": lambda: Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST),
-            "/manifest.json": lambda: _manifest(title),
-            **{path: partial(_icon, icon, side) for path, side in icons.items()},
+            "/manifest.json": lambda: _manifest(contract.title),
+            **{path: partial(_icon, contract.icon, side) for path, side in icons.items()},
         }
 
-    def find(self, method: str, path: str) -> Response | None:
-        make = self._by_path.get(path) if method in ("GET", "HEAD") else None
+    def find(self, method: str, path: str, root: str) -> Response | None:
+        """`root` is the address at which the caller has reached the page."""
+        if method not in ("GET", "HEAD"):
+            return None
+        if path == AGENTS and not self._contract.has_login:
+            return Response(agents_page(root), media_type="text/markdown")
+        make = self._by_path.get(path)
         return make() if make else None
 
     def _readiness(self) -> Response:
         status = self._status()
         detail = f" ({status.detail})" if status.detail else ""
         reason = "" if status.is_ready else status.reason or f"Getting ready: {status.stage}{detail}."
-        if not reason and not self._is_queue_alive():
+        if not reason and not self._contract.is_queue_alive():
             reason = "The queue of the page has stopped and is started again."
         answer: dict[str, object] = {
             "status": "unready" if reason else "ready",

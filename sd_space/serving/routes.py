@@ -1,15 +1,15 @@
 """The addresses that the page and its clients use, with the media types of their answers; all others are closed."""
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sd_space.serving.envelope import Endpoints
+from sd_space.serving.app_contract import AppContract
 
 API = "/gradio_api"
 FILE = f"{API}/file="
 MCP = f"{API}/mcp/"
+IMAGES, MODELS = "/v1/images/", "/v1/models"
 STARTUP = f"{API}/startup-events"
 _EVENT = re.compile(rf"{API}/call/(?:v2/)?([a-z_]{{1,64}})/([A-Za-z0-9_-]{{1,64}})")
 _CALL = re.compile(rf"{API}/call/(v2/)?([^/]{{1,200}})")
@@ -34,6 +34,8 @@ class Kind(Enum):
     CANCEL = auto()
     RESET = auto()
     MCP = auto()
+    IMAGES = auto()  # pictures, as OpenAI's clients ask for them
+    MODELS = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,14 @@ _POSTED = {
 
 
 class Routes:
-    """The open addresses of one page. `assets` are the addresses of its parts; `has_login` is about `--auth`."""
+    """The open addresses of one page."""
 
-    def __init__(self, endpoints: Endpoints, assets: Collection[str], has_login: bool, has_mcp: bool):
-        self._endpoints = endpoints
-        self._assets = assets
-        self._has_login = has_login
-        self._has_mcp = has_mcp
+    def __init__(self, contract: AppContract, has_openai: bool):
+        self._endpoints = contract.endpoints
+        self._assets = contract.assets
+        self._has_login = contract.has_login
+        self._has_mcp = bool(contract.tools)
+        self._has_openai = has_openai
 
     def find(self, method: str, path: str) -> Route | None:
         """The route, or `None` where nothing is open to this method at this address."""
@@ -103,6 +106,8 @@ class Routes:
             return Route(Kind.EVENT_STREAM, f"{API}/call/{match[1]}/{match[2]}", ("text/event-stream",), match[2])
         if plain == "/logout" and self._has_login:
             return Route(Kind.LOGOUT, plain, ())
+        if self._has_openai and (plain == MODELS or plain.startswith(f"{MODELS}/")):
+            return Route(Kind.MODELS, plain, (), plain.removeprefix(MODELS)[1:])
         return None
 
     def _post(self, plain: str) -> Route | None:
@@ -113,6 +118,8 @@ class Routes:
             if kind is not Kind.MCP:
                 return Route(kind, plain, json)
             return Route(kind, MCP, (*json, "text/event-stream")) if self._has_mcp else None
+        if self._has_openai and plain in (f"{IMAGES}generations", f"{IMAGES}edits"):
+            return Route(Kind.IMAGES, plain, (), plain.removeprefix(IMAGES))
         if match := _CALL.fullmatch(plain):
             kind = Kind.NAMED_CALL if match[1] else Kind.CALL
             return Route(kind, f"{API}/call/{match[2]}", json, match[2])

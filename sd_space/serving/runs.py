@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
@@ -147,7 +147,7 @@ class Runs:
             if run.admitted.visitor == visitor:
                 self.cancel(run.request_id)
 
-    async def watch(self, run: Run, grace_s: float, every_s: float = 0.1) -> AsyncIterator[Run]:
+    async def watch(self, run: Run, grace_s: float, every_s: float = 0.1) -> AsyncGenerator[Run]:
         """Yields `run` whenever it changed, at most every `every_s` seconds, and a last time when it is done.
 
         When the last watcher leaves before that, the run is cancelled unless somebody watches it again in `grace_s`.

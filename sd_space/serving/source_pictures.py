@@ -1,6 +1,7 @@
 """Pictures that requests bring: decoded within bounds, turned upright, made opaque, scaled, and without metadata.
 
-They come as data URIs in the request itself, or are named as results of the same visitor; nothing is written to disk.
+They come as data URIs or files in the request itself, or are named as results of the same visitor; nothing is written
+to disk.
 """
 
 import base64
@@ -8,10 +9,12 @@ import binascii
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from sd_space.errors import InvalidRequest, SpaceError
 from sd_space.fields import Picture, SourcePicture, shown
@@ -29,10 +32,19 @@ _NOT_SHOWN = (Outcome.WITHHELD, Outcome.BROKEN)
 _DATA_URI = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 
 
+@dataclass(frozen=True, slots=True)
+class UploadedPicture:
+    """A file as a form brings it. Of a mask that comes so, what is transparent is drawn anew, as OpenAI's clients mean
+    it; a mask as a data URI says the same in white.
+    """
+
+    data: bytes = field(repr=False)
+
+
 def read_sources(values: Mapping[str, object], info: ModelInfo) -> Mapping[str, object]:
     """A request's `values` with its pictures decoded, in the size that it asks for: else `init_image` has that.
 
-    A picture is a data URI, or a `SavedPicture` of the same visitor. Raises InvalidRequest.
+    A picture is a data URI, an `UploadedPicture`, or a `SavedPicture` of the same visitor. Raises InvalidRequest.
     """
     images = {name: _read(name, values[name]) for name in SOURCES if values.get(name) not in (None, "")}
     if not images:
@@ -71,9 +83,16 @@ def fitting_size(size: tuple[int, int], limits: Limits) -> tuple[int, int]:
 
 def _read(name: str, value: object) -> tuple[Image.Image, str, int | None]:
     """The picture, its file's hash, and its seed if it is one of ours."""
-    data, seed = (_own_file(name, value), value.seed) if isinstance(value, SavedPicture) else (_sent(name, value), None)
+    seed = None
+    plain: Callable[[Image.Image], Image.Image] = partial(_plain, channels=SOURCES[name])
+    if isinstance(value, SavedPicture):
+        data, seed = _own_file(name, value), value.seed
+    elif isinstance(value, UploadedPicture):
+        data, plain = value.data, _transparency if name == "mask" else plain
+    else:
+        data = _sent(name, value)
     try:
-        image = _decoded(name, data)
+        image = _decoded(name, data, plain)
     except SpaceError:
         raise
     except Exception:  # of any type: what is wrong with a file is known to its decoder alone
@@ -112,8 +131,8 @@ def _sent(name: str, value: object) -> bytes:
         raise _unreadable(name) from None
 
 
-def _decoded(name: str, data: bytes) -> Image.Image:
-    """The picture in RGB, or in grey if it is a mask. Its size is known, and checked, before it is decoded."""
+def _decoded(name: str, data: bytes, plain: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """What `plain` makes of the picture. Its size is known, and checked, before it is decoded."""
     if takes_long(data):
         raise _unreadable(name)
     try:
@@ -130,7 +149,7 @@ def _decoded(name: str, data: bytes) -> Image.Image:
         # Phones put a second picture into a JPEG, and show the first.
         if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
             raise InvalidRequest(name, f"{name} is animated; send a single picture of it.")
-        return _plain(ImageOps.exif_transpose(image), SOURCES[name])
+        return plain(ImageOps.exif_transpose(image))
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
@@ -143,6 +162,13 @@ def _plain(image: Image.Image, channels: int) -> Image.Image:
         ground = Image.new("RGBA", image.size, "white" if channels == 3 else "black")
         image = Image.alpha_composite(ground, image)
     return image.convert("RGB" if channels == 3 else "L")
+
+
+def _transparency(mask: Image.Image) -> Image.Image:
+    """In white what is transparent, as far as it is."""
+    if not mask.has_transparency_data:
+        raise InvalidRequest("mask", "mask must be transparent where the picture is drawn anew; save it as such a PNG.")
+    return ImageChops.invert(mask.convert("RGBA").getchannel("A"))
 
 
 def _not_shown(name: str) -> InvalidRequest:

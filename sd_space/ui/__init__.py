@@ -15,12 +15,12 @@ from sd_space.card import ModelCard
 from sd_space.recorded import RecordedExample
 from sd_space.serving.gate import Gate
 from sd_space.serving.gradio_queue import set_up_queue
+from sd_space.serving.intake import Intake
 from sd_space.serving.limits import Capacity
-from sd_space.serving.metrics import Metrics
 from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.settings import Settings
-from sd_space.ui import views
+from sd_space.ui import programs, views
 from sd_space.ui.aid_handlers import AidHandlers
 from sd_space.ui.aids import ANNOUNCE_PROMPT_JS, hand_over_js
 from sd_space.ui.endpoints import add_endpoints
@@ -41,25 +41,19 @@ def build_demo(
     gate: Gate,
     backend: Backend,
     store: ResultStore,
-    metrics: Metrics,
     recorded: Sequence[RecordedExample],
     capacity: Capacity,
+    runs: Runs,
 ) -> gr.Blocks:
     """The page and its endpoints; the pictures of `recorded` stand beside the examples. Starts nothing."""
     gr.set_static_paths(served_files(store, recorded))
-    runs = Runs(
-        backend,
-        store,
-        settings.result_ttl_s,
-        capacity,
-        on_done=lambda run, outcome: metrics.count([picture.outcome for picture in run.finished], outcome),
-    )
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded, settings.history)
         # Before the page's events: of two events of one name Gradio renames the later one.
-        add_endpoints(gate, backend, capacity, runs, store.marks)
+        add_endpoints(gate, backend, capacity, Intake(gate, backend, capacity, runs), store.marks)
         handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
         _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
+        programs.wire(page.programs, page.token, settings.token_ttl_s)
     set_up_queue(demo, capacity)
     return demo
 

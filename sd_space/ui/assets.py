@@ -11,11 +11,11 @@ _FOLDER = Path(__file__).with_name("page")
 _FIRST_STYLES = ("first_paint", "masthead", "gate")
 _STYLES = (
     "column", "banner", "tabs", "workspace", "accordions", "progress", "results", "viewer", "announcer",
-    "aids", "adaptations",
+    "aids", "programs", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
-    "accordions", "tabs", "acceptance", "aids", "picture_text", "settings", "history",
+    "accordions", "tabs", "acceptance", "aids", "picture_text", "settings", "history", "programs",
 )  # fmt: skip
 
 

@@ -2,27 +2,30 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
-from sd_space.backends import Backend, until_ready
+from sd_space.backends import Backend
 from sd_space.request import REQUEST_FIELDS
+from sd_space.schema import Stage
 from sd_space.serving.gate import Gate, sent_token
+from sd_space.serving.intake import Intake
 from sd_space.serving.limits import Capacity
 from sd_space.serving.marks import Marks
+from sd_space.serving.model_description import described
 from sd_space.serving.recipe import result_json
 from sd_space.serving.results import SavedPicture
-from sd_space.serving.runs import Run, Runs
+from sd_space.serving.runs import Run
 from sd_space.serving.verify import picture_of, verify
 from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 
-def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, marks: Marks) -> None:
+def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, intake: Intake, marks: Marks) -> None:
     """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
-    public = PublicEndpoints(gate, backend, capacity, runs, marks)
+    public = PublicEndpoints(gate, backend, capacity, intake, marks)
     for method in (public.accept_license, public.generate, public.model, public.verify):
         endpoint = translate_errors(method)
         endpoint.__doc__ = (endpoint.__doc__ or "").replace("{fields}", _field_lines())
@@ -32,11 +35,11 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, 
 class PublicEndpoints:
     """One method for each endpoint."""
 
-    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, marks: Marks):
+    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, intake: Intake, marks: Marks):
         self._gate = gate
         self._backend = backend
         self._capacity = capacity
-        self._runs = runs
+        self._intake = intake
         self._marks = marks
         self._verifier = ThreadPoolExecutor(1, "verify")  # one at a time: a picture takes its memory
 
@@ -98,15 +101,13 @@ class PublicEndpoints:
             "variation_strength": variation_strength,
         }
         token = sent_token(acceptance_token, request.headers if request else {})
-        visitor = self._gate.verify_token(token).visitor
-        with self._capacity.claimed(place_id_of(request), visitor, address_of(request)) as place:
-            async for stage in until_ready(self._backend):
-                yield [], {"progress": {"stage": stage}}
-            info = self._backend.status().ready_info
-            values["init_image"] = self._runs.picture_at(init_image, visitor) or init_image
-            admitted = await asyncio.to_thread(self._gate.admit, token, values, info)  # decoding may take a while
-            run = self._runs.start(admitted, info, embed_recipe=True, place=place)
-        async for _ in self._runs.watch(run, grace_s=0):
+        async with aclosing(self._intake.begin(token, values, address_of(request), place_id_of(request))) as begun:
+            async for step in begun:
+                if isinstance(step, Stage):
+                    yield [], {"progress": {"stage": step}}
+                else:
+                    run = step
+        async for _ in self._intake.watch(run):
             if not run.is_done:
                 yield [], {"progress": _progress_json(run)}
         result = run.result()
@@ -115,12 +116,7 @@ class PublicEndpoints:
 
     def model(self) -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
-        status = self._backend.status()
-        described = {"ready": status.is_ready, "stage": str(status.stage), "waiting": status.waiting}
-        if status.reason:
-            described["reason"] = status.reason
-        described["devices"] = [asdict(device) for device in status.devices]
-        return described | (status.info.as_dict() if status.info else {})
+        return described(self._backend.status())
 
     async def verify(self, picture: str, acceptance_token: str = "", request: gr.Request | None = None) -> dict:
         """Says what a picture carries: Content Credentials, the watermark of Stable Diffusion, and its recipe.
@@ -170,4 +166,5 @@ def _progress_json(run: Run) -> dict:
         "steps": progress.num_timesteps,
         "pictures_done": progress.pictures_done,
         "seconds_left": progress.seconds_left,
+        "fraction_done": progress.fraction_done,
     } | ({"note": progress.note} if progress.note else {})

@@ -17,6 +17,9 @@ from sd_space.serving.incoming import MAX_PICTURE_BODY_BYTES
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import RequestFilter
+from sd_space.serving.model_description import described
+from sd_space.serving.openai_api import OpenAiApi
+from sd_space.serving.openai_request import EDITS
 from sd_space.serving.origins import PUBLIC
 from sd_space.serving.results import ResultStore
 from sd_space.serving.verify import MAX_BODY_BYTES
@@ -45,13 +48,16 @@ def launch(
     gate: Gate,
     files: Sequence[Path],
     max_open_per_address: int,
+    openai: OpenAiApi,
     **options: Any,
 ) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
 
+    has_login = bool(options.get("auth"))
+
     def filtered(app: ASGIApp) -> ASGIApp:
-        contract = _contract(demo, gate, files, has_login=bool(options.get("auth")))
-        return RequestFilter(app, settings, backend.status, metrics, contract, capacity, max_open_per_address)
+        parts = (settings, backend.status, metrics, _contract(demo, gate, files, has_login), capacity)
+        return RequestFilter(app, *parts, max_open_per_address, openai=None if has_login else openai)
 
     gradio_queue.wrap_apps(filtered)
     gradio_queue.keep_no_values()
@@ -63,7 +69,7 @@ def launch(
         show_error=False,
         run_history=False,
         enable_monitoring=False,
-        mcp_server=not options.get("auth"),  # a client of this server itself, and has no password
+        mcp_server=not has_login,  # a client of this server itself, and has no password
         ssr_mode=False,
         max_threads=_max_running_events(settings),
         state_session_capacity=SESSION_CAPACITY,
@@ -78,7 +84,7 @@ def launch(
         app_kwargs={"openapi_url": None},
         **options,
     )
-    gradio_queue.give_pictures_to_mcp(demo)
+    gradio_queue.extend_mcp(demo, gate.card, lambda: described(backend.status()))
     return url
 
 
@@ -110,7 +116,7 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         evict_idle=sessions.evict_idle,
         is_queue_alive=lambda: gradio_queue.is_queue_alive(demo),
         body_bytes=dict.fromkeys(named(_GENERATE), MAX_PICTURE_BODY_BYTES)
-        | dict.fromkeys(named(_VERIFY), MAX_BODY_BYTES),
+        | dict.fromkeys([*named(_VERIFY), EDITS], MAX_BODY_BYTES),
         draws=named(_GENERATE),
         has_login=has_login,
         title=views.TITLE,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import re
 import secrets
@@ -21,6 +22,7 @@ from gradio_client.exceptions import AppError
 from itsdangerous import URLSafeSerializer
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from PIL import Image
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -565,6 +567,71 @@ def withdrawn(rig: Rig, visitor: Visitor, token: str):
     yield visitor.generate(acceptance_token=own)
 
 
+# --- the routes of OpenAI's clients
+
+PAINTED = {"prompt": "a cat", "num_inference_steps": 1, "size": "64x64"}
+GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
+
+
+def painted(visitor: Visitor, path: str = GENERATIONS, key: bytes | None = None, **options) -> Answer:
+    """A request for a picture in OpenAI's shape, with that key."""
+    if key is not None:
+        options["headers"] = {b"Authorization": b"Bearer " + key}
+    if path == EDITS:
+        form = {"data": {name: str(value) for name, value in PAINTED.items()}, "files": {"image": ("a.png", SPECK)}}
+        return visitor.send("POST", path, **form | options)
+    return visitor.send("POST", path, **{"json": PAINTED} | options)
+
+
+def speck() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    return file.getvalue()
+
+
+SPECK = speck()
+
+
+@G("G48", "OpenAI's clients with keys that are none")
+def forged_keys(rig: Rig, visitor: Visitor, token: str):
+    for id, (_, forge) in FORGED.items():
+        if id in (*NO_TEXT, "G01", "G02", "G16"):  # no header can hold them
+            continue
+        for path in (GENERATIONS, EDITS):
+            answer = painted(visitor, path, forge(token).encode())
+            assert answer.status == (401 if id != "G20" else 431), "another answer than that the key is none"
+            yield answer
+        for more in ({"stream": True, "partial_images": 3}, {"response_format": "url"}):
+            yield painted(visitor, key=forge(token).encode(), json=PAINTED | more)
+
+
+@G("G49", "OpenAI's clients with a key in every place but its own")
+def misplaced_key(rig: Rig, visitor: Visitor, token: str):
+    for more in (
+        {},
+        {"headers": {"Authorization": f"Basic {token}"}},
+        {"headers": {"Authorization": token}},
+        {"headers": {"X-Api-Key": token, "Api-Key": token}},
+        {"headers": {"Cookie": f"acceptance_token={token}; Authorization=Bearer {token}"}},
+        {"params": {"acceptance_token": token, "api_key": token}},
+        {"json": PAINTED | {"acceptance_token": token}},
+        {"json": PAINTED | {"api_key": token, "user": token}},
+    ):
+        yield painted(visitor, **more)
+        answer = visitor.send("GET", "/v1/models", **{k: v for k, v in more.items() if k != "json"})
+        assert answer.status == 401, "the list is for anybody"
+        yield answer
+
+
+@G("G50", "bodies of OpenAI's clients that are sent before the key")
+def keyless_bodies(rig: Rig, visitor: Visitor, token: str):
+    for path in (GENERATIONS, EDITS):
+        for content in (b"", b"{", b"x" * 10**5, json.dumps(PAINTED).encode(), b"--x--\r\n"):
+            answer = painted(visitor, path, content=content, data=None, files=None, json=None)
+            assert answer.status == 401, "read before the key"
+            yield answer
+
+
 @pytest.mark.parametrize("attempt", list(G), ids=str)
 def test_nothing_is_drawn(rig, visitor, token, attempt):
     rig.invited = 0
@@ -573,7 +640,7 @@ def test_nothing_is_drawn(rig, visitor, token, attempt):
     )
 
 
-PICTURE = "not holds_picture(answer.body)"
+PICTURE, KEY = "not holds_picture(answer.body)", "another answer than that the key is none"
 VERIFY, SIGNED = "sd_space.serving.gate:Gate.verify_token", "sd_space.serving.gate:Gate._signed"
 FILTER = "sd_space.serving.middleware:RequestFilter"
 ROUTES = "sd_space.serving.routes:Routes"
@@ -644,6 +711,10 @@ MUTANTS = (
         "G44",
         "as good as an event's",
     ),
+    Mutant(SIGNED, "self._serializer.loads(token)", "self._serializer.loads_unsafe(token)[1]", "G48", KEY),
+    Mutant("sd_space.serving.openai_api:_key", 'if scheme.lower() == "bearer"', "if True", "G49", PICTURE),
+    Mutant(f"{FILTER}._forward_get", "self._openai.check_key(request.headers)", "pass", "G49", "for anybody"),
+    Mutant(f"{FILTER}._forward_checked", "self._openai.check_key(headers)", "pass", "G50", "read before the key"),
     Mutant("sd_space.serving.runs:Runs.get", "and run.admitted.visitor == visitor", "", "G46", PICTURE),
 )
 

@@ -49,6 +49,7 @@ class Answer:
         told = self.data if self.event else _parsed(self.body)
         if isinstance(told, dict):
             told = told.get("error", told.get("detail", told.get("message", "")))
+            told = told.get("message", "") if isinstance(told, dict) else told  # as OpenAI writes it
         return told if isinstance(told, str) else ""
 
     @property
