@@ -10,6 +10,7 @@ from sd_space.served_model import ModelInfo
 
 MAX_SEED = 2**32 - 1
 MAX_PROMPT_CHARS = 1000
+SEEDS = ("seed", "variation_seed")  # of which -1 draws one at random
 
 
 def _field(kind: Kind, label: str, help: str, default: object = None, parameter: str = "") -> Any:
@@ -150,7 +151,7 @@ class GenerationRequest:
         given: dict[str, Any] = {name: f.default for name, f in REQUEST_FIELDS.items()} | asdict(info.defaults)
         given |= {name: value for name, value in values.items() if value is not None}
         checked = {name: f.kind.check(name, given[name], info.limits) for name, f in REQUEST_FIELDS.items()}
-        for name in ("seed", "variation_seed") if checked["variation_strength"] else ("seed",):
+        for name in SEEDS if checked["variation_strength"] else SEEDS[:1]:
             if checked[name] == -1:
                 checked[name] = random_seed
                 random_seed = (random_seed + checked["num_images_per_prompt"]) % (MAX_SEED + 1)

@@ -91,6 +91,18 @@ def test_a_picture_comes_back_with_its_recipe(client, token):
         assert "Seed: 7" in picture.text["parameters"]
 
 
+def test_the_pictures_of_a_strip_are_those_of_the_same_requests_alone(client, token):
+    asked = {name: value for name, value in QUICK.items() if name not in ("num_images_per_prompt", "guidance_scale")}
+    files, answer = client.predict(
+        **asked, field="guidance_scale", values="2, 7.5, 1", acceptance_token=token, api_name="/compare"
+    )
+    for file, result in zip(files, answer["results"], strict=True):
+        (alone,), same = client.predict(**result["recipe"], acceptance_token=token, api_name="/generate")
+        assert same["images"] == result["images"]
+        both = (np.asarray(Image.open(path)).astype(int) for path in (file, alone))
+        assert np.abs(next(both) - next(both)).max() <= 1
+
+
 def test_a_picture_that_is_brought_back_is_verified_over_the_api_and_damage_is_named(client, token, ready_server):
     (file,), _ = client.predict(**QUICK, acceptance_token=token, api_name="/generate")
     data = Path(file).read_bytes()
@@ -186,7 +198,7 @@ def test_the_model_describes_itself(client):
 
 def test_four_endpoints_are_public_and_no_more(ready_server):
     info = ready_server.get("/gradio_api/info").json()
-    assert set(info["named_endpoints"]) == {"/accept_license", "/generate", "/model", "/verify"}
+    assert set(info["named_endpoints"]) == {"/accept_license", "/compare", "/generate", "/model", "/verify"}
     assert info["unnamed_endpoints"] == {}
     parameters = [p["parameter_name"] for p in info["named_endpoints"]["/generate"]["parameters"]]
     assert parameters == [
@@ -227,7 +239,7 @@ def test_mcp_clients_accept_and_see_the_picture(ready_server):
             return tools, refused, drawn, changed
 
     tools, refused, drawn, changed = asyncio.run(session())
-    assert set(tools) == {"accept_license", "generate", "model", "verify"}
+    assert set(tools) == {"accept_license", "compare", "generate", "model", "verify"}
     assert "Attachment A" in tools["generate"].description
     assert refused.isError and "/accept_license" in refused.content[0].text
     assert drawn.content[0].type == "image"

@@ -19,7 +19,7 @@ from .fakes import FakeBackend
 from .test_schema import INFO
 from .window import Host, play
 
-PUBLIC = ["accept_license", "generate", "model", "verify"]
+PUBLIC = ["accept_license", "generate", "compare", "model", "verify"]
 
 
 def data(token: str = "", **changes) -> list:
@@ -37,7 +37,7 @@ def signature(host: Host, name: str) -> inspect.Signature:
     return inspect.signature(event.fn)
 
 
-def test_four_endpoints_are_public_and_all_events_of_the_page_private(tmp_path):
+def test_five_endpoints_are_public_and_all_events_of_the_page_private(tmp_path):
     async def scene(host: Host):
         public = [event.api_name for event in host.demo.fns.values() if event.api_visibility == "public"]
         assert public == PUBLIC
@@ -230,5 +230,102 @@ def test_pictures_that_wait_to_be_verified_are_bounded_with_all_large_bodies(tmp
         monkeypatch.setattr(limits, "MAX_HELD_BYTES", 10_000)
         with pytest.raises(gr.Error, match="picture must be"):  # and what was refused is held no more
             await host.call("verify", "data:image/png;base64," + "A" * 9_000, token)
+
+    play(tmp_path, scene)
+
+
+def strip_data(host: Host, token: str, **changes) -> list:
+    """The inputs of /compare, in their order."""
+    values = {"field": "guidance_scale", "values": "1.5, 2, 3", "prompt": "a cat", "acceptance_token": token} | changes
+    parameters = signature(host, "compare").parameters.values()
+    return [values.get(p.name, None if p.default is p.empty else p.default) for p in parameters if p.name != "request"]
+
+
+def test_a_strip_has_a_picture_for_each_value_and_the_same_random_seed(tmp_path):
+    async def scene(host: Host):
+        host.backend.proceed.set()
+        *_, (files, answer) = await host.call("compare", *strip_data(host, host.gate.issue_token(True)))
+        assert answer["field"] == "guidance_scale" and len(files) == 3
+        recipes = [result["recipe"] for result in answer["results"]]
+        assert [recipe["guidance_scale"] for recipe in recipes] == [1.5, 2, 3]
+        assert len({recipe["seed"] for recipe in recipes}) == 1 and recipes[0]["num_images_per_prompt"] == 1
+        assert [[image["outcome"] for image in result["images"]] for result in answer["results"]] == [["ok"]] * 3
+        assert len(host.capacity) == 0
+
+    play(tmp_path, scene)
+
+
+def test_a_strip_is_one_request_whose_pictures_are_drawn_together_and_end_with_its_caller(tmp_path):
+    async def scene(host: Host):
+        inputs = strip_data(host, host.gate.issue_token(True), values="1, 2, 3, 4, 5, 6, 7, 8")
+        answers = host.stream("compare", *inputs)
+        async for _, result in answers:
+            if len(host.backend.started) == 8:
+                assert result["progress"].get("pictures_done", 0) == 0
+                break
+        assert len(host.capacity) == 1 and len({one.visitor for one in host.backend.started}) == 1
+        await answers.aclose()
+        for cancelled in host.backend.cancelled.values():
+            await cancelled.wait()
+
+    play(tmp_path, scene)
+
+
+def test_pictures_of_a_strip_that_cannot_be_drawn_cost_it_no_others(tmp_path):
+    async def scene(host: Host):
+        host.backend.error = EngineFailed("This picture could not be drawn; please try again.")
+        host.backend.proceed.set()
+        *_, (files, answer) = await host.call("compare", *strip_data(host, host.gate.issue_token(True)))
+        assert len(files) == sum(len(result["images"]) for result in answer["results"])
+        assert [result["error"] for result in answer["results"]] == [str(host.backend.error)] * 3
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "says"),
+    [
+        ("num_images_per_prompt", "1, 2", "field must be one of prompt, negative_prompt, num_inference_steps"),
+        ("init_image", "1, 2", "field must be one of"),
+        ("guidance_scale", "3", "values must be 2 to 8 of guidance_scale, with commas between them, not 1."),
+        ("guidance_scale", "1,2,3,4,5,6,7,8,9", "not 9."),
+        ("guidance_scale", "2, much", "values of guidance_scale must be numbers, not 'much'."),
+        ("guidance_scale", "2, nan", "guidance_scale must be a number from 1 to 20"),
+        ("num_inference_steps", "2.5, 3", "values of num_inference_steps must be numbers, not '2.5'."),
+        ("size", "64x64, 64", "values of size must be sizes such as 512x768, not '64'."),
+        ("size", "64x64, 64x63", "height must be"),
+        ("scheduler", "PNDM, Best", "scheduler must be one of"),
+        ("prompt", "a cat", "values must be 2 to 8 of prompt, in a line each, not 1."),
+        ("prompt", "a cat\n", "prompt must not be empty"),
+        (7, "1, 2", "field must be one of"),
+        ("seed", None, "values must be text, such as 1.5, 2, 3, not nothing."),
+    ],
+)
+def test_what_is_wrong_with_a_strip_is_said_before_anything_is_drawn(tmp_path, field, values, says):
+    async def scene(host: Host):
+        with pytest.raises(gr.Error, match=re.escape(says)):
+            await host.call("compare", *strip_data(host, host.gate.issue_token(True), field=field, values=values))
+        assert host.backend.started == [] and len(host.capacity) == 0
+
+    play(tmp_path, scene)
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "name", "drawn"),
+    [
+        ("prompt", "a cat, red\na dog", "prompt", ["a cat, red", "a dog"]),
+        ("negative_prompt", "\nblurry", "negative_prompt", ["", "blurry"]),
+        ("size", "64x128,128x64", "width", [64, 128]),
+        ("seed", "7, 8", "seed", [7, 8]),
+        ("scheduler", "PNDM, DDIM", "scheduler", ["PNDM", "DDIM"]),
+    ],
+)
+def test_every_kind_of_field_can_change_in_a_strip(tmp_path, field, values, name, drawn):
+    async def scene(host: Host):
+        host.backend.proceed.set()
+        *_, (_, answer) = await host.call(
+            "compare", *strip_data(host, host.gate.issue_token(True), field=field, values=values)
+        )
+        assert [result["recipe"][name] for result in answer["results"]] == drawn
 
     play(tmp_path, scene)

@@ -417,7 +417,7 @@ def test_a_visitors_share_is_counted_when_the_request_comes_in(tmp_path, path, b
 
 def test_a_cancellation_names_the_events_own_number_and_ends_its_run_at_once(door):
     place, ended = door.capacity.enter(None), []
-    place.event_id, place.cancel = "event", lambda: ended.append(True)
+    place.event_id, place.runs["run"] = "event", lambda: ended.append(True)
     body = {"event_id": "event", "session_hash": "mine", "fn_index": 0}
     door.client.post("/gradio_api/cancel", json=body)
     assert json.loads(door.behind.body) == body | {"fn_index": 3}

@@ -1,10 +1,13 @@
 """Where a call of the API becomes a run: acceptance, place, model and values, in this order."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 
 from sd_space.backends import Backend, until_ready
-from sd_space.schema import Stage
+from sd_space.request import SEEDS
+from sd_space.schema import AdmittedRequest, Stage
+from sd_space.served_model import ModelInfo
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
 from sd_space.serving.runs import Run, Runs
@@ -26,17 +29,37 @@ class Intake:
 
         `address` is the caller's, `place_id` that of the place which the request has, if it has one.
         """
+        async with aclosing(self.begin_all(token, [values], address, place_id)) as begun:
+            async for step in begun:
+                yield step if isinstance(step, Stage) else step[0]
+
+    async def begin_all(
+        self, token: object, several: Sequence[Mapping[str, object]], address: str | None, place_id: str | None = None
+    ) -> AsyncGenerator[Stage | list[Run]]:
+        """The same for the runs of one call, which has one place: none begins unless all of them are admitted.
+
+        A seed that is drawn at random is the same for all.
+        """
         visitor = self._gate.verify_token(token).visitor
         with self._capacity.claimed(place_id, visitor, address) as place:
             async for stage in until_ready(self._backend):
                 yield stage
             info = self._backend.status().ready_info
-            source = values.get("init_image")
-            values = {**values, "init_image": self._runs.picture_at(source, visitor) or source}
-            admitted = await asyncio.to_thread(self._gate.admit, token, values, info)  # decoding may take a while
-            run = self._runs.start(admitted, info, embed_recipe=True, place=place)
-        yield run
+            source = several[0].get("init_image")
+            own = {"init_image": self._runs.picture_at(source, visitor) or source}
+            # Decoding may take a while.
+            admitted = await asyncio.to_thread(self._admit, token, [{**values, **own} for values in several], info)
+            runs = [self._runs.start(one, info, embed_recipe=True, place=place) for one in admitted]
+        yield runs
 
-    def watch(self, run: Run) -> AsyncGenerator[Run]:
-        """As `Runs.watch`, for a caller who takes the run along on leaving."""
-        return self._runs.watch(run, grace_s=0)
+    def _admit(self, token: object, several: Sequence[Mapping[str, object]], info: ModelInfo) -> list[AdmittedRequest]:
+        admitted = [self._gate.admit(token, several[0], info)]
+        drawn = {name: getattr(admitted[0].request, name) for name in SEEDS}
+        for values in several[1:]:
+            seeds = {name: seed for name, seed in drawn.items() if values.get(name) in (None, -1)}
+            admitted.append(self._gate.admit(token, {**values, **seeds}, info))
+        return admitted
+
+    def watch(self, *runs: Run) -> AsyncGenerator[Sequence[Run]]:
+        """As `Runs.watch_all`, for a caller who takes the runs along on leaving."""
+        return self._runs.watch_all(runs, grace_s=0)

@@ -124,19 +124,20 @@ class OpenRequests:
 class Place:
     """Room for one request for pictures, from the moment it comes in until its run is over.
 
-    `event_id` is the event of Gradio's queue that it became. `is_claimed` once its handler has begun. `cancel` ends the
-    request's run, once there is one. `body_bytes` is the size of its body if that is large.
+    `event_id` is the event of Gradio's queue that it became. `is_claimed` once its handler has begun. `runs` are the
+    ids of the request's runs, once there are any, each with what cancels it. `body_bytes` is the size of its body if
+    that is large.
     """
 
     __slots__ = (
         "address",
         "body_bytes",
-        "cancel",
         "entered_at_s",
         "event_id",
         "id",
         "is_abandoned",
         "is_claimed",
+        "runs",
         "visitor",
     )
 
@@ -149,12 +150,13 @@ class Place:
         self.event_id: str | None = None
         self.is_claimed = False
         self.is_abandoned = False
-        self.cancel: Callable[[], None] = lambda: None
+        self.runs: dict[str, Callable[[], None]] = {}
 
     def abandon(self) -> None:
         """Ends the request: its caller has left."""
         self.is_abandoned = True
-        self.cancel()
+        for cancel in list(self.runs.values()):
+            cancel()
 
 
 class Capacity:
@@ -226,7 +228,8 @@ class Capacity:
     def claimed(self, place_id: str | None, visitor: str, address: str | None = None) -> Iterator[Place]:
         """The place that this visitor's request took when it came in; it takes one now if it has none yet.
 
-        The run that takes the place over releases it; where the block fails, it is free again. Raises QueueFull.
+        The last of the runs that take the place over releases it; where the block fails, it is free again. Raises
+        QueueFull.
         """
         place = self._claim(place_id, visitor, address)
         try:

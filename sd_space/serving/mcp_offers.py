@@ -17,6 +17,7 @@ _ADDS = {"readOnlyHint": False, "destructiveHint": False, "idempotentHint": Fals
 _HINTS: Mapping[str, Mapping[str, Any]] = {
     "accept_license": {"title": "Accept the licence", **_ADDS},
     "generate": {"title": "Draw or change pictures", **_ADDS},
+    "compare": {"title": "Draw a strip of pictures to compare", **_ADDS},
     "model": {"title": "Describe the served model", **_READS},
     "verify": {"title": "Say what a picture carries", **_READS},
 }

@@ -63,7 +63,7 @@ def partial_event(run: Run, number: int, name: str, index: int, preview: Preview
 
 
 async def stream_events(
-    run: Run, watched: AsyncIterator[Run], name: str, partial_images: int
+    run: Run, watched: AsyncIterator[object], name: str, partial_images: int
 ) -> AsyncGenerator[dict[str, Any]]:
     """The events of a run, to its end: at `partial_images` even steps the mosaics, and each picture once it is done.
 

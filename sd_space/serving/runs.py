@@ -107,7 +107,7 @@ class Runs:
         self._consumers: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
     def start(self, admitted: AdmittedRequest, info: ModelInfo, embed_recipe: bool, place: Place) -> Run:
-        """Begins `admitted`, which gives `place` back when it is over, and returns at once; `watch` yields the rest.
+        """Begins `admitted` and returns at once; `watch` yields the rest. The last run in a place gives it back.
 
         Raises Cancelled where its caller has left already.
         """
@@ -116,7 +116,7 @@ class Runs:
         self._forget_expired()
         run = Run(admitted, info, embed_recipe, pictures=[None] * admitted.request.num_images_per_prompt)
         self._runs[admitted.request_id] = run
-        place.cancel = functools.partial(self.cancel, admitted.request_id)
+        place.runs[admitted.request_id] = functools.partial(self.cancel, admitted.request_id)
         consumer = asyncio.get_running_loop().create_task(self._consume_updates(run, place))
         self._consumers.add(consumer)
         consumer.add_done_callback(self._consumers.discard)
@@ -153,23 +153,33 @@ class Runs:
         When the last watcher leaves before that, the run is cancelled unless somebody watches it again in `grace_s`.
         Raises TooManyWatchers where it is watched by as many already as it may be.
         """
-        if run._watchers >= MAX_WATCHERS:
+        async with aclosing(self.watch_all((run,), grace_s, every_s)) as watched:
+            async for _ in watched:
+                yield run
+
+    async def watch_all(
+        self, runs: Sequence[Run], grace_s: float, every_s: float = 0.1
+    ) -> AsyncGenerator[Sequence[Run]]:
+        """The same for several at once: yields `runs` whenever one of them changed, until all of them are done."""
+        if any(run._watchers >= MAX_WATCHERS for run in runs):
             raise TooManyWatchers(f"This run is open in {MAX_WATCHERS} windows already; please close one of them.")
-        run._watchers += 1
+        for run in runs:
+            run._watchers += 1
         try:
             while True:
-                changed, is_last = run._changed, run.is_done
-                yield run
-                if is_last:
+                changed = [run._changed for run in runs if not run.is_done]
+                yield runs
+                if not changed:
                     return
                 await asyncio.sleep(every_s)
-                await changed.wait()
+                await _any_of(changed)
         finally:
-            run._watchers -= 1
-            if grace_s:
-                asyncio.get_running_loop().call_later(grace_s, self._cancel_unwatched, run)
-            else:
-                self._cancel_unwatched(run)
+            for run in runs:
+                run._watchers -= 1
+                if grace_s:
+                    asyncio.get_running_loop().call_later(grace_s, self._cancel_unwatched, run)
+                else:
+                    self._cancel_unwatched(run)
 
     def _cancel_unwatched(self, run: Run) -> None:
         if not run._watchers:
@@ -191,7 +201,9 @@ class Runs:
             outcome = EngineFailed(BROKEN)
             self._backend.cancel(run.request_id)
         finally:
-            self._capacity.release(place)
+            del place.runs[run.request_id]
+            if not place.runs:
+                self._capacity.release(place)
             self._store.finish(run.request_id)
             run.admitted = replace(run.admitted, request=run.admitted.request.without_pixels())
             run.outcome = outcome
@@ -228,6 +240,16 @@ class Runs:
         expired = [key for key, run in self._runs.items() if run.is_done and run.done_at_s < oldest_s]
         for key in expired:
             del self._runs[key]
+
+
+async def _any_of(events: Sequence[asyncio.Event]) -> None:
+    """Waits until one of them is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _drawn_on(devices: Sequence[str], info: ModelInfo, status: BackendStatus) -> ModelInfo:

@@ -1,13 +1,16 @@
-"""The public endpoints accept_license, generate, model and verify, for gradio_client, plain HTTP and MCP."""
+"""The public endpoints accept_license, generate, compare, model and verify, for gradio_client, plain HTTP and MCP."""
 
 import asyncio
+import inspect
+import math
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
 
 import gradio as gr
 
 from sd_space.backends import Backend
+from sd_space.errors import SpaceError
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Stage
 from sd_space.serving.gate import Gate, sent_token
@@ -18,6 +21,7 @@ from sd_space.serving.model_description import described
 from sd_space.serving.recipe import result_json
 from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run
+from sd_space.serving.strip import strip
 from sd_space.serving.verify import picture_of, verify
 from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
@@ -26,9 +30,10 @@ from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, intake: Intake, marks: Marks) -> None:
     """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
     public = PublicEndpoints(gate, backend, capacity, intake, marks)
-    for method in (public.accept_license, public.generate, public.model, public.verify):
+    for method in (public.accept_license, public.generate, public.compare, public.model, public.verify):
         endpoint = translate_errors(method)
-        endpoint.__doc__ = (endpoint.__doc__ or "").replace("{fields}", _field_lines())
+        lines = _field_lines(inspect.signature(endpoint).parameters)
+        endpoint.__doc__ = (endpoint.__doc__ or "").replace("{fields}", lines)
         gr.api(endpoint, api_name=endpoint.__name__, concurrency_limit=None)
 
 
@@ -84,22 +89,8 @@ class PublicEndpoints:
             {fields}
             acceptance_token: what accept_license returned; may also travel in the header X-License-Token
         """
-        values: dict[str, Any] = {
-            "prompt": prompt,
-            "negative_prompt": negative_prompt,
-            "num_images_per_prompt": num_images_per_prompt,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "seed": seed,
-            "width": width,
-            "height": height,
-            "scheduler": scheduler,
-            "init_image": init_image,
-            "mask": mask,
-            "strength": strength,
-            "variation_seed": variation_seed,
-            "variation_strength": variation_strength,
-        }
+        given = locals()
+        values = {name: given[name] for name in REQUEST_FIELDS}
         token = sent_token(acceptance_token, request.headers if request else {})
         async with aclosing(self._intake.begin(token, values, address_of(request), place_id_of(request))) as begun:
             async for step in begun:
@@ -113,6 +104,55 @@ class PublicEndpoints:
         result = run.result()
         files = [_file_data(picture, request) for picture in run.finished]
         yield files, result_json(run.admitted.request, run.info, run.finished, result)
+
+    async def compare(  # type: ignore[misc]
+        self,
+        field: str,
+        values: str,
+        prompt: str,
+        negative_prompt: str = "",
+        num_inference_steps: int = CARD_DEFAULTS.num_inference_steps,
+        guidance_scale: float = CARD_DEFAULTS.guidance_scale,
+        seed: int = -1,
+        width: int | None = None,
+        height: int | None = None,
+        scheduler: str = CARD_DEFAULTS.scheduler,
+        acceptance_token: str = "",
+        init_image: str = "",
+        mask: str = "",
+        strength: float = 0.8,
+        variation_seed: int = -1,
+        variation_strength: float = 0.0,
+        request: gr.Request | None = None,
+    ) -> tuple[list[gr.FileData], dict]:
+        """Draws a strip: one picture for each of several values of one field, with all else alike, the seed too.
+
+        Needs the token of accept_license. `results` has the result of each value as generate returns it; a value whose
+        picture could not be drawn has an `error` in its place, and no file. Licence and checks are those of generate.
+
+        Args:
+            field: the name of the field that changes: one of those below, or size
+            values: 2 to 8 values with commas between them, as in 1.5, 2, 3; prompts stand in a line each
+            {fields}
+            acceptance_token: what accept_license returned; may also travel in the header X-License-Token
+        """
+        given = locals()
+        common = {name: given[name] for name in REQUEST_FIELDS if name in given}
+        token = sent_token(acceptance_token, request.headers if request else {})
+        self._gate.verify_token(token)
+        several = strip(common, field, values)
+        async with aclosing(self._intake.begin_all(token, several, address_of(request), place_id_of(request))) as begun:
+            async for step in begun:
+                if isinstance(step, Stage):
+                    yield [], {"progress": {"stage": step}}
+                else:
+                    runs = step
+        async with aclosing(self._intake.watch(*runs)) as watched:
+            async for _ in watched:
+                if not all(run.is_done for run in runs):
+                    yield [], {"progress": _strip_progress_json(runs)}
+        files = [_file_data(picture, request) for run in runs for picture in run.finished]
+        yield files, {"field": field, "results": [_result_or_error(run) for run in runs]}
 
     def model(self) -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
@@ -147,10 +187,28 @@ def _file_data(picture: SavedPicture, request: gr.Request | None) -> gr.FileData
     )
 
 
-def _field_lines() -> str:
-    """A line for each field of a request, as the docstring of an endpoint has them."""
-    lines = (f"{name}: {field.describe(CARD_LIMITS)}" for name, field in REQUEST_FIELDS.items())
+def _field_lines(parameters: Collection[str]) -> str:
+    """A line for each field of a request among them, as the docstring of an endpoint has them."""
+    named = (pair for pair in REQUEST_FIELDS.items() if pair[0] in parameters)
+    lines = (f"{name}: {field.describe(CARD_LIMITS)}" for name, field in named)
     return f"\n{' ' * 12}".join(lines)
+
+
+def _result_or_error(run: Run) -> dict:
+    try:
+        return result_json(run.admitted.request, run.info, run.finished, run.result())
+    except SpaceError as error:
+        images = [{"seed": picture.seed, "outcome": str(picture.outcome)} for picture in run.finished]
+        return {"error": str(error), "images": images}
+
+
+def _strip_progress_json(runs: Sequence[Run]) -> dict:
+    """How far a strip is: as the run of it that has longest to go, with the pictures of all that are done."""
+    last = max(
+        (run for run in runs if not run.is_done),
+        key=lambda run: run.progress.seconds_left or 0.0 if run.progress else math.inf,
+    )
+    return _progress_json(last) | {"pictures_done": sum(run.is_done for run in runs)}
 
 
 def _progress_json(run: Run) -> dict:

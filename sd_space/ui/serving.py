@@ -31,6 +31,7 @@ from sd_space.ui.theme import THEME
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 _VERIFY = "verify"
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
+_COMPARE = "compare"
 _PREVIEW_IMAGE_URL = f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}"
 
 
@@ -102,6 +103,7 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         tools = {tool for tool, endpoint in gradio_queue.mcp_tools(demo).items() if endpoint == name}
         return {name, *tools, *(index for index, event in demo.fns.items() if event.name == name)}
 
+    drawing = named(_GENERATE) | named(_COMPARE)
     return AppContract(
         endpoints=endpoints,
         tools={tool: endpoints[name] for tool, name in gradio_queue.mcp_tools(demo).items()},
@@ -115,9 +117,9 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         has_session=sessions.has,
         evict_idle=sessions.evict_idle,
         is_queue_alive=lambda: gradio_queue.is_queue_alive(demo),
-        body_bytes=dict.fromkeys(named(_GENERATE), MAX_PICTURE_BODY_BYTES)
+        body_bytes=dict.fromkeys(drawing, MAX_PICTURE_BODY_BYTES)
         | dict.fromkeys([*named(_VERIFY), EDITS], MAX_BODY_BYTES),
-        draws=named(_GENERATE),
+        draws=drawing,
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,

@@ -403,7 +403,7 @@ def mcp_without_acceptance(rig: Rig, visitor: Visitor, token: str):
         ):
             await session.initialize()
             names = [tool.name for tool in (await session.list_tools()).tools]
-            assert sorted(names) == ["accept_license", "generate", "model", "verify"]
+            assert sorted(names) == ["accept_license", "compare", "generate", "model", "verify"]
             calls = [
                 ("generate", QUICK),
                 ("generate", QUICK | {"acceptance_token": flipped(token)}),
