@@ -23,6 +23,7 @@ from sd_space.settings import Settings
 from sd_space.ui import views
 from sd_space.ui.aid_handlers import AidHandlers
 from sd_space.ui.aids import ANNOUNCE_PROMPT_JS, hand_over_js
+from sd_space.ui.changing import ANNOUNCE_START_JS, ASK_VARIATIONS_JS, SET_START_JS
 from sd_space.ui.endpoints import add_endpoints
 from sd_space.ui.events import translate_errors
 from sd_space.ui.handlers import Handlers
@@ -59,7 +60,7 @@ def build_demo(
         # Before the page's events: of two events of one name Gradio renames the later one.
         add_endpoints(gate, backend, capacity, runs, store.marks)
         handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
-        _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
+        _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.filler.fill), card)
     set_up_queue(demo, capacity)
     return demo
 
@@ -111,19 +112,26 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: Mo
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(translate_errors(on.accept), page.agree, [*visibility, page.token], **quiet)
     cleared = [page.token, page.agree, page.accept, page.prompt, page.controls["negative_prompt"], page.aids.reading]
+    cleared += on.filler.without_start()
     for button, asks in ((page.leave, "true"), (page.stay, "false")):
         js = f"() => [{asks}, !{asks}].map((visible) => ({{__type__: 'update', visible}}))"
         button.click(None, None, [page.confirm, page.leave], js=js, **quiet)
     page.withdraw.click(translate_errors(on.withdraw), page.token, [*visibility, *run_view, *cleared], **quiet)
 
-    gr.on(
-        [page.prompt.submit, page.generate.click],
-        translate_errors(on.generate),
-        page.token,
-        [*run_view, *visibility],
-        inputs_kwargs=page.form | {"link": page.link, "shown_id": page.shown_id},
+    drawing: dict[str, Any] = {
+        "fn": translate_errors(on.generate),
+        "inputs": page.token,
+        "outputs": [*run_view, *visibility],
+        "inputs_kwargs": page.form | {"link": page.link, "shown_id": page.shown_id},
         **queued,
-    )
+    }
+    gr.on([page.prompt.submit, page.generate.click], **drawing)
+    start: list[Any] = [page.controls[name] for name in ("init_image", "mask", "variation_strength")]
+    gr.on([control.change for control in start], None, start, None, js=ANNOUNCE_START_JS, **quiet)
+    page.changing.set_start.click(None, None, start, js=SET_START_JS, **quiet)
+    page.changing.ask_variations.click(
+        translate_errors(on.fill_in), page.aids.handed, filled, js=ASK_VARIATIONS_JS, **quiet
+    ).then(**drawing)
     page.cancel.click(translate_errors(on.cancel), [page.token, page.run_id], page.cancel, **quiet)
     for button, example in zip(page.examples, card.examples, strict=True):
         js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {json.dumps(example.text)} }}"

@@ -5,11 +5,13 @@ from pathlib import Path
 _FOLDER = Path(__file__).with_name("page")
 # In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
 _STYLES = (
-    "column", "banner", "gate", "workspace", "progress", "results", "viewer", "announcer", "aids", "adaptations",
+    "column", "banner", "gate", "workspace", "progress", "results", "viewer", "announcer", "aids", "changing",
+    "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
-    "accordions", "acceptance", "aids", "picture_text", "settings", "history",
+    "accordions", "acceptance", "aids", "changing", "paint", "own_picture", "comparison", "picture_text", "settings",
+    "history",
 )  # fmt: skip
 
 

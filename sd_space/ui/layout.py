@@ -10,7 +10,7 @@ from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
-from sd_space.ui import aids, views
+from sd_space.ui import aids, changing, changing_views, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.
@@ -80,6 +80,7 @@ class Page:
     withdraw: gr.Button
     stay: gr.Button
     aids: aids.Aids
+    changing: changing.Changing
     clock: gr.Timer
     token: gr.Textbox
     run_id: gr.Textbox
@@ -131,12 +132,13 @@ def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history
     """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
     with gr.Column(visible=False, elem_id="workspace") as workspace:
         parts = _prompt_row()
+        parts["changing"], about_start = changing.lay_out()
         lines = aids.lay_out_lines()
         parts["status"] = gr.HTML(elem_id="status", padding=False)
         parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
         parts |= _results()
         parts["aids"] = aids.Aids(**lines, **aids.lay_out_history(has_history))
-        parts |= _options(parts["prompt"])
+        parts |= _options({"prompt": parts["prompt"], **about_start})
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
@@ -172,15 +174,14 @@ def _results() -> dict[str, Any]:
             interactive=False,
             elem_id="gallery",
         )
-        gr.HTML(views.PICTURE_ACTIONS, padding=False)
+        gr.HTML(changing_views.ACTIONS + changing_views.COMPARISON, padding=False)
         download_all = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
         recipe = gr.HTML(elem_id="recipe", padding=False)
     return {"results": results, "gallery": gallery, "download_all": download_all, "recipe": recipe}
 
 
-def _options(prompt: gr.components.Component) -> dict[str, Any]:
-    """The controls of a request's fields, and what else decides about a run; `prompt` is the control that is seen."""
-    controls = {"prompt": prompt}
+def _options(controls: dict[str, gr.components.Component]) -> dict[str, Any]:
+    """The controls of a request's fields, and what else decides about a run; `controls` are those outside the fold."""
     with gr.Accordion("More options", open=False, elem_id="options"):
         controls["negative_prompt"] = gr.Textbox(
             label=_label("negative_prompt"),
@@ -223,6 +224,7 @@ def _options(prompt: gr.components.Component) -> dict[str, Any]:
             random_seed = gr.Checkbox(True, label="Surprise me (new seed each time)")
         gr.Checkbox(False, label="Play a sound when my pictures are ready", elem_id="chime")
         embed_recipe = gr.Checkbox(True, label="Save prompt and settings inside the PNG")
+        gr.HTML(changing_views.OWN_PICTURE, padding=False)
         aids.lay_out_chooser()
     ordered = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
     others = {"size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}
