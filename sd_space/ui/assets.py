@@ -10,8 +10,8 @@ _STYLES = (
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
-    "accordions", "acceptance", "aids", "changing", "paint", "own_picture", "comparison", "picture_text", "settings",
-    "history",
+    "accordions", "acceptance", "aids", "changing", "paint", "own_picture", "comparison", "checking", "picture_text",
+    "settings", "history",
 )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """The public endpoints accept_license, generate, model and verify, for gradio_client, plain HTTP and MCP."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -11,18 +10,17 @@ from sd_space.backends import Backend, until_ready
 from sd_space.request import REQUEST_FIELDS
 from sd_space.serving.gate import Gate, sent_token
 from sd_space.serving.limits import Capacity
-from sd_space.serving.marks import Marks
 from sd_space.serving.recipe import result_json
 from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run, Runs
-from sd_space.serving.verify import picture_of, verify
+from sd_space.serving.verifier import Verifier
 from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 
-def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, marks: Marks) -> None:
+def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, verifier: Verifier) -> None:
     """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
-    public = PublicEndpoints(gate, backend, capacity, runs, marks)
+    public = PublicEndpoints(gate, backend, capacity, runs, verifier)
     for method in (public.accept_license, public.generate, public.model, public.verify):
         endpoint = translate_errors(method)
         endpoint.__doc__ = (endpoint.__doc__ or "").replace("{fields}", _field_lines())
@@ -32,13 +30,12 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, 
 class PublicEndpoints:
     """One method for each endpoint."""
 
-    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, marks: Marks):
+    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, runs: Runs, verifier: Verifier):
         self._gate = gate
         self._backend = backend
         self._capacity = capacity
         self._runs = runs
-        self._marks = marks
-        self._verifier = ThreadPoolExecutor(1, "verify")  # one at a time: a picture takes its memory
+        self._verifier = verifier
 
     def accept_license(self, agree: bool) -> str:
         """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
@@ -132,14 +129,7 @@ class PublicEndpoints:
             acceptance_token: what accept_license returned; may also travel in the header X-License-Token
         """
         self._gate.verify_token(sent_token(acceptance_token, request.headers if request else {}))
-
-        def verified() -> dict:
-            signer = self._marks.signer
-            return verify(picture_of(picture), signer.key if signer else None).as_dict()
-
-        with self._capacity.reading() as count:  # pictures that wait are bounded as bodies are
-            count(len(picture) if isinstance(picture, str) else 0)
-            return await asyncio.get_running_loop().run_in_executor(self._verifier, verified)
+        return (await self._verifier.verify(picture)).as_dict()
 
 
 def _file_data(picture: SavedPicture, request: gr.Request | None) -> gr.FileData:

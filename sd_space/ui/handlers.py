@@ -104,6 +104,7 @@ class Handlers:
             page.recipe: "",
             page.aids.record: "",
             page.aids.reading: "",
+            page.checking.found: "",
             page.download_all: gr.update(value=None, visible=False),
         }
 

@@ -10,7 +10,7 @@ from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
-from sd_space.ui import aids, changing, changing_views, views
+from sd_space.ui import aids, changing, changing_views, checking, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.
@@ -81,6 +81,7 @@ class Page:
     stay: gr.Button
     aids: aids.Aids
     changing: changing.Changing
+    checking: checking.Checking
     clock: gr.Timer
     token: gr.Textbox
     run_id: gr.Textbox
@@ -142,6 +143,7 @@ def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
+        parts["checking"] = checking.lay_out()
     return parts | {"workspace": workspace}
 
 

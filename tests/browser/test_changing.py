@@ -139,4 +139,18 @@ def test_more_like_one_is_drawn_with_one_press_and_its_link_says_how(workspace):
     expect(open_options(page)).to_have_value("12")
     page.get_by_role("button", name="Generate").click()
     expect(varied).to_have_count(1)
+
+    file = page.context.request.get(varied.locator("img").evaluate("image => image.src")).body()
+    page.get_by_label("Prompt", exact=True).fill("something else")
+    page.get_by_role("button", name="Check a picture").click()
+    chooser = page.get_by_label("Choose the picture")
+    chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": file + bytes(100_000)})
+    found = page.locator("#found")
+    expect(found).to_contain_text("Content Credentials")
+    expect(found).to_contain_text("It carries the recipe")
+    found.get_by_role("button", name="Put its recipe into the form").press("Enter")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red cabin")
+    expect(page.locator("#start")).to_be_visible()
+    chooser.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"no picture"})
+    expect(found.get_by_role("alert")).to_contain_text("no PNG, JPEG or WebP")
     assert page.errors == []
