@@ -67,7 +67,7 @@ class GenerationRequest:
     height: int = _field(_SIDE, "Height", _SIDE_HELP, parameter="Size")
     init_image: SourcePicture | None = _optional(
         Picture(channels=3),
-        "Start from a picture",
+        "Start picture",
         "the picture to start from, as a data URI or the address of one of your own results; noise when left out. "
         "width and height are its own when left out, within what the model takes",
         None,
@@ -84,7 +84,7 @@ class GenerationRequest:
     )
     strength: float = _optional(
         Real(0.0, 1.0),
-        "Strength",
+        "How much may change?",
         "how much of init_image may change, from 0 to 1; of the steps, this share is drawn",
         0.8,
         "Denoising strength",

@@ -113,7 +113,8 @@ def test_other_tools_read_words_and_values_back(prompt, negative_prompt, model):
 
 @pytest.mark.parametrize("title", ["Bücherei", "bad \udcff name", "日本"])
 def test_whatever_a_models_folder_is_called_a_png_can_say_it(title):
-    chunks = png_chunks(REQUEST, 7, replace(INFO, title=title, model=title), embed_recipe=True)
+    info = replace(INFO, title=title, model=title)
+    chunks = png_chunks(info, parameters_text(REQUEST, 7, info))
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=chunks)
     with Image.open(file) as image:

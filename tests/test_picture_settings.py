@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sd_space.request import GenerationRequest
+from sd_space.request import REQUEST_FIELDS, GenerationRequest
 from sd_space.served_model import Limits
 from sd_space.serving.picture_settings import MAX_CHARS, read_settings
 from sd_space.serving.recipe import parameters_text
@@ -57,6 +57,7 @@ def test_another_tools_text_on_several_lines_fills_the_form():
         ("a red cube", "a" * 1001, "prompt", "Prompt must be at most 1000 characters long"),
         ("Version", "Clip skip: 2, Hires upscale: 2, Version", None, "has no setting for: Clip skip, Hires upscale."),
         ("Version", "Denoising strength: 0.5, Version", None, "has no setting for: Denoising strength."),
+        ("Version", "Init image hash: sha256:ab, Version", None, "not inside; choose that as well"),
         ("a red cube", "a <lora:x:1> cube", None, "not loaded here"),
         ("a red cube", "a (red:1.3) cube", None, "(word:1.3)"),
         ("Model: sd-v1-4", "Model: dreamer", None, "made with dreamer"),
@@ -68,6 +69,14 @@ def test_what_the_model_cannot_do_is_said_and_the_form_keeps_its_own(before, aft
     assert remark in remarks_of(text)
     values = read_settings(text, V1_4_LIMITS, INFO).values
     assert field not in values and "negative_prompt" in values
+
+
+def test_what_only_changed_pictures_and_variations_have_is_read_of_those():
+    pairs = "Init image hash: ab, Denoising strength: 0.4, Variation seed: 9, Variation seed strength: 0.15, Version"
+    values = read_settings(A1111.replace("Version", pairs), V1_4_LIMITS, INFO).values
+    assert {name: values[name] for name in values if REQUEST_FIELDS[name].used_with} == {
+        "strength": 0.4, "variation_seed": 9, "variation_strength": 0.15,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "a cat", "Steps: many, Seed: 3", "a cat\nSteps: 3" + " " * MAX_CHARS])

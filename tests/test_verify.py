@@ -130,7 +130,7 @@ def test_a_picture_that_names_credentials_elsewhere_has_nothing_fetched():
 ])  # fmt: skip
 def test_what_is_no_picture_is_refused_with_what_would_be_one(given):
     with pytest.raises(InvalidRequest, match="must be a PNG, JPEG or WebP as a data URI"):
-        picture_of(given)
+        verify(picture_of(given), None)
 
 
 def test_a_data_uri_is_read_whole(png):

@@ -78,9 +78,9 @@ class Marks:
         marked = watermark.embedded(np.asarray(picture)) if self._wants_watermark(info) else None
         if marked is not None:
             picture = Image.fromarray(marked)
-        png = io.BytesIO()
-        picture.save(png, "PNG", pnginfo=png_chunks(request, image.seed, info, embed_recipe))
         recipe = parameters_text(request, image.seed, info) if embed_recipe else None
+        png = io.BytesIO()
+        picture.save(png, "PNG", pnginfo=png_chunks(info, recipe))
         signed = self._signed(png.getvalue(), Claim(as_text(info.model), info.revision, utc_now(), recipe))
         file.write(signed or png.getvalue())
         return Applied(watermark=marked is not None, credentials=signed is not None)

@@ -1,5 +1,6 @@
-"""Picture files from outside: their formats, and those that keep a decoder busy for long, whatever they show."""
+"""Picture files from outside: as data URIs, their formats, and those that keep a decoder busy, whatever they show."""
 
+import base64
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -8,7 +9,20 @@ FORMATS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}  # as
 MAX_PIXELS = 2048 * 2048  # decoded, one takes up to 46 MB for a moment
 MAX_SCANS = 100  # of a JPEG: each goes through all pixels, and takes 20 bytes
 MAX_PARTS = 5_000  # chunks or segments, each of which readers of metadata keep
+_DATA_URI = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 _SCAN, _SEGMENT = b"\xff\xda", re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
+
+
+def data_uri_size(uri: object) -> int | None:
+    """How many bytes a data URI holds, up to two more; `None` where it is none."""
+    if not isinstance(uri, str) or not (start := _DATA_URI.match(uri)):
+        return None
+    return (len(uri) - start.end()) * 3 // 4
+
+
+def data_uri_bytes(uri: str) -> bytes:
+    """Raises ValueError where its base64 is broken."""
+    return base64.b64decode(uri.partition(",")[2], validate=True)
 
 
 def takes_long(data: bytes) -> bool:

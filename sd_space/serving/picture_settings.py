@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd_space.errors import InvalidRequest
+from sd_space.fields import Picture
 from sd_space.request import REQUEST_FIELDS
 from sd_space.served_model import SCHEDULERS, Limits, ModelInfo
 from sd_space.serving import infotext
@@ -16,13 +17,12 @@ _LAST_LINE = re.compile(r"^[ \t]*Steps: *[0-9]", re.MULTILINE)
 _SIDES = ("width", "height")
 # Pairs of other tools' texts that are no settings, or are read together with another one.
 _DESCRIBING = {"Model", "Model hash", "Schedule type", "Version", "Batch size", "Batch pos", "RNG", "VAE", "VAE hash"}
-_DESCRIBING |= {"Lora hashes", "TI hashes", "Hashes"}
+_DESCRIBING |= {"Lora hashes", "TI hashes", "Hashes", "Init image hash", "Init image seed", "Mask hash"}
 _SHOWN_NAMES = 4  # of settings that this page does not have
 _WEIGHT = re.compile(r"\([^()]{1,200}:[0-9.]{1,6}\)")
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 _FIELD_OF = {name: parameter for name, f in REQUEST_FIELDS.items() if (parameter := f.parameter)}
-_IN_FORM = {name for name, f in REQUEST_FIELDS.items() if not f.used_with}
-_READ = _DESCRIBING | {parameter for name, parameter in _FIELD_OF.items() if name in _IN_FORM}
+_SOURCE = "It was drawn from another picture, which is not inside; choose that as well, under “Start from”."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,12 @@ def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureS
         return None
     prompt, negative_prompt, pairs = parts
     written = _written(prompt, negative_prompt, pairs)
-    values, remarks = _checked({name: text for name, text in written.items() if name in _IN_FORM}, limits)
-    if other := [name for name in pairs if name not in _READ]:
+    in_form = {name for name in REQUEST_FIELDS if _is_in_form(name, pairs)}
+    values, remarks = _checked({name: text for name, text in written.items() if name in in_form}, limits)
+    known = _DESCRIBING | {REQUEST_FIELDS[name].parameter for name in in_form}
+    if _FIELD_OF["init_image"] in pairs:
+        remarks.append(_SOURCE)
+    if other := [name for name in pairs if name not in known]:
         names = ", ".join(other[:_SHOWN_NAMES]) + (", …" if len(other) > _SHOWN_NAMES else "")
         remarks.append(f"This page has no setting for: {names}.")
     if _EXTRA_NETWORK.search(prompt):
@@ -50,6 +54,12 @@ def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureS
     if info is not None and (made_with := pairs.get("Model", "")[:60]) and made_with != info.model:
         remarks.append(f"The picture was made with {made_with}; {info.title} draws here, so yours will look different.")
     return PictureSettings(values, tuple(remarks))
+
+
+def _is_in_form(name: str, pairs: dict[str, str]) -> bool:
+    """Whether the form can show the field, which means something beside these pairs."""
+    field = REQUEST_FIELDS[name]
+    return not isinstance(field.kind, Picture) and (not field.used_with or _FIELD_OF[field.used_with] in pairs)
 
 
 def recipe_in(text: str) -> dict[str, Any] | None:

@@ -2,9 +2,7 @@
 
 from PIL.PngImagePlugin import PngInfo
 
-from sd_space.request import GenerationRequest
 from sd_space.served_model import ModelInfo
-from sd_space.serving.recipe import parameters_text
 
 # IPTC's term for media that a trained model made, as the "digital source type" of XMP.
 _XMP = (
@@ -14,11 +12,11 @@ _XMP = (
 )
 
 
-def png_chunks(request: GenerationRequest, seed: int, info: ModelInfo, embed_recipe: bool) -> PngInfo:
-    """The text chunks of one picture's PNG; with the recipe only where `embed_recipe` is set."""
+def png_chunks(info: ModelInfo, recipe: str | None) -> PngInfo:
+    """The text chunks of one picture's PNG; `recipe` is `None` where the visitor leaves it out."""
     chunks = PngInfo()
-    if embed_recipe:
-        chunks.add_itxt("parameters", parameters_text(request, seed, info))
+    if recipe is not None:
+        chunks.add_itxt("parameters", recipe)
     chunks.add_text("Software", "sd_space")
     chunks.add_text("Source", f"AI-generated with {as_text(info.title)}")
     chunks.add_itxt("XML:com.adobe.xmp", _XMP)

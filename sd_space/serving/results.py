@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from sd_space.errors import CannotStart, EngineFailed
+from sd_space.fields import SourcePicture
 from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import Outcome, ScreenedImage
@@ -129,7 +130,7 @@ class ResultStore:
         path, applied = self._write(
             request_id, name, lambda file: self.marks.write(file, image, own, info, embed_recipe)
         )
-        words = caption(image.outcome, image.seed, variation)
+        words = caption(image.outcome, image.seed, variation, request.init_image)
         return SavedPicture(path, image.seed, image.outcome, words, applied.watermark, applied.credentials)
 
     def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
@@ -215,6 +216,9 @@ class ResultStore:
         folder.mkdir(mode=0o700)
 
 
-def caption(outcome: Outcome, seed: int, variation: int | None = None) -> str:
+def caption(outcome: Outcome, seed: int, variation: int | None = None, start: SourcePicture | None = None) -> str:
     """What stands below a picture, and is its alternative text."""
-    return f"Seed {seed}{'' if variation is None else f', variation {variation}'}{_CAPTIONS[outcome]}"
+    words = f"Seed {seed}" + ("" if variation is None else f", variation {variation}")
+    if start is not None:
+        words += ", from a picture that was brought" if start.seed is None else f", from seed {start.seed}"
+    return words + _CAPTIONS[outcome]

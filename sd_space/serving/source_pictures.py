@@ -4,11 +4,8 @@ They come as data URIs or files in the request itself, or are named as results o
 to disk.
 """
 
-import base64
-import binascii
 import hashlib
 import io
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +18,7 @@ from sd_space.fields import Picture, SourcePicture, shown
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Outcome
 from sd_space.served_model import Limits, ModelInfo
-from sd_space.serving.picture_files import FORMATS, MAX_PIXELS, takes_long
+from sd_space.serving.picture_files import FORMATS, MAX_PIXELS, data_uri_bytes, data_uri_size, takes_long
 from sd_space.serving.placeholder import PLACEHOLDER_SIDE, placeholder
 from sd_space.serving.results import SavedPicture
 
@@ -29,7 +26,6 @@ SOURCES = {name: field.kind.channels for name, field in REQUEST_FIELDS.items() i
 MAX_FILE_BYTES = 2**20
 MIN_SIDE = 16
 _NOT_SHOWN = (Outcome.WITHHELD, Outcome.BROKEN)
-_DATA_URI = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +114,16 @@ def _own_file(name: str, picture: SavedPicture) -> bytes:
 
 
 def _sent(name: str, value: object) -> bytes:
-    if not isinstance(value, str) or not (start := _DATA_URI.match(value)):
+    if (size := data_uri_size(value)) is None:
         own = " or the address of one of your own results that is still there" if name == "init_image" else ""
         raise InvalidRequest(
             name, f"{name} must be a picture as a data URI (data:image/png;base64,…){own}, not {shown(value)}."
         )
-    if (size := (len(value) - start.end()) * 3 // 4) > MAX_FILE_BYTES + 2:
+    if size > MAX_FILE_BYTES + 2:
         raise InvalidRequest(name, f"{name} must be a file of at most 1 MB, not {size / 2**20:.2f} MB; scale it down.")
     try:
-        return base64.b64decode(value[start.end() :], validate=True)
-    except (binascii.Error, ValueError):
+        return data_uri_bytes(str(value))
+    except ValueError:
         raise _unreadable(name) from None
 
 

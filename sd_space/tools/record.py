@@ -22,6 +22,7 @@ from sd_space.schema import GenerationResult, Outcome
 from sd_space.serving.gate import Gate
 from sd_space.serving.images import render_image
 from sd_space.serving.png_text import png_chunks
+from sd_space.serving.recipe import parameters_text
 from sd_space.settings import Settings
 
 SHEET_TILE = 256  # pixels a side
@@ -44,7 +45,8 @@ async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
                     image = next(image for image in update.images if image.outcome is Outcome.OK)
             name = re.sub(r"[^a-z]+", "-", example.title.lower()) + ".png"
             request = admitted.request
-            render_image(image).save(folder / name, "PNG", pnginfo=png_chunks(request, image.seed, info, True))
+            recipe = parameters_text(request, image.seed, info)
+            render_image(image).save(folder / name, "PNG", pnginfo=png_chunks(info, recipe))
             recorded.append(
                 {
                     "title": example.title,

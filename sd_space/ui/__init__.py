@@ -19,10 +19,13 @@ from sd_space.serving.intake import Intake
 from sd_space.serving.limits import Capacity
 from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
+from sd_space.serving.verifier import Verifier
 from sd_space.settings import Settings
 from sd_space.ui import programs, views
 from sd_space.ui.aid_handlers import AidHandlers
 from sd_space.ui.aids import ANNOUNCE_PROMPT_JS, hand_over_js
+from sd_space.ui.changing import ANNOUNCE_START_JS, ASK_VARIATIONS_JS, SET_START_JS
+from sd_space.ui.checking import CheckHandler
 from sd_space.ui.endpoints import add_endpoints
 from sd_space.ui.events import translate_errors
 from sd_space.ui.handlers import Handlers
@@ -33,6 +36,9 @@ from sd_space.ui.storage import DRAFT, RUN, SHOWN, TOKEN, recall_js, remember_js
 # What stands behind the # of the page's address; the longest prompts in it are far shorter.
 LINK_JS = "() => location.hash.slice(1, 20_000)"
 OPENED_JS = "() => { document.documentElement.classList.remove('returning'); return [] }"
+
+# Inputs are checked by the gate, not by the components, which let some bad values through and log others.
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
 
 
 def build_demo(
@@ -50,9 +56,11 @@ def build_demo(
     with gr.Blocks(title=views.TITLE, analytics_enabled=False) as demo:
         page = lay_out(card, recorded, settings.history)
         # Before the page's events: of two events of one name Gradio renames the later one.
-        add_endpoints(gate, backend, capacity, Intake(gate, backend, capacity, runs), store.marks)
+        verifier = Verifier(capacity, store.marks)
+        add_endpoints(gate, backend, Intake(gate, backend, capacity, runs), verifier)
         handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
-        _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.fill), card)
+        _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.filler.fill), card)
+        _wire_checking(page, CheckHandler(gate, verifier))
         programs.wire(page.programs, page.token, settings.token_ttl_s)
     set_up_queue(demo, capacity)
     return demo
@@ -60,9 +68,7 @@ def build_demo(
 
 def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: ModelCard) -> None:
     """Connects events with handlers. `quiet` events skip the queue; none shows Gradio's own spinner."""
-    # Inputs are checked by the gate, not by the components, which let some bad values through and log others.
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
-    quiet, queued = private | {"queue": False}, private | {"concurrency_limit": None}
+    quiet, queued = _PRIVATE | {"queue": False}, _PRIVATE | {"concurrency_limit": None}
     visibility = [page.gate, page.tabs, *page.licensed_tabs, page.leave, page.confirm]
     model_view = [page.banner, page.clock, page.generate, *page.model_controls.values(), page.size]
     filled = [*page.controls.values(), page.random_seed, page.size]
@@ -105,19 +111,26 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: Mo
     page.agree.change(None, page.agree, page.accept, js=enable_js, **quiet)
     page.accept.click(translate_errors(on.accept), page.agree, [*visibility, page.token], **quiet)
     cleared = [page.token, page.agree, page.accept, page.prompt, page.controls["negative_prompt"], page.aids.reading]
+    cleared += [page.checking.found, *on.filler.without_start()]
     for button, asks in ((page.leave, "true"), (page.stay, "false")):
         js = f"() => [{asks}, !{asks}].map((visible) => ({{__type__: 'update', visible}}))"
         button.click(None, None, [page.confirm, page.leave], js=js, **quiet)
     page.withdraw.click(translate_errors(on.withdraw), page.token, [*visibility, *run_view, *cleared], **quiet)
 
-    gr.on(
-        [page.prompt.submit, page.generate.click],
-        translate_errors(on.generate),
-        page.token,
-        [*run_view, *visibility],
-        inputs_kwargs=page.form | {"link": page.link, "shown_id": page.shown_id},
+    drawing: dict[str, Any] = {
+        "fn": translate_errors(on.generate),
+        "inputs": page.token,
+        "outputs": [*run_view, *visibility],
+        "inputs_kwargs": page.form | {"link": page.link, "shown_id": page.shown_id},
         **queued,
-    )
+    }
+    gr.on([page.prompt.submit, page.generate.click], **drawing)
+    start: list[Any] = [page.controls[name] for name in ("init_image", "mask", "variation_strength")]
+    gr.on([control.change for control in start], None, start, None, js=ANNOUNCE_START_JS, **quiet)
+    page.changing.set_start.click(None, None, start, js=SET_START_JS, **quiet)
+    page.changing.ask_variations.click(
+        translate_errors(on.fill_in), page.aids.handed, filled, js=ASK_VARIATIONS_JS, **quiet
+    ).then(**drawing)
     page.cancel.click(translate_errors(on.cancel), [page.token, page.run_id], page.cancel, **quiet)
     for button, example in zip(page.examples, card.examples, strict=True):
         js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {json.dumps(example.text)} }}"
@@ -143,4 +156,17 @@ def _wire(demo: gr.Blocks, page: Page, on: Handlers, aids: AidHandlers, card: Mo
         [*{*run_view, *filled, *visibility}],
         js=hand_over_js("ask-run"),
         **queued,
+    )
+
+
+def _wire_checking(page: Page, on: CheckHandler) -> None:
+    js = hand_over_js("ask-check")
+    page.checking.ask.click(
+        translate_errors(on.verify),
+        [page.token, page.aids.handed],
+        page.checking.found,
+        js=js,
+        concurrency_limit=None,
+        trigger_mode="always_last",
+        **_PRIVATE,
     )

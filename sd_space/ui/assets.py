@@ -11,11 +11,12 @@ _FOLDER = Path(__file__).with_name("page")
 _FIRST_STYLES = ("first_paint", "masthead", "gate")
 _STYLES = (
     "column", "banner", "tabs", "workspace", "accordions", "progress", "results", "viewer", "announcer",
-    "aids", "programs", "adaptations",
+    "aids", "changing", "programs", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
-    "accordions", "tabs", "acceptance", "aids", "picture_text", "settings", "history", "programs",
+    "accordions", "tabs", "acceptance", "aids", "changing", "paint", "own_picture", "comparison", "checking",
+    "picture_text", "settings", "history", "programs",
 )  # fmt: skip
 
 

@@ -1,10 +1,8 @@
 """The public endpoints accept_license, generate, compare, model and verify, for gradio_client, plain HTTP and MCP."""
 
-import asyncio
 import inspect
 import math
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 import gradio as gr
@@ -15,21 +13,19 @@ from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Stage
 from sd_space.serving.gate import Gate, sent_token
 from sd_space.serving.intake import Intake
-from sd_space.serving.limits import Capacity
-from sd_space.serving.marks import Marks
 from sd_space.serving.model_description import described
 from sd_space.serving.recipe import result_json
 from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run
 from sd_space.serving.strip import strip
-from sd_space.serving.verify import picture_of, verify
+from sd_space.serving.verifier import Verifier
 from sd_space.ui.events import address_of, place_id_of, public_address_of, translate_errors
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 
-def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, intake: Intake, marks: Marks) -> None:
+def add_endpoints(gate: Gate, backend: Backend, intake: Intake, verifier: Verifier) -> None:
     """Adds them to the current Blocks. Gradio makes their documentation from signatures and docstrings."""
-    public = PublicEndpoints(gate, backend, capacity, intake, marks)
+    public = PublicEndpoints(gate, backend, intake, verifier)
     for method in (public.accept_license, public.generate, public.compare, public.model, public.verify):
         endpoint = translate_errors(method)
         lines = _field_lines(inspect.signature(endpoint).parameters)
@@ -40,13 +36,11 @@ def add_endpoints(gate: Gate, backend: Backend, capacity: Capacity, intake: Inta
 class PublicEndpoints:
     """One method for each endpoint."""
 
-    def __init__(self, gate: Gate, backend: Backend, capacity: Capacity, intake: Intake, marks: Marks):
+    def __init__(self, gate: Gate, backend: Backend, intake: Intake, verifier: Verifier):
         self._gate = gate
         self._backend = backend
-        self._capacity = capacity
         self._intake = intake
-        self._marks = marks
-        self._verifier = ThreadPoolExecutor(1, "verify")  # one at a time: a picture takes its memory
+        self._verifier = verifier
 
     def accept_license(self, agree: bool) -> str:
         """Accepts the CreativeML OpenRAIL-M licence of Stable Diffusion v1-4 and returns an acceptance token.
@@ -168,14 +162,7 @@ class PublicEndpoints:
             acceptance_token: what accept_license returned; may also travel in the header X-License-Token
         """
         self._gate.verify_token(sent_token(acceptance_token, request.headers if request else {}))
-
-        def verified() -> dict:
-            signer = self._marks.signer
-            return verify(picture_of(picture), signer.key if signer else None).as_dict()
-
-        with self._capacity.reading() as count:  # pictures that wait are bounded as bodies are
-            count(len(picture) if isinstance(picture, str) else 0)
-            return await asyncio.get_running_loop().run_in_executor(self._verifier, verified)
+        return (await self._verifier.verify(picture)).as_dict()
 
 
 def _file_data(picture: SavedPicture, request: gr.Request | None) -> gr.FileData:

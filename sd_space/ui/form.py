@@ -55,6 +55,8 @@ def request_values(form: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: value for name, value in form.items() if name in REQUEST_FIELDS}
     if form.get("random_seed"):
         values["seed"] = -1
+    if form.get("init_image"):  # the pictures have its size
+        return values
     return values | parse_size(form["size"])
 
 

@@ -2,33 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
 from sd_space.backends import Backend, until_ready
-from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
-from sd_space.schema import Stage
-from sd_space.served_model import ModelInfo
+from sd_space.errors import Cancelled, InvalidRequest, LicenceNotAccepted, SpaceError
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity, Place
-from sd_space.serving.recipe import recipe_from_text
+from sd_space.serving.recipe import recipe_from_text, recipe_values
 from sd_space.serving.results import GONE, ResultStore, SavedPicture
 from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
 from sd_space.ui import aid_views, views
 from sd_space.ui.events import address_of, place_id_of
-from sd_space.ui.form import (
-    CARD_DEFAULTS,
-    apply_model_defaults,
-    bounds,
-    linked_values,
-    request_values,
-    size_choices,
-    size_value,
-)
+from sd_space.ui.form import CARD_DEFAULTS, apply_model_defaults, linked_values, request_values
+from sd_space.ui.form_filler import FormFiller
 from sd_space.ui.layout import ABOUT, DRAW, Page
 
 
@@ -48,6 +39,7 @@ class Handlers:
         runs: Runs,
     ):
         self.page = page
+        self.filler = FormFiller(page, backend)
         self.settings = settings
         self.gate = gate
         self.backend = backend
@@ -74,51 +66,13 @@ class Handlers:
         page = self.page
         linked = linked_values(link, request.query_params)
         updates = self._visibility(self.gate.visitor_of(token) is not None) if token else {}
-        updates |= self._model_updates(asdict(CARD_DEFAULTS), linked)
+        updates |= self.filler.model_updates(asdict(CARD_DEFAULTS), linked)
         updates.setdefault(page.clock, gr.update(active=True))  # while the model loads
-        return updates | self.fill(linked)
-
-    def fill(self, values: Mapping[str, Any]) -> dict:
-        """Puts values of a request into the form."""
-        page = self.page
-        updates: dict = {
-            control: gr.update(value=values[name]) for name, control in page.controls.items() if name in values
-        }
-        if "seed" in values:
-            updates[page.random_seed] = False
-        if "width" in values and "height" in values:
-            updates[page.size] = self._size_update(values["width"], values["height"], self.backend.status().info)
-        return updates
-
-    def _size_update(self, width: int, height: int, info: ModelInfo | None) -> dict:
-        size, choices = size_value(width, height), size_choices(info.defaults if info else CARD_DEFAULTS)
-        if size not in [value for _, value in choices]:
-            choices.append((size.replace("x", " × "), size))
-        return gr.update(choices=choices, value=size)
+        return updates | self.filler.fill(linked)
 
     def tick(self, request: gr.Request, **form: Any) -> dict:
         """Each second while the model loads: refreshes the banner; once it is ready, the controls as well."""
-        return self._model_updates(request_values(form), linked_values(form["link"], request.query_params))
-
-    def _model_updates(self, values: Mapping[str, Any], linked: Mapping[str, Any]) -> dict:
-        """The banner, and once the model is ready its limits, with its own defaults in place of untouched ones.
-
-        Values from a link stay, even where they equal the card's defaults.
-        """
-        page, status = self.page, self.backend.status()
-        updates: dict = {page.banner: views.banner(status)}
-        if status.stage is Stage.FAILED:
-            updates |= {page.clock: gr.update(active=False), page.generate: gr.update(interactive=False)}
-        if not status.is_ready:
-            return updates
-        info = status.ready_info
-        defaults, limits = info.defaults, info.limits
-        own = apply_model_defaults(values, defaults, linked)
-        for name, control in page.model_controls.items():
-            updates[control] = gr.update(**bounds(name, limits), **({"value": own[name]} if name in own else {}))
-        size: dict[str, Any] = {"value": size_value(own["width"], own["height"])} if "width" in own else {}
-        updates[page.size] = gr.update(choices=size_choices(defaults), **size)
-        return updates | {page.clock: gr.update(active=False)}
+        return self.filler.model_updates(request_values(form), linked_values(form["link"], request.query_params))
 
     def accept(self, agree: bool) -> dict:
         try:
@@ -141,6 +95,7 @@ class Handlers:
             page.prompt: "",
             page.controls["negative_prompt"]: "",
             page.controls["seed"]: 0,
+            **self.filler.without_start(),
             page.generate: gr.update(visible=True),
             page.cancel: gr.update(visible=False),
             page.status: "",
@@ -150,6 +105,7 @@ class Handlers:
             page.recipe: "",
             page.aids.record: "",
             page.aids.reading: "",
+            page.checking.found: "",
             page.download_all: gr.update(value=None, visible=False),
         }
 
@@ -166,7 +122,8 @@ class Handlers:
                 if is_early:  # the form still showed the card's defaults
                     linked = linked_values(form["link"], request.query_params)
                     values |= apply_model_defaults(values, info.defaults, linked)
-                admitted = self.gate.admit(acceptance_token, values, info)
+                values["init_image"] = self._start_picture(values["init_image"], visitor)
+                admitted = await asyncio.to_thread(self.gate.admit, acceptance_token, values, info)
                 run = self.runs.start(admitted, info, form["embed_recipe"] is True, place)
         except LicenceNotAccepted as error:
             yield self._visibility(False) | self._idle() | {page.status: views.note(str(error), "error")}
@@ -176,6 +133,14 @@ class Handlers:
         else:
             async for updates in self._follow(run, self.runs.get(form["shown_id"], visitor)):
                 yield updates
+
+    def _start_picture(self, chosen: object, visitor: str) -> object:
+        """What was chosen, or if that is the address of a result of this visitor's, the result."""
+        if not chosen or not isinstance(chosen, str) or chosen.startswith("data:"):
+            return chosen
+        if (picture := self.runs.picture_at(chosen, visitor)) is None:
+            raise InvalidRequest("init_image", "init_image is not on the server any more; choose another one.")
+        return picture
 
     async def _wait_for_model(self, place: Place, request: gr.Request) -> AsyncIterator[dict]:
         """Says how far the loading is until the model is there, or the visitor cancels."""
@@ -215,13 +180,18 @@ class Handlers:
         is_linked = bool(linked_values(link, request.query_params))
         if not is_linked:
             asked = run.admitted.request
-            form: dict = {control: getattr(asked, name) for name, control in self.page.controls.items()}
-            form[self.page.size] = self._size_update(asked.width, asked.height, run.info)
+            form = self.filler.fill(recipe_values(asked) | {"variation_seed": -1})  # the next ones are others
+            if not asked.variation_strength:
+                del form[self.page.random_seed]
             yield form | ({self.page.prompt: prompt} if prompt else {})
         async for updates in self._follow(run, shown):
             if is_linked:
                 updates.pop(self.page.controls["seed"], None)
             yield updates
+
+    def fill_in(self, recipe: str) -> dict:
+        """Puts a recipe into the form, from which it is drawn as if it had been typed."""
+        return self.filler.fill(recipe_from_text(recipe))
 
     async def bring_back(self, token: str, run_id: str, recipe: str) -> AsyncIterator[dict]:
         """Shows a run that the browser remembers: its values in the form, and its pictures while they exist."""
@@ -229,7 +199,7 @@ class Handlers:
         if visitor is None:
             yield self._visibility(False)
             return
-        yield {self.page.status: ""} | self.fill(recipe_from_text(recipe))
+        yield {self.page.status: ""} | self.filler.fill(recipe_from_text(recipe))
         run = self.runs.get(run_id, visitor)
         if run is None or not _still_there(run):
             yield {self.page.status: views.note(aid_views.DRAW_AGAIN)}

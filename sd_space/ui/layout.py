@@ -10,7 +10,7 @@ from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
-from sd_space.ui import aids, programs, views
+from sd_space.ui import aids, changing, changing_views, checking, programs, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.
@@ -57,6 +57,8 @@ class Page:
     withdraw: gr.Button
     stay: gr.Button
     aids: aids.Aids
+    changing: changing.Changing
+    checking: checking.Checking
     programs: programs.Programs
     clock: gr.Timer
     token: gr.Textbox
@@ -92,8 +94,13 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
         _about(card)
     parts |= _withdrawal()
     # What nobody sees lies in no part that comes and goes: Gradio shows whatever is in one that comes a second time.
+    buttons, about_start = changing.lay_out_unseen()
+    controls = parts["controls"] | about_start
+    parts["controls"] = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
     return Page(
         aids=aids.Aids(**parts.pop("lines"), **aids.lay_out_unseen()),
+        changing=buttons,
+        checking=checking.lay_out_unseen(parts.pop("found")),
         **parts,
         new_seeds=gr.Button(visible="hidden", elem_id="random-seeds"),
         clock=gr.Timer(1.0, active=False),
@@ -116,16 +123,18 @@ def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history
     """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
     with gr.Tab("Draw", id=DRAW, visible=False, elem_id="workspace") as workspace:
         parts = _prompt_row()
+        strength = changing.lay_out()
         parts["lines"] = aids.lay_out_lines()
         parts["status"] = gr.HTML(elem_id="status", padding=False)
         parts["progress"] = gr.HTML(visible=False, elem_id="waiting", padding=False)
         parts |= _results()
         if has_history:
             aids.lay_out_history()
-        parts |= _options(parts["prompt"])
+        parts |= _options({"prompt": parts["prompt"], "strength": strength})
         gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
         parts["examples"] = _example_cards(card, recorded)
         gr.HTML(views.recorded_note(recorded), padding=False)
+        parts["found"] = checking.lay_out()
         parts["programs"] = programs.lay_out()
     return parts | {"workspace": workspace}
 
@@ -159,15 +168,14 @@ def _results() -> dict[str, Any]:
             interactive=False,
             elem_id="gallery",
         )
-        gr.HTML(views.PICTURE_ACTIONS, padding=False)
+        gr.HTML(changing_views.ACTIONS + changing_views.COMPARISON, padding=False)
         download_all = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
         recipe = gr.HTML(elem_id="recipe", padding=False)
     return {"results": results, "gallery": gallery, "download_all": download_all, "recipe": recipe}
 
 
-def _options(prompt: gr.components.Component) -> dict[str, Any]:
-    """The controls of a request's fields, and what else decides about a run; `prompt` is the control that is seen."""
-    controls = {"prompt": prompt}
+def _options(controls: dict[str, gr.components.Component]) -> dict[str, Any]:
+    """The controls of a request's fields, and what else decides about a run; `controls` are those outside the fold."""
     with gr.Accordion("More options", open=False, elem_id="options"):
         controls["negative_prompt"] = gr.Textbox(
             label=_label("negative_prompt"),
@@ -210,6 +218,7 @@ def _options(prompt: gr.components.Component) -> dict[str, Any]:
             random_seed = gr.Checkbox(True, label="Surprise me (new seed each time)")
         gr.Checkbox(False, label="Play a sound when my pictures are ready", elem_id="chime")
         embed_recipe = gr.Checkbox(True, label="Save prompt and settings inside the PNG")
+        gr.HTML(changing_views.OWN_PICTURE, padding=False)
         aids.lay_out_chooser()
     ordered = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
     others = {"size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}

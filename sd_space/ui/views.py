@@ -17,6 +17,7 @@ from sd_space.serving.recipe import recipe_query
 from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run
 from sd_space.settings import V1_4
+from sd_space.ui.changing_views import origin
 
 TITLE = "Stable Diffusion v1-4"
 DESCRIPTION = "Type what you want to see. Every picture is checked before it is shown."
@@ -31,11 +32,6 @@ WITHDRAWING = "This closes the page for you, ends what is being drawn, and clear
 WITHOUT_STORAGE = (
     '<p id="no-storage" class="note" hidden>Your browser does not let this frame remember anything, so each reload '
     'asks for the licence again: <a target="_blank" rel="noopener">open the page in a tab of its own</a>.</p>'
-)
-PICTURE_ACTIONS = (
-    '<div id="picture-actions" hidden><button type="button" class="copy-seed">Copy seed</button>'
-    '<button type="button" class="copy-link">Copy link</button><a target="_blank" rel="noopener">Open</a>'
-    "<a download>Download</a></div>"
 )
 _START = (Stage.STARTING, Stage.IMPORTING, Stage.LOADING, Stage.CHECKING, Stage.WARMING_UP)
 _OWNERS_HINT = "<br>Is this your Space? Its log and the doctor say why."
@@ -124,7 +120,10 @@ def banner(status: BackendStatus) -> str:
             f"{escape(loading(status.stage, status.detail))} You can read the licence and write your prompt meanwhile."
             "</div>"
         )
-    return f'<div class="banner" role="status">{_who_draws(status.info)}</div>'
+    size = status.info.defaults
+    return (
+        f'<div class="banner" role="status" data-side="{max(size.width, size.height)}">{_who_draws(status.info)}</div>'
+    )
 
 
 def _who_draws(info: ModelInfo) -> str:
@@ -264,6 +263,7 @@ def recipe(run: Run, ttl_s: int) -> str:
         "Guidance": f"{request.guidance_scale:g}",
         "Scheduler": request.scheduler,
         "Size": f"{request.width} × {request.height}",
+        **origin(request),
         "Model": info.title,
         "Made on": _made_on(info),
     }

@@ -320,7 +320,7 @@ MUTANTS = (  # the last one ends the server
         "P13",
         "not any(MARKER in path",
     ),
-    Mutant("sd_space.serving.marks:png_chunks", "if embed_recipe:", "if True:", "P14", "MARKER.encode() not in data"),
+    Mutant("sd_space.serving.marks:Marks.write", "if embed_recipe else None", "", "P14", "MARKER.encode() not in data"),
     Mutant(f"{HEADERS}added", 'headers["Cache-Control"] = "private, no-store"', "pass", "P16", "no-store"),
     Mutant(f"{HEADERS}added", "headers.update(self._headers)", "pass", "P16", "no-store"),
     Mutant(f"{RESULTS}ResultStore._folder", "secrets.token_urlsafe(16)", "request_id[:8]", "P17", "len(folders) == 2"),

@@ -1,8 +1,6 @@
 // A browser says nothing that is understood when a picture was deleted on the server meanwhile.
 document.addEventListener('click', async ({ target }) => {
-  const url = target.closest('#download-all, #download-all a, #picture-actions a')?.href
-    || target.closest('#download-all')?.querySelector('a')?.href
-    || target.closest('#download-all')?.parentElement.querySelector('a')?.href
+  const url = target.closest('#picture-actions a, body > a[download]')?.href // Gradio's button makes a link for a moment
   if (!url) return
   const answer = await fetch(url, { method: 'HEAD' }).catch(() => null)
   if (answer?.status === 404) notify('These pictures were deleted on the server; Generate draws them again.')

@@ -50,10 +50,12 @@ const keepPictures = async ({ run, recipe, pictures }) => {
 const thumbnail = ({ run, recipe, copy, at }) => {
   const image = Object.assign(new Image(), { src: copy, alt: '' })
   const button = Object.assign(document.createElement('button'), { type: 'button' })
-  button.ariaLabel = `${new URLSearchParams(recipe).get('prompt')}, ${new Date(at).toLocaleString()}`
+  const values = new URLSearchParams(recipe), parent = values.get('init_image_seed')
+  const origin = values.has('init_image') ? `, from ${parent ? `seed ${parent}` : 'a picture that was brought'}` : ''
+  button.ariaLabel = `${values.get('prompt')}${origin}, ${new Date(at).toLocaleString()}`
   button.title = button.ariaLabel
   button.append(image)
-  button.addEventListener('click', () => { ask('ask-run', run, recipe); showPrompt() })
+  button.addEventListener('click', () => { ask('ask-run', run, recipe); showPrompt(); warnWithoutSource(recipe) })
   const item = document.createElement('li')
   item.append(button)
   return item

@@ -17,7 +17,9 @@ for (const kind of ['dragover', 'drop']) {
     if (!event.dataTransfer?.types.includes('Files') || event.target.closest('#chooser')) return
     event.preventDefault() // else the browser would leave the page for the picture
     const [file] = event.dataTransfer.files
-    if (kind === 'drop' && file) fillFrom(file)
+    if (kind !== 'drop' || !file) return
+    const use = event.target.closest('#own-picture') ? startFrom : event.target.closest('#checking') ? check : fillFrom
+    use(file)
   })
 }
 

@@ -8,10 +8,11 @@ const offerActions = (preview) => {
   if (actions && actions.hidden === Boolean(preview)) actions.hidden = !preview
   if (!actions || !preview) return
   const url = preview.querySelector('.media-button img')?.getAttribute('src')
-  const seed = preview.querySelector('.caption')?.textContent.match(/\d+/)?.[0]
+  const [, seed, variation] = preview.querySelector('.caption')?.textContent.match(/(\d+)(?:, variation (\d+))?/) || []
   const link = new URLSearchParams(document.querySelector('#recipe .again')?.hash.slice(1))
   link.set('seed', seed)
   link.set('num_images_per_prompt', 1)
+  if (variation) link.set('variation_seed', variation)
   setAttribute(actions.querySelector('.copy-seed'), 'data-copy', seed || '')
   setAttribute(actions.querySelector('.copy-link'), 'data-copy', pageLink(`#${link}`))
   for (const anchor of actions.querySelectorAll('a')) setAttribute(anchor, 'href', url || '')
