@@ -40,7 +40,7 @@ def build(command: Command) -> Space:
     from sd_space.card import load_card
     from sd_space.recorded import load_recorded
     from sd_space.serving.gate import Gate
-    from sd_space.serving.gradio_queue import drain_event_streams, serve_with
+    from sd_space.serving.gradio_queue import drain_event_streams, introduce, serve_with
     from sd_space.serving.intake import Intake
     from sd_space.serving.limits import Capacity
     from sd_space.serving.metrics import Metrics
@@ -53,7 +53,7 @@ def build(command: Command) -> Space:
     gate = Gate(card, settings.secret, settings.token_ttl_s)
     metrics, capacity = Metrics(backend.status), Capacity(settings, backend.status)
     runs = Runs(backend, store, settings.result_ttl_s, capacity, metrics.count_run)
-    openai = OpenAiApi(gate, backend.status, Intake(gate, backend, capacity, runs))
+    openai = OpenAiApi(gate, backend.status, Intake(gate, backend, capacity, runs), introduce)
     demo = build_demo(settings, card, gate, backend, store, recorded, capacity, runs)
     serve_with(partial(start_server, address, handles))
     parts = (demo, settings, backend, metrics, capacity, gate, served_files(store, recorded))

@@ -66,7 +66,7 @@ def test_openais_client_draws_changes_and_lists(openai, token):
 
 
 def test_openais_client_sees_the_picture_come(openai):
-    asked = {"num_inference_steps": 60, "seed": 7}
+    asked = {"num_inference_steps": 40, "seed": 7}
     events = list(openai.images.generate(prompt=PROMPT, stream=True, partial_images=2, extra_body=asked))
     assert events[-1].type == "image_generation.completed" and shown(events[-1]).size == (128, 128)
     assert {event.type for event in events[:-1]} == {"image_generation.partial_image"}
@@ -103,7 +103,7 @@ def test_an_mcp_client_reads_picks_a_prompt_and_sees_how_far_its_picture_is(read
                     await asking
             with pytest.raises(McpError, match="uri must be one of those"):
                 await mcp.read_resource("file:///etc/passwd")
-            asked = QUICK | {"acceptance_token": token, "num_inference_steps": 100}
+            asked = QUICK | {"acceptance_token": token, "num_inference_steps": 60}
             drawn = await mcp.call_tool("generate", asked, progress_callback=listen)
             refused = await mcp.call_tool("generate", asked | {"seed": -5}, progress_callback=ignore)
             return drawn, refused

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 from gradio import http_server, mcp, queueing, routes, server_messages, state_holder
+from spaces.utils import gradio_request_var
 
 from sd_space.schema import BackendStatus, Stage
 from sd_space.serving import gradio_queue
@@ -151,6 +152,18 @@ def test_what_a_session_sends_and_is_sent_is_kept_nowhere(monkeypatch):
         assert "words of a visitor" not in repr(session.config_values)
 
     asyncio.run(main())
+
+
+def test_a_caller_of_our_own_routes_is_known_where_zerogpu_looks():
+    """What it reads is the variable `gradio_request_var` of the package `spaces`."""
+
+    async def call() -> str:
+        gradio_queue.introduce(
+            {"type": "http", "headers": [(b"x-ip-token", b"a quota")], "path": "/", "method": "POST"}
+        )
+        return gradio_request_var().get().headers["x-ip-token"]
+
+    assert asyncio.run(call()) == "a quota"
 
 
 def test_gradios_analytics_are_off_by_its_own_variables(monkeypatch):

@@ -17,9 +17,11 @@ import gradio as gr
 import jinja2
 from fastapi import FastAPI
 from gradio import http_server, routes, state_holder
+from gradio.context import LocalContext
 from gradio.routes import templates
 from gradio.server_messages import ProcessCompletedMessage
-from starlette.types import ASGIApp
+from starlette.requests import Request
+from starlette.types import ASGIApp, Scope
 
 from sd_space.card import ModelCard
 from sd_space.serving import mcp_offers, mcp_results
@@ -184,6 +186,11 @@ def keep_no_values() -> None:
     Among it are prompts and whole pictures, those of the last `SESSION_CAPACITY` sessions.
     """
     state_holder.SessionState._update_value_in_config = lambda self, key, value: None  # type: ignore[method-assign]
+
+
+def introduce(scope: Scope) -> None:
+    """Says for the rest of this task who calls, as Gradio does of its own calls: ZeroGPU takes a quota from there."""
+    LocalContext.request.set(gr.Request(Request(scope)))
 
 
 def asset_addresses() -> frozenset[str]:

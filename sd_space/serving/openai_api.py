@@ -9,7 +9,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Send
+from starlette.types import Receive, Scope, Send
 
 from sd_space.errors import SpaceError
 from sd_space.schema import BackendStatus
@@ -25,12 +25,22 @@ from sd_space.serving.runs import Run
 
 
 class OpenAiApi:
-    """Answers what the request filter lets through to it. The acceptance token is the API key."""
+    """Answers what the request filter lets through to it. The acceptance token is the API key.
 
-    def __init__(self, gate: Gate, status: Callable[[], BackendStatus], intake: Intake):
+    `introduce` is given each request before anything is drawn for it.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        status: Callable[[], BackendStatus],
+        intake: Intake,
+        introduce: Callable[[Scope], None] = lambda scope: None,
+    ):
         self._gate = gate
         self._status = status
         self._intake = intake
+        self._introduce = introduce
         self._started_at = int(time.time())
 
     def check_key(self, headers: Headers) -> None:
@@ -59,6 +69,7 @@ class OpenAiApi:
     async def _images(self, request: IncomingRequest, receive: Receive, send: Send) -> None:
         try:
             asked = ImagesRequest.read(request.values)
+            self._introduce(request.scope)
             run = await self._begun(request, asked)
             if asked.is_stream:
                 await self._stream(request, run, asked, send)

@@ -34,4 +34,10 @@ def test_a_visitor_who_has_accepted_is_given_lines_that_draw(new_page, ready_ser
     button.click()
     expect(guide).to_be_hidden()
     assert token not in guide.inner_html(), "shown only as long as it is asked for"
+    button.click()
+    expect(guide).to_be_visible()
+    page.get_by_role("button", name="Withdraw my acceptance of the licence").click()
+    page.get_by_role("button", name="Withdraw and clear this page").click()
+    expect(page.get_by_role("button", name="Accept and continue")).to_be_visible()
+    assert token not in page.content(), "nor after it was withdrawn"
     assert not page.errors and not page.foreign
