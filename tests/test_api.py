@@ -270,9 +270,13 @@ def test_no_client_is_asked_for_a_heartbeat(ready_server):
 def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(ready_server, token):
     """At once: what is drawn for a page that only lost its connection goes on for half a minute."""
     config = ready_server.get("/config").json()
-    labels = {c["id"]: c["props"].get("label") for c in config["components"]}
-    (page_event,) = [e for e in config["dependencies"] if {"Prompt", "Steps"} <= {labels.get(i) for i in e["inputs"]}]
-    values = [token, "a cat", "", 4, 150, "PNDM", 3.0, 7, False, "64x64", True, "", ""]
+    props = {c["id"]: c["props"] for c in config["components"]}
+    page_event = next(
+        e for e in config["dependencies"] if {"Prompt", "Steps"} <= {props[i].get("label") for i in e["inputs"]}
+    )
+    typed = {"Prompt": "a cat", "Steps": 150, "Size": "64x64"}
+    values = [typed.get(props[i].get("label"), props[i].get("value")) for i in page_event["inputs"]]
+    values[0] = token
     event = {"data": values, "fn_index": page_event["id"], "session_hash": "cancels"}
     url, cancelled = f"{ready_server.url}/gradio_api", 'sd_space_failures_total{kind="Cancelled"}'
     before = ready_server.metric(cancelled)
