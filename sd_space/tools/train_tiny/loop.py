@@ -1,9 +1,11 @@
 """The loop that every stage runs in: seeded by the step's number, saved every few minutes, resumed where it stopped."""
 
+import contextlib
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +59,6 @@ def train(
             part.load_state_dict(saved["parts"][name])
         done, losses = saved["step"], saved["losses"]
 
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     recent: list[float] = []
 
     def save() -> None:
@@ -74,26 +69,37 @@ def train(
         save_atomically({"parts": state, "step": done, "seed": seed, "losses": losses}, path)
 
     started = saved_at = time.monotonic()
-    try:
-        with tqdm(total=steps, initial=done, desc=stage, mininterval=10, unit="step", dynamic_ncols=True) as bar:
-            while not stopped and (steps is None or done < steps):
-                if minutes is not None and time.monotonic() - started > 60 * minutes:
-                    break
-                recent.append(step(done, step_rng(seed, stage, done)))
-                done += 1
-                bar.update()
-                if done % 25 == 0:
-                    bar.set_postfix(loss=f"{np.mean(recent[-100:]):.4f}", refresh=False)
-                if time.monotonic() - saved_at > save_every_s:
-                    save()
-                    saved_at = time.monotonic()
+    with (
+        _stopped_by_signals() as stopped,
+        tqdm(total=steps, initial=done, desc=stage, mininterval=10, unit="step", dynamic_ncols=True) as bar,
+    ):
+        while not stopped.is_set() and (steps is None or done < steps):
+            if minutes is not None and time.monotonic() - started > 60 * minutes:
+                break
+            recent.append(step(done, step_rng(seed, stage, done)))
+            done += 1
+            bar.update()
+            if done % 25 == 0:
+                bar.set_postfix(loss=f"{np.mean(recent[-100:]):.4f}", refresh=False)
+            if time.monotonic() - saved_at > save_every_s:
+                save()
+                saved_at = time.monotonic()
         save()
+    if stopped.is_set():
+        raise SystemExit(f"{stage}: stopped, saved at step {done}")
+    return done
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[threading.Event]:
+    """Is set by SIGTERM and Ctrl-C for as long as the block runs, in place of what they do otherwise."""
+    stopped = threading.Event()
+    previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-    if stopped:
-        raise SystemExit(f"{stage}: stopped, saved at step {done}")
-    return done
 
 
 class Average:
