@@ -44,14 +44,15 @@ def build(command: Command) -> Space:
     from sd_space.serving.limits import Capacity
     from sd_space.serving.metrics import Metrics
     from sd_space.ui import build_demo
-    from sd_space.ui.serving import launch, served_files
+    from sd_space.ui.serving import launch, served_files, signed_recordings
 
     card, recorded = load_card(), load_recorded()
     gate = Gate(card, settings.secret, settings.token_ttl_s)
     metrics, capacity = Metrics(backend.status), Capacity(settings, backend.status)
     demo = build_demo(settings, card, gate, backend, store, metrics, recorded, capacity)
     serve_with(partial(start_server, address, handles))
-    parts = (demo, settings, backend, metrics, capacity, gate, served_files(store, recorded))
+    files, signed = served_files(store, recorded), signed_recordings(store, recorded)
+    parts = (demo, settings, backend, metrics, capacity, gate, files, signed)
     open_page = partial(launch, *parts, max_open_per_address(handles), share=command.share, auth=command.auth)
     drain, close_page = partial(drain_event_streams, demo), partial(demo.close, verbose=False)
     return Space(backend, store, open_page, drain, close_page, on_loaded=freeze_gc)
