@@ -47,7 +47,7 @@ def build(command: Command) -> Space:
     from sd_space.serving.openai_api import OpenAiApi
     from sd_space.serving.runs import Runs
     from sd_space.ui import build_demo
-    from sd_space.ui.serving import launch, served_files
+    from sd_space.ui.serving import launch
 
     card, recorded = load_card(), load_recorded()
     gate = Gate(card, settings.secret, settings.token_ttl_s)
@@ -56,8 +56,8 @@ def build(command: Command) -> Space:
     openai = OpenAiApi(gate, backend.status, Intake(gate, backend, capacity, runs), introduce)
     demo = build_demo(settings, card, gate, backend, store, recorded, capacity, runs)
     serve_with(partial(start_server, address, handles))
-    parts = (demo, settings, backend, metrics, capacity, gate, served_files(store, recorded))
-    open_page = partial(launch, *parts, max_open_per_address(handles), openai, share=command.share, auth=command.auth)
+    parts = (demo, settings, backend, metrics, capacity, gate, store, recorded, openai, max_open_per_address(handles))
+    open_page = partial(launch, *parts, share=command.share, auth=command.auth)
     drain, close_page = partial(drain_event_streams, demo), partial(demo.close, verbose=False)
     return Space(backend, store, open_page, drain, close_page, on_loaded=freeze_gc)
 

@@ -17,7 +17,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
-from PIL import Image
+from PIL import Image, ImageChops
 
 from sd_space.recorded import CONTACT_SHEET, ICON
 
@@ -208,13 +208,23 @@ def test_four_endpoints_are_public_and_no_more(ready_server):
     ]  # fmt: skip
 
 
+def page_values(config: dict, inputs: list[int], token: str, **by_label) -> list:
+    """What the page's form sends: the token, and of each control what it shows, or what `by_label` says."""
+    props = {component["id"]: component["props"] for component in config["components"]}
+    given = {"Guidance scale": 3.0, "Noise scheduler": "PNDM", "Number of pictures": 4, "Size": "128x128"} | by_label
+    return [token, *(given.get(props[id].get("label"), props[id].get("value")) for id in inputs[1:])]
+
+
 def test_private_events_make_no_picture_without_a_token(ready_server):
     """Gradio answers private events to whoever knows their number: the token must stop them, not their hiding."""
     config = ready_server.get("/config").json()
     before = ready_server.metric(PICTURES_MADE)
     for dependency in config["dependencies"]:
-        data = ["", PROMPT, "", 1, 1, "PNDM", 2.0, 7, False, "128x128", True, "", ""][: len(dependency["inputs"])]
-        body = {"data": data, "fn_index": dependency["id"], "session_hash": f"probe{dependency['id']}"}
+        body = {
+            "data": page_values(config, dependency["inputs"], "", Prompt=PROMPT),
+            "fn_index": dependency["id"],
+            "session_hash": f"probe{dependency['id']}",
+        }
         httpx.post(f"{ready_server.url}/gradio_api/queue/join", json=body)
         httpx.post(f"{ready_server.url}/gradio_api/run/predict", json=body)
     event, _ = call(ready_server, "model", {})  # served after those before it
@@ -270,13 +280,10 @@ def test_no_client_is_asked_for_a_heartbeat(ready_server):
 def test_a_cancelled_event_frees_the_device_whatever_number_its_caller_gives_it(ready_server, token):
     """At once: what is drawn for a page that only lost its connection goes on for half a minute."""
     config = ready_server.get("/config").json()
-    props = {c["id"]: c["props"] for c in config["components"]}
-    page_event = next(
-        e for e in config["dependencies"] if {"Prompt", "Steps"} <= {props[i].get("label") for i in e["inputs"]}
-    )
-    typed = {"Prompt": "a cat", "Steps": 150, "Size": "64x64"}
-    values = [typed.get(props[i].get("label"), props[i].get("value")) for i in page_event["inputs"]]
-    values[0] = token
+    labels = {c["id"]: c["props"].get("label") for c in config["components"]}
+    drawing = [e for e in config["dependencies"] if {"Prompt", "Steps"} <= {labels.get(i) for i in e["inputs"]}]
+    page_event = drawing[0]
+    values = page_values(config, page_event["inputs"], token, Prompt="a cat", Steps=150, Size="64x64")
     event = {"data": values, "fn_index": page_event["id"], "session_hash": "cancels"}
     url, cancelled = f"{ready_server.url}/gradio_api", 'sd_space_failures_total{kind="Cancelled"}'
     before = ready_server.metric(cancelled)
@@ -362,7 +369,10 @@ def test_a_link_to_the_page_is_shown_with_its_name_and_a_picture(ready_server):
     assert [name for name, _ in shown] == ["type", "title", "description", "image"], "each once"
     assert dict(shown)["title"] == "Stable Diffusion v1-4" and "Gradio" not in str(shown)
     picture = httpx.get(dict(shown)["image"])
-    assert picture.status_code == 200 and picture.content == CONTACT_SHEET.read_bytes()
+    assert picture.status_code == 200
+    shown, kept = (Image.open(io.BytesIO(png)) for png in (picture.content, CONTACT_SHEET.read_bytes()))
+    assert ImageChops.difference(shown, kept).getbbox() is None
+    assert b"c2pa" in picture.content and b"c2pa" not in CONTACT_SHEET.read_bytes(), "signed as it is served"
     assert ready_server.get("/favicon.ico").content == ICON.read_bytes()
 
 

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sd_space.recorded import load_recorded
 from sd_space.schema import Outcome, ScreenedImage
 from sd_space.serving.certificate import own_folder, own_key
-from sd_space.serving.credentials import Signer
+from sd_space.serving.credentials import Claim, Signer
 from sd_space.serving.marks import Marks
+from sd_space.serving.signed_recordings import SignedRecordings
+from sd_space.serving.verify import verify
 from sd_space.serving.watermark import is_found
 from sd_space.settings import Settings
 
 from .fakes import picture
+from .test_recipe import SOURCE
 from .test_results import REQUEST
 from .test_schema import INFO
 from .test_watermark import scene
@@ -71,6 +75,34 @@ def test_fifty_pictures_of_every_kind_are_valid_to_an_independent_reader(marks, 
         assert action["softwareAgent"]["name"] == INFO.model
         assert abs(datetime.fromisoformat(action["when"]) - NOW) < timedelta(hours=1)
         assert ("a cabin, snow" in json.dumps(read)) == bool(seed % 3), "the prompt only where the recipe is"
+
+
+def test_a_changed_picture_names_its_start_by_hash_whether_or_not_its_recipe_is_inside(marks, tmp_path):
+    request = replace(REQUEST, init_image=SOURCE)
+    paths = [tmp_path / "with.png", tmp_path / "without.png"]
+    for path, embed_recipe in zip(paths, (True, False), strict=True):
+        with path.open("wb") as file:
+            marks.write(file, screened(1), request, INFO, embed_recipe)
+    for read, path in zip(read_elsewhere(*paths), paths, strict=True):
+        assert read["validation_state"] == "Valid"
+        assert action_of(read)["digitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
+        (start,) = read["manifests"][read["active_manifest"]]["ingredients"]
+        assert (start["instance_id"], start["relationship"]) == (str(SOURCE), "inputTo")
+        found = verify(path.read_bytes(), marks.signer.key)
+        assert found.credentials.is_valid and found.credentials.is_by_model and found.says_model
+        assert b"/compositeWithTrainedAlgorithmicMedia" in path.read_bytes()
+
+
+def test_a_recording_is_served_with_credentials_that_its_file_has_not(marks):
+    (example, *_) = load_recorded()
+    claims = {example.path: Claim(example.model, None, NOW, None)}
+    recordings = SignedRecordings(marks, claims)
+    served = recordings.find(str(example.path))
+    assert verify(example.path.read_bytes(), marks.signer.key).credentials is None
+    found = verify(served, marks.signer.key)
+    assert found.credentials.is_ours and found.credentials.is_valid and found.recipe["prompt"] == example.prompt
+    assert recordings.find(str(example.path)) is served and recordings.find("/etc/passwd") is None
+    assert SignedRecordings(Marks(), claims).find(str(example.path)) is None
 
 
 def test_one_changed_pixel_is_found(marks, tmp_path):

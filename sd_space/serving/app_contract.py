@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sd_space.serving.envelope import Endpoints
+from sd_space.serving.signed_recordings import SignedRecordings
 
 MAX_PATH_CHARS = 4096  # PATH_MAX of Linux; other systems take less
 
@@ -31,6 +32,7 @@ class AppContract:
     has_login: bool
     title: str
     icon: Path
+    recordings: SignedRecordings | None = None  # those of `files` that are signed as they are served
 
     def may_be_fetched(self, name: str) -> bool:
         """Only our results and the page's pictures, by their plain names, whatever else Gradio would serve."""

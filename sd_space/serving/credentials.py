@@ -14,6 +14,7 @@ from sd_space.serving.certificate import SigningKey, utc_now
 
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 BY_MODEL = f"{SOURCE_TYPES}trainedAlgorithmicMedia"
+CHANGED_BY_MODEL = f"{SOURCE_TYPES}compositeWithTrainedAlgorithmicMedia"
 _RECIPE = "org.sd_space.recipe"  # what a part of ours is called where nobody has agreed on a name
 # Nothing is fetched, whatever a picture asks for; a thumbnail would double the size of what is signed.
 _OFFLINE = {
@@ -27,12 +28,15 @@ _UNFIT = "The certificate in SD_SPACE_CERTIFICATE does not fit Content Credentia
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is signed about a picture; `recipe` only where its visitor leaves it in."""
+    """What is signed about a picture; `recipe` only where its visitor leaves it in. `start_sha256` is the hash of the
+    file of the picture that it was made from, if it was.
+    """
 
     model: str
     revision: str | None
     made_at: datetime
     recipe: str | None
+    start_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +124,20 @@ def _manifest(claim: Claim) -> dict[str, Any]:
         "action": "c2pa.created",
         "when": claim.made_at.isoformat(timespec="seconds"),
         "softwareAgent": agent,
-        "digitalSourceType": BY_MODEL,
+        "digitalSourceType": CHANGED_BY_MODEL if claim.start_sha256 else BY_MODEL,
     }
-    if claim.recipe is not None:
-        action["parameters"] = {_RECIPE: claim.recipe}
+    parameters: dict[str, Any] = {} if claim.recipe is None else {_RECIPE: claim.recipe}
+    ingredients = []
+    if claim.start_sha256:
+        name = f"sha256:{claim.start_sha256}"
+        ingredients = [{"title": "The picture that it was made from", "instance_id": name, "relationship": "inputTo"}]
+        parameters["ingredientIds"] = [name]
+    if parameters:
+        action["parameters"] = parameters
     return {
         "claim_generator_info": [{"name": "sd_space"}],
         "format": "image/png",
+        "ingredients": ingredients,
         "assertions": [{"label": "c2pa.actions", "data": {"actions": [action]}}],
     }
 

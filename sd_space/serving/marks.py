@@ -80,16 +80,21 @@ class Marks:
             picture = Image.fromarray(marked)
         recipe = parameters_text(request, image.seed, info) if embed_recipe else None
         png = io.BytesIO()
-        picture.save(png, "PNG", pnginfo=png_chunks(info, recipe))
-        signed = self._signed(png.getvalue(), Claim(as_text(info.model), info.revision, utc_now(), recipe))
+        start = request.init_image
+        picture.save(png, "PNG", pnginfo=png_chunks(info, recipe, is_changed=start is not None))
+        made_from = start.sha256 if start else None
+        signed = self.signed(png.getvalue(), Claim(as_text(info.model), info.revision, utc_now(), recipe, made_from))
         file.write(signed or png.getvalue())
         return Applied(watermark=marked is not None, credentials=signed is not None)
 
     def _wants_watermark(self, info: ModelInfo) -> bool:
         return self._watermark == "on" or (self._watermark == "auto" and not info.is_picture_book)
 
-    def _signed(self, png: bytes, claim: Claim) -> bytes | None:
-        """`None` where it fails: the picture is the visitor's all the same, and its result says so."""
+    def signed(self, png: bytes, claim: Claim) -> bytes | None:
+        """The PNG with its credentials; `None` where that fails.
+
+        The picture is its visitor's all the same, and its result says so.
+        """
         try:
             return self.signer.signed(png, claim) if self.signer else None
         except Exception as error:

@@ -191,7 +191,7 @@ class Handlers:
 
     def fill_in(self, recipe: str) -> dict:
         """Puts a recipe into the form, from which it is drawn as if it had been typed."""
-        return self.filler.fill(recipe_from_text(recipe))
+        return {self.page.size: gr.skip()} | self.filler.fill(recipe_from_text(recipe))  # Gradio takes no empty answer
 
     async def bring_back(self, token: str, run_id: str, recipe: str) -> AsyncIterator[dict]:
         """Shows a run that the browser remembers: its values in the form, and its pictures while they exist."""

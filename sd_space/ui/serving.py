@@ -1,6 +1,7 @@
 """Launching the page: behind the request filter, with what it offers described from Gradio's own description."""
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from sd_space.backends import Backend
 from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
 from sd_space.serving import gradio_queue
 from sd_space.serving.app_contract import AppContract
+from sd_space.serving.credentials import Claim
 from sd_space.serving.envelope import Endpoints, Parameter
 from sd_space.serving.gate import Gate
 from sd_space.serving.incoming import MAX_PICTURE_BODY_BYTES
@@ -22,6 +24,7 @@ from sd_space.serving.openai_api import OpenAiApi
 from sd_space.serving.openai_request import EDITS
 from sd_space.serving.origins import PUBLIC
 from sd_space.serving.results import ResultStore
+from sd_space.serving.signed_recordings import SignedRecordings
 from sd_space.serving.verify import MAX_BODY_BYTES
 from sd_space.settings import Settings
 from sd_space.ui import views
@@ -40,6 +43,17 @@ def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> lis
     return [store.root, CONTACT_SHEET, *(example.path for example in recorded)]
 
 
+def _signed(store: ResultStore, recorded: Sequence[RecordedExample]) -> SignedRecordings:
+    """The pictures beside the examples and the link preview, which shows the same ones."""
+    claims = {
+        example.path: Claim(example.model, None, datetime.fromisoformat(example.recorded_on).replace(tzinfo=UTC), None)
+        for example in recorded
+    }
+    if claims:
+        claims[CONTACT_SHEET] = max(claims.values(), key=lambda claim: claim.made_at)
+    return SignedRecordings(store.marks, claims)
+
+
 def launch(
     demo: gr.Blocks,
     settings: Settings,
@@ -47,17 +61,18 @@ def launch(
     metrics: Metrics,
     capacity: Capacity,
     gate: Gate,
-    files: Sequence[Path],
-    max_open_per_address: int,
+    store: ResultStore,
+    recorded: Sequence[RecordedExample],
     openai: OpenAiApi,
+    max_open_per_address: int,
     **options: Any,
 ) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
-
     has_login = bool(options.get("auth"))
 
     def filtered(app: ASGIApp) -> ASGIApp:
-        parts = (settings, backend.status, metrics, _contract(demo, gate, files, has_login), capacity)
+        contract = _contract(demo, gate, store, recorded, has_login)
+        parts = (settings, backend.status, metrics, contract, capacity)
         return RequestFilter(app, *parts, max_open_per_address, openai=None if has_login else openai)
 
     gradio_queue.wrap_apps(filtered)
@@ -94,7 +109,9 @@ def _max_running_events(settings: Settings) -> int:
     return settings.max_in_flight(settings.ray_max_replicas or settings.ray_replicas) * 4 + 40
 
 
-def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: bool) -> AppContract:
+def _contract(
+    demo: gr.Blocks, gate: Gate, store: ResultStore, recorded: Sequence[RecordedExample], has_login: bool
+) -> AppContract:
     sessions = gradio_queue.sessions_of(demo)
     endpoints = endpoint_parameters(demo.get_api_info())
 
@@ -108,7 +125,7 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         endpoints=endpoints,
         tools={tool: endpoints[name] for tool, name in gradio_queue.mcp_tools(demo).items()},
         inputs={index: _input_names(event) for index, event in demo.fns.items() if event.fn is not None},
-        files=files,
+        files=served_files(store, recorded),
         assets=gradio_queue.asset_addresses(),
         visitor_of=gate.visitor_of,
         running=sessions.running,
@@ -123,6 +140,7 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,
+        recordings=_signed(store, recorded),
     )
 
 

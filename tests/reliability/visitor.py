@@ -138,4 +138,5 @@ class Visitor:
 
     def page_values(self, token: str, prompt: str = "a cat", seed: int = 7, embed_recipe: bool = True) -> list:
         """The data of the page's Generate, in its order."""
-        return [token, prompt, "", 1, 1, "PNDM", 2.0, seed, False, "64x64", embed_recipe, "", ""]
+        start = ["", "", 0.6, -1, 0.0]
+        return [token, prompt, "", 1, 1, "PNDM", 2.0, seed, *start, False, "64x64", embed_recipe, "", ""]
