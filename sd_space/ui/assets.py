@@ -14,8 +14,8 @@ _STYLES = (
     "aids", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
-    "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
-    "accordions", "tabs", "acceptance", "aids", "picture_text", "settings", "history",
+    "changes", "announcer", "chime", "run", "connection", "focus", "gallery", "copying", "viewer", "status",
+    "downloads", "storage", "accordions", "tabs", "acceptance", "aids", "picture_text", "settings", "history",
 )  # fmt: skip
 
 
