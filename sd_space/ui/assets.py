@@ -14,9 +14,9 @@ _STYLES = (
     "aids", "changing", "programs", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
-    "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
-    "accordions", "tabs", "acceptance", "aids", "changing", "paint", "own_picture", "comparison", "checking",
-    "picture_text", "settings", "history", "programs",
+    "changes", "announcer", "chime", "run", "connection", "focus", "gallery", "copying", "viewer", "status",
+    "downloads", "storage", "accordions", "tabs", "acceptance", "aids", "changing", "paint", "own_picture",
+    "comparison", "checking", "picture_text", "settings", "history", "programs",
 )  # fmt: skip
 
 

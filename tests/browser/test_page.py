@@ -271,13 +271,6 @@ def test_what_is_withdrawn_in_one_tab_is_withdrawn_in_all(workspace):
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("")
 
 
-def test_a_phone_shows_it_all_without_sideways_scrolling(workspace):
-    page = workspace(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
-    generate(page, steps=3)
-    expect(finished_pictures(page)).to_have_count(4)
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
-
 def test_the_dark_theme_follows_the_system(workspace):
     page = workspace(color_scheme="dark")
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -64,8 +64,10 @@ def test_a_run_outlives_a_short_outage_of_the_network(browser, ready_server):
         page.goto(address)
         page.get_by_role("checkbox", name="I have read the licence and accept it").check()
         page.get_by_role("button", name="Accept and continue").click()
-        generate(page, steps=150)
+        generate(page, steps=100)
         page.wait_for_function("document.querySelector('#waiting progress')?.value > 0.02")
+    expect(page.locator("#progress-text")).to_contain_text("The server cannot be reached")
+    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
     page.get_by_text("Connection to the server was lost").wait_for()
     with proxy.running():
         expect(finished_pictures(page)).to_have_count(4)
