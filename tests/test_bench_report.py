@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,7 @@ from sd_space.tools.bench.__main__ import BENCHMARKS, main
 from sd_space.tools.bench.report.parts import CPU, CUDA, MACHINE, Part, command_of, left_out, parts_for
 from sd_space.tools.bench.report.process import CUT_SHORT, DONE, FAILED, LEFT_OUT, run
 from sd_space.tools.bench.report.session import Session
+from sd_space.tools.bench.report.summary import summary_of
 
 ROOT = Path(__file__).parent.parent
 SAVES = "import json, sys; open(sys.argv[1], 'w').write(json.dumps({'rows': [1, 2]}));"
@@ -106,6 +108,47 @@ def test_no_part_is_begun_that_the_budget_cannot_pay(tmp_path):
     too_long, short = saved(tmp_path)["parts"]
     assert (too_long["ended"], short["ended"]) == (LEFT_OUT, DONE)
     assert too_long["reason"].startswith("takes 30 s at least, and ")
+
+
+def test_each_part_gets_its_share_and_a_shorter_form_where_there_is_no_time_for_all(tmp_path):
+    asked = []
+
+    def command(part: Part, running: Path, limit_s: float) -> list[str]:
+        asked.append((part.name, part.arguments, limit_s))
+        return [sys.executable, "-c", SCRIPTS["good"], str(running)]
+
+    def parts(needs_s: float) -> list[Part]:
+        return [replace(part(name, needs_s), brief=("--less",), brief_s=10.0) for name in ("one", "two", "three")]
+
+    clock = iter(range(100))  # a second for each look
+    Session(tmp_path, 90.0, command, lambda: 0.0).measure_all(parts(needs_s=30.0))
+    assert [limit_s for *_, limit_s in asked] == [28.0] * 3 and {arguments for _, arguments, _ in asked} == {()}
+    asked.clear()
+    Session(tmp_path, 80.0, command, lambda: float(next(clock))).measure_all(parts(needs_s=30.0))
+    assert {arguments for _, arguments, _ in asked} == {("--less",)}
+    assert all(limit_s == 28.0 for *_, limit_s in asked[:2]), "what the first leaves, the others may take"
+    assert [one["ended"] for one in saved(tmp_path)["parts"]] == [DONE] * 3
+
+
+def test_the_summary_has_the_recipe_beside_this_space_and_says_what_was_not_measured(tmp_path):
+    ways = ("the recipe", "this Space")
+    rows = [
+        {"way": way, "picture_s": 2.0 / n, "of_the_recipe": 1 / n, "of_the_limit": 0.3, "largest_difference": 0}
+        for n, way in enumerate(ways, start=1)
+    ]
+    figures = {"size": 512, "unet_calls": 51, "scheduler": "PNDM", "rows": rows, "device": "a card", "cores": 2}
+    ended = {"reason": "", "seconds": 1.0, "limit_s": 9.0, "command": []}
+    report = {
+        "parts": [
+            ended | {"name": "recipe", "ended": DONE, "figures": figures},
+            ended | {"name": "engine", "ended": LEFT_OUT, "figures": None, "reason": "takes 40 s at least"},
+            ended | {"name": "ladder", "ended": LEFT_OUT, "figures": None, "reason": "needs a CUDA device"},
+        ]
+    }
+    said = summary_of(report)
+    assert said.startswith(" on a card, 2 cores of ") or "a card" in said.splitlines()[0]
+    assert "| one picture, 512 × 512, 51 calls of PNDM: this Space | 1 s (0.5 of the recipe), 30 % of " in said
+    assert "| engine | not measured: takes 40 s at least |" in said and "ladder" not in said
 
 
 def test_the_budget_holds_whatever_a_part_does(tmp_path):
@@ -245,7 +288,7 @@ def test_a_real_report_without_gradio_is_whole(tmp_path, model_folder):
     assert max(row["in_a_crowd"] for row in figures["rows"]) <= 1
     assert [row["pictures"] for row in batch["figures"]["rows"]] == [1, 2, 4, 8]
     assert ladder["reason"] == "needs a CUDA device"
-    assert sorted(path.name for path in out.iterdir()) == ["errors.log", "report.json", "report.log"]
+    assert sorted(path.name for path in out.iterdir()) == ["errors.log", "report.json", "report.log", "report.md"]
 
 
 @pytest.mark.nightly

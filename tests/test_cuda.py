@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import threading
 import weakref
 
 import numpy as np
@@ -141,6 +142,80 @@ def test_a_preview_shows_the_step_of_the_report_before(gpu):
     shown = [progress_of(engine.step(), "a").previews for _ in range(4)]
     assert shown[0] == () and all(preview.pixels for (preview,) in shown[1:])
     assert len({preview.pixels for (preview,) in shown[1:]}) == 3
+
+
+# --- pictures that are finished beside the steps of others
+
+
+def crowd(engine: Engine, during=lambda steps: None) -> dict:
+    """What became of a picture that is finished while another one steps."""
+    engine.add_request(admitted("short", num_inference_steps=1))
+    engine.add_request(admitted("long", num_inference_steps=6))
+    updates = []
+    while not engine.is_idle:
+        updates += engine.step()
+        during(sum(calls for calls, _ in engine.unet_calls.values()))
+    return results(updates)
+
+
+@pytest.mark.parametrize("failure", [None, torch.OutOfMemoryError("no memory")], ids=str)
+def test_a_picture_is_finished_while_others_step_and_what_fails_there_is_done_again(gpu, monkeypatch, failure):
+    loaded = gpu.load()
+    vae, profile, may_end, threads = loaded.pipeline.vae, loaded.placement.profile, threading.Event(), []
+    expected, engine = crowd(engine_of(gpu, loaded)), engine_of(gpu, loaded, beside=lambda: True)
+    decode = vae.decode
+
+    def slow_decode(*args, **kwargs):
+        threads.append(threading.current_thread().name)
+        if threads[-1] == "finisher":
+            assert may_end.wait(60), "the other picture has not stepped"
+            if failure is not None:
+                raise failure
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", slow_decode)
+    found = crowd(engine, lambda steps: steps < 4 or may_end.set())
+    assert threads == ["finisher", *["MainThread"] * (2 if failure else 1)], "the last one has nobody beside it"
+    assert {name: far_apart(pixels(found[name]), pixels(expected[name])) for name in found} == {"short": 0, "long": 0}
+    assert found["short"].elapsed_s["denoise"] < found["long"].elapsed_s["denoise"]
+    assert loaded.placement.profile == profile
+
+
+def test_a_request_that_is_cancelled_while_it_is_finished_gets_nothing(gpu, monkeypatch):
+    loaded = gpu.load()
+    engine, may_end, vae = engine_of(gpu, loaded, beside=lambda: True), threading.Event(), loaded.pipeline.vae
+    decode = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda *args, **kwargs: may_end.wait(60) and decode(*args, **kwargs))
+    engine.add_request(admitted("short", num_inference_steps=1))
+    engine.add_request(admitted("long", num_inference_steps=6))
+    while not engine._finisher.under_way:
+        engine.step()
+    engine.cancel("short")
+    engine.cancel("long")
+    may_end.set()
+    updates = run(engine)
+    assert not results(updates) and set(failures(updates)) == {"short", "long"}
+    assert engine.is_idle and not engine._states
+
+
+def test_nothing_is_moved_in_memory_while_a_picture_is_decoded_beside(gpu, monkeypatch):
+    loaded = gpu.load()
+    engine, held, vae = engine_of(gpu, loaded, beside=lambda: True), [], loaded.pipeline.vae
+    decode = vae.decode
+    monkeypatch.setattr(engine._denoiser, "_reduce_memory", lambda: held.append("moved") or True)
+
+    def decode_during_a_move(*args, **kwargs):
+        if threading.current_thread().name == "finisher":
+            mover = threading.Thread(target=engine._denoiser.reduce_memory)
+            mover.start()
+            mover.join(0.1)
+            held.append("decoded")
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "decode", decode_during_a_move)
+    assert len(crowd(engine)) == 2
+    with engine._denoiser.staying:
+        assert held[0] == "decoded"
 
 
 # --- memory that runs out, anywhere

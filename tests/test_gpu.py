@@ -16,7 +16,7 @@ from sd_space.schema import GenerationResult, Outcome, RequestFailed
 from sd_space.settings import Settings
 
 from .test_denoiser import prepared
-from .test_engine import break_unet, pixels, plain_pixels
+from .test_engine import break_unet, pixels, plain_pixels, results, run
 from .test_placement import far_apart, overflow
 from .tiny_models import admitted, make_engine, make_request
 
@@ -110,6 +110,18 @@ def test_the_first_profile_serves_within_a_smaller_cards_memory(gpu, limit_gb):
     assert [image.outcome for image in images] == [Outcome.OK] * 4
     assert loaded.placement.profile == predicted, "the prediction held"
     assert torch.cuda.max_memory_reserved() <= limit_gb * GIB
+
+
+def test_pictures_that_are_finished_beside_steps_are_those_that_others_wait_for(gpu):
+    drawn = []
+    for beside in (True, False):
+        loaded = gpu.load()
+        engine = make_engine(loaded, width=2, beside=lambda beside=beside: beside)
+        for steps in range(1, 5):
+            engine.add_request(admitted(f"r{steps}", **gpu.request | {"num_inference_steps": steps}))
+        drawn.append(results(run(engine)))
+    for name, result in drawn[0].items():
+        assert far_apart(pixels(result), pixels(drawn[1][name])) == 0
 
 
 def test_out_of_memory_in_a_step_goes_down_and_keeps_the_picture(gpu, monkeypatch):

@@ -36,7 +36,7 @@ def first(free_gb: float, footprint: Footprint = V1_4, **options) -> MemoryProfi
         (24, RECORDED),
         (12, RECORDED),
         (8, RECORDED),
-        (7, RECORDED),
+        (7.4, RECORDED),
         (6, MemoryProfile()),
         (5, MemoryProfile()),
         (4.5, MemoryProfile(vae_slicing=True)),

@@ -64,6 +64,12 @@ def test_steps_get_shorter_when_others_have_finished():
     assert made_times().forecast([], line, 4) == {"short": short, "middle": middle, "long": middle + 5 * 11 + 2}
 
 
+def test_pictures_that_are_finished_beside_steps_delay_each_other_alone():
+    times, line = made_times(), pictures("short", 2) + pictures("other", 2) + pictures("long", 3)
+    times.finishes_beside = True
+    assert times.forecast([], line, 4) == {"short": 2 * 13 + 2, "other": 2 * 13 + 4, "long": 2 * 13 + 11 + 2}
+
+
 def test_who_waits_takes_the_first_seat_that_is_free():
     line = pictures("a", 2) + pictures("b", 3) + pictures("c", 4)
     told = made_times().forecast([], line, 2)

@@ -120,7 +120,12 @@ def assemble_engine(
     key = _width_key(loaded) if stored else None
     known = width or (read_width(key) if key else None) or (None if is_short else 1)
     engine = Engine(
-        denoiser, screen, min(known or 1, most), times, most_pictures=lambda: placement.profile.max_pictures
+        denoiser,
+        screen,
+        min(known or 1, most),
+        times,
+        most_pictures=lambda: placement.profile.max_pictures,
+        beside=lambda: placement.profile.recorded_steps,  # the only one with memory for both
     )
     if known:
         return engine, iter(())

@@ -8,6 +8,7 @@ Shapes: B pictures, C latent channels (4 in v1-4), H x W pixels, f pixels per la
 """
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -48,6 +49,7 @@ class Denoiser:
         turbo: bool = False,
     ):
         self.device: torch.device = pipeline._execution_device  # asking takes milliseconds
+        self.staying = threading.Lock()  # held by another thread that uses the VAE or the checker
         self._pipeline = pipeline
         self._fixed_rows = fixed_rows
         self._reduce_memory = reduce_memory
@@ -155,18 +157,22 @@ class Denoiser:
         state.step_index += 1
         return None
 
-    @torch.inference_mode()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, C, H/f, W/f) latents to (B, 3, H, W) pictures, about -1 to 1, not clamped, not screened.
 
         When memory runs out, pictures are decoded one by one from then on, and if that is not enough, with the next
         memory profiles. Nothing says that the values are finite: float16 ends at 65504.
         """
+        return self.retry_on_oom(lambda: self.decode_once(latents), self._pipeline.vae.enable_slicing)
+
+    @torch.inference_mode()
+    def decode_once(self, latents: torch.Tensor) -> torch.Tensor:
+        """`decode_latents` that fails when memory runs out: for a thread that may not move what is in memory."""
         if self._fixed_rows and len(latents) > 1:
-            return torch.cat([self.decode_latents(one) for one in latents.split(1)])
+            return torch.cat([self.decode_once(one) for one in latents.split(1)])
         vae = self._pipeline.vae
         latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
-        return self.retry_on_oom(lambda: vae.decode(latents, return_dict=False)[0], vae.enable_slicing)
+        return vae.decode(latents, return_dict=False)[0]
 
     def decode_in_float32(self, latents: torch.Tensor) -> torch.Tensor:
         """`decode_latents` by a VAE that is in float32 meanwhile."""
@@ -197,13 +203,14 @@ class Denoiser:
         return (state.model_input - sigma * state.noise_pred) / alpha
 
     def synchronize(self) -> None:
-        """Waits for all work on the device, before a time is measured."""
+        """Waits for this thread's work on the device, before a time is measured."""
         synchronize(self.device)
 
     def reduce_memory(self) -> bool:
         """Moves to the memory profile that needs less, after an out-of-memory error; False if there is none."""
         self.free_memory()
-        return self._reduce_memory()
+        with self.staying:
+            return self._reduce_memory()
 
     def retry_on_oom(self, call: Callable[[], T], first: Callable[[], None] = lambda: None) -> T:
         """The result of `call`, run again while memory runs out: after `first`, then after each `reduce_memory`."""

@@ -14,7 +14,7 @@ from sd_space.engine.active_request import ActiveRequest
 from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory, TrajectoryStatus
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import DenoisingState
-from sd_space.engine.finishing import Finisher
+from sd_space.engine.finishing import Finished, Finisher
 from sd_space.engine.pacing import Timed, make_pacer
 from sd_space.engine.previews import Previews
 from sd_space.engine.safety import SafetyScreen
@@ -44,7 +44,8 @@ class Engine:
 
     `width` is the most pictures that share a UNet call. A request's Progress comes at its first step and then at most
     every `report_every_s`; with `previews` it has a mosaic of each picture, which takes about 0.1 ms to compute.
-    `most_pictures` caps the width where the memory profile does, which changes when memory runs out.
+    `most_pictures` caps the width where the memory profile does, which changes when memory runs out. `beside` says
+    whether pictures may be finished while others step, which takes memory for both.
     Raises SafetyCheckFailed without a SafetyScreen.
     """
 
@@ -58,6 +59,7 @@ class Engine:
         report_every_s: float = 0.2,
         now_s: Callable[[], float] = time.perf_counter,
         most_pictures: Callable[[], int | None] = lambda: None,
+        beside: Callable[[], bool] = lambda: False,
     ):
         if not isinstance(screen, SafetyScreen):
             raise SafetyCheckFailed("Pictures are made only with a safety screen.")
@@ -73,6 +75,7 @@ class Engine:
         self._report_every_s = report_every_s
         self._now_s = now_s
         self._most_pictures = most_pictures
+        self._beside = beside
         self._requests: dict[str, ActiveRequest] = {}  # by request_id
         self._states: dict[int, DenoisingState] = {}  # by trajectory_id
         self._denoised: deque[Trajectory] = deque()  # finished, but not decoded yet
@@ -86,7 +89,7 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        return not self._requests and not self._updates
+        return not self._requests and not self._updates and not self._finisher.under_way
 
     @property
     def is_healthy(self) -> bool:
@@ -117,6 +120,7 @@ class Engine:
         An error ends only the requests that it concerns.
         """
         self.batcher.width = min(self.width, self._most_pictures() or self.width)
+        self.times.finishes_beside = self._beside()
         batch = [trajectory for trajectory in self.batcher.next_batch() if self._prepare(trajectory)]
         self._denoise(batch)
         self._finish_pictures()
@@ -209,31 +213,38 @@ class Engine:
         self._denoise(batch[middle:])
 
     def _finish_pictures(self) -> None:
-        """Decodes and screens one picture, so that the steps of others wait no longer.
+        """Decodes and screens one picture, so that the steps of others wait no longer, or with `beside` not at all.
 
         Those of a request that is alone are decoded as one batch, as diffusers does, which gives the same pixels.
         """
-        if not self._denoised:
+        is_alone = not len(self.batcher)
+        if self._denoised and not self._finisher.under_way:
+            group = [self._denoised.popleft()]
+            while self._denoised and len(self._requests) == 1 and is_alone:
+                group.append(self._denoised.popleft())
+            beside = not is_alone and self._beside()
+            if not beside:
+                self._record(self._pacer.finish())
+            self._finisher.begin(group, [self._states[trajectory.trajectory_id] for trajectory in group], beside)
+        if finished := self._finisher.ended(wait=is_alone):
+            self._deliver(finished)
+
+    def _deliver(self, finished: Finished) -> None:
+        """Hands out what is finished; a request that was cancelled meanwhile gets nothing."""
+        first = finished.group[0]
+        active = self._requests.get(first.request_id)
+        if active is None or first not in active.trajectories:
             return
-        group = [self._denoised.popleft()]
-        while self._denoised and len(self._requests) == 1 and not len(self.batcher):
-            group.append(self._denoised.popleft())
-        active = self._requests[group[0].request_id]
-        self._record(self._pacer.finish())
-        began_s = self._now_s()
-        if active.started_s is not None:
-            active.elapsed_s["denoise"] = began_s - active.started_s
-        states = [self._states.pop(trajectory.trajectory_id) for trajectory in group]
-        key, seeds = group[0].key, [trajectory.seed for trajectory in group]
-        try:
-            images, elapsed_s = self._finisher.finish(states, seeds, key.height, key.width)
-        except Exception as error:
-            self._fail(active.request_id, error)
+        if finished.error is not None:
+            self._fail(active.request_id, finished.error)
             return
-        for stage, seconds in elapsed_s.items():
+        active.elapsed_s["denoise"] = finished.began_s - (active.started_s or 0.0)
+        for stage, seconds in finished.elapsed_s.items():
             active.add_elapsed(stage, seconds)
-        self.times.record_finish(key.height, key.width, (self._now_s() - began_s) / len(group))
-        for trajectory, image in zip(group, images, strict=True):
+        took_s = sum(finished.elapsed_s.values()) / len(finished.group)
+        self.times.record_finish(first.key.height, first.key.width, took_s)
+        for trajectory, image in zip(finished.group, finished.images, strict=True):
+            self._states.pop(trajectory.trajectory_id, None)
             active.images[trajectory.index] = image
             self._updates.append(PictureFinished(trajectory.request_id, trajectory.index, image))
         if len(active.images) == len(active.trajectories):
@@ -265,7 +276,8 @@ class Engine:
         if not due:
             return
         positions = self.batcher.queue_positions()
-        seconds_left = self.times.forecast(self._denoised, self.batcher.in_order(), self.width, self._pacer.under_way)
+        denoised = (*self._finisher.under_way, *self._denoised)
+        seconds_left = self.times.forecast(denoised, self.batcher.in_order(), self.width, self._pacer.under_way)
         for active in due:
             active.reported_s = now_s
             position = positions.get(active.request_id, 0)

@@ -12,8 +12,10 @@ Timed = list[tuple[Call, float]]  # with seconds
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for all work on the device."""
-    if device.type != "cpu":
+    """Waits for the work of this thread on the device, on CUDA for its stream alone."""
+    if device.type == "cuda":
+        torch.cuda.current_stream().synchronize()
+    elif device.type != "cpu":
         torch.accelerator.synchronize()
 
 

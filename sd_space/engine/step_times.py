@@ -19,6 +19,7 @@ class StepTimes:
         self._by_work: list[tuple[int, BatchKey, int]] = []  # the same keys in the order of their work
         self._finish_s: dict[tuple[int, int], float] = {}  # (height, width): decode and safety check of one picture
         self.slowest_s = 0.0
+        self.finishes_beside = False  # pictures are decoded and checked while others step
 
     def record_step(self, key: BatchKey, pictures: int, seconds: float) -> None:
         before = self._step_s.pop((key, pictures), None)
@@ -64,10 +65,17 @@ class StepTimes:
         `denoised` are only to be decoded; `in_order` take the `seats` in that order; `under_way` is a UNet call that is
         counted as a step already, but has not ended. Simulates the queue, from one picture's last step to the next.
         """
-        now_s, ends_s = (self.step_s(*under_way) or 0.0) if under_way else 0.0, {}
+        now_s = free_s = (self.step_s(*under_way) or 0.0) if under_way else 0.0  # `free_s`: for the next decode
+        ends_s = {}
+
+        def finish(trajectory: Trajectory) -> None:
+            nonlocal now_s, free_s
+            free_s = max(now_s, free_s) + self.finish_s(trajectory.key.height, trajectory.key.width)
+            ends_s[trajectory.request_id] = free_s
+            now_s = now_s if self.finishes_beside else free_s
+
         for trajectory in denoised:
-            now_s += self.finish_s(trajectory.key.height, trajectory.key.width)
-            ends_s[trajectory.request_id] = now_s
+            finish(trajectory)
         line = deque(in_order)
         seated: list[tuple[int, Trajectory]] = []  # (the round of its last step, picture)
         rounds = 0
@@ -84,8 +92,7 @@ class StepTimes:
             rounds = next_end
             for end, trajectory in seated:
                 if end == rounds:
-                    now_s += self.finish_s(trajectory.key.height, trajectory.key.width)
-                    ends_s[trajectory.request_id] = now_s
+                    finish(trajectory)
             seated = [(end, trajectory) for end, trajectory in seated if end > rounds]
         return ends_s
 

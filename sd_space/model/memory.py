@@ -87,8 +87,10 @@ def needed_bytes(footprint: Footprint, profile: MemoryProfile, most_pictures: in
         text = footprint.text_encoder
         return footprint.vae + max(footprint.unet + max(step, text), text + decode) + RESERVE_BYTES
     resident = footprint.weights - (footprint.safety_checker if profile.checker_on_cpu else 0)
-    recorded = RECORDED_STEPS * step + RECORDINGS_BYTES if profile.recorded_steps else 0
-    return resident + recorded + max(step, decode) + RESERVE_BYTES
+    if profile.recorded_steps:  # where a picture is decoded while others step
+        recorded = RECORDED_STEPS * step + RECORDINGS_BYTES
+        return resident + recorded + max(step + footprint.decode * LARGEST_AREA, decode) + RESERVE_BYTES
+    return resident + max(step, decode) + RESERVE_BYTES
 
 
 # From the fastest to the slowest. Small cards gain little from sharing a step, a checker on the CPU takes a second or

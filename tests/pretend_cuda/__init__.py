@@ -80,7 +80,7 @@ def _cuda(device: Pretended) -> dict[str, object]:
         "synchronize": lambda *_: device.wait("synchronize"),
         "set_sync_debug_mode": device.stalls.set_debug_mode,
         "Event": device.Event,
-        "Stream": type(device.clock.default_stream),
+        "Stream": device.clock.Stream,
         "stream": on_stream,
         "current_stream": lambda *_: device.clock.stream,
         "set_stream": lambda stream: setattr(device.clock, "stream", stream),

@@ -17,10 +17,11 @@ class Clock:
     What the device writes into the host's memory arrives when the host has waited for it, and not earlier.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stalls: Stalls) -> None:
         self.now_s = 0.0
         self.launch_s, self.kernel_s, self.item_s = 5e-6, 5e-6, 5e-9
-        self.default_stream = Stream()
+        self.Stream = type("Stream", (Stream,), {"clock": self, "stalls": stalls})
+        self.default_stream = self.Stream()
         self._own = threading.local()  # the current stream
         self._written: list[tuple[float, Write]] = []
 
@@ -58,9 +59,15 @@ class Stream:
     """Work in order; `ends_s` is when all that was launched is done."""
 
     device_index = 0
+    clock: Clock
+    stalls: Stalls
 
     def __init__(self, *_: object, **__: object) -> None:
         self.ends_s = 0.0
+
+    def synchronize(self) -> None:
+        self.stalls.note("synchronize")
+        self.clock.wait_until(self.ends_s)
 
     def wait_stream(self, other: "Stream") -> None:
         self.ends_s = max(self.ends_s, other.ends_s)

@@ -1,6 +1,7 @@
 """Where the host waits for a pretended device, and what may not happen while a graph is recorded."""
 
 import sys
+import threading
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -23,9 +24,17 @@ class Stalls:
     """Notes each, and raises where CUDA would."""
 
     def __init__(self) -> None:
-        self.is_capturing = False
+        self._own = threading.local()
         self._seen: list[Stall] = []
         self._debug_mode, self._has_warned = "default", False
+
+    @property
+    def is_capturing(self) -> bool:
+        return getattr(self._own, "is_capturing", False)
+
+    @is_capturing.setter
+    def is_capturing(self, is_capturing: bool) -> None:
+        self._own.is_capturing = is_capturing
 
     def note(self, kind: str) -> None:
         self._seen.append(Stall(kind, _place()))

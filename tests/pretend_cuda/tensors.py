@@ -4,6 +4,8 @@ They are CPU tensors of a subclass. Every call of torch on them passes through `
 thread in which `PretendMode` is on, which is how tensors come to the device.
 """
 
+import threading
+
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -57,12 +59,22 @@ class Device:
     """One pretended device: its clock, its stalls, and memory that runs out at the allocation `fails_at`."""
 
     def __init__(self) -> None:
-        self.clock, self.stalls = Clock(), Stalls()
+        self.stalls = Stalls()
+        self.clock = Clock(self.stalls)
         self.Event = event_class(self.clock, self.stalls)
-        self.tape: list | None = None  # while a graph is recorded: (func, args, kwargs, result) of each launch
+        self._own = threading.local()
         self.allocations = self.launches = self.items = 0
         self.fails_at: set[int] = set()
         self._pinned: set[int] = set()
+
+    @property
+    def tape(self) -> list | None:
+        """While this thread records a graph: (func, args, kwargs, result) of each of its launches."""
+        return getattr(self._own, "tape", None)
+
+    @tape.setter
+    def tape(self, tape: list | None) -> None:
+        self._own.tape = tape
 
     def run(self, func, args, kwargs):
         """What a call of torch gives; all of them come through here."""

@@ -1,7 +1,7 @@
 """All that this machine can show, the most important first, each part in a process of its own, within a budget of time.
 
-Writes `report.json` (whole after every part), `report.log` (the tables), `errors.log`, and while a part runs its rows
-so far in `running.json`. A part that fails, hangs or is killed costs its own figures and its own time, nothing else.
+Writes `report.json` and `report.md` (whole after every part), `report.log` (the tables), `errors.log`, and while a part
+runs its rows so far in `running.json`. A part that fails, hangs or is killed costs its own figures and its own time.
 """
 
 import argparse
@@ -45,9 +45,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             # Where even that fails, the parts for a CPU can still tell something.
             kind = machine.get("kind", "cpu")
             names = set(options.only or ())
-            for part in parts_for(kind):
-                if not names or part.name in names:
-                    session.measure(part)
+            session.measure_all([part for part in parts_for(kind) if not names or part.name in names])
             for name, reason in left_out(kind).items():
                 if not names or name in names:
                     session.leave_out(name, reason)

@@ -1,7 +1,7 @@
 """What a report measures, by the kind of device, the most important first: plain data, and what it leaves out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 V1_4_RANDOM, TINY = "v1-4-random", "tiny"
 
@@ -11,6 +11,7 @@ class Part:
     """One benchmark with its arguments, run in a process of its own.
 
     It is begun only when `needs_s` seconds are left, and ended after `most_s`; then the rows that it had are kept.
+    Where a report has no time for all parts, `brief` are added to the arguments, and `brief_s` are needed.
     """
 
     name: str
@@ -20,9 +21,15 @@ class Part:
     shows: str
     benchmark: str = ""  # the name's, unless a benchmark is run in several ways
     takes: tuple[str, ...] = ("model", "device", "seed", "size", "steps")  # of the report's own options
+    brief: tuple[str, ...] = ()
+    brief_s: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "benchmark", self.benchmark or self.name)
+
+    @property
+    def shortened(self) -> "Part":
+        return replace(self, arguments=(*self.arguments, *self.brief), needs_s=self.brief_s or self.needs_s)
 
 
 NO_STEPS = ("model", "device", "seed", "size")
@@ -104,6 +111,13 @@ CPU = (
         30,
         180,
         "seconds a picture by the recipe, by this Space, with TURBO and with OpenVINO, beside the arithmetic's limit",
+        brief=(
+            "--steps",
+            "4",
+            "--repeats",
+            "1",
+        ),
+        brief_s=16,
     ),
     Part(
         "exactness",
@@ -112,6 +126,11 @@ CPU = (
         180,
         "pixels beside the plain pipeline: 8 schedulers, alone, in pairs and in a crowd",
         takes=NO_STEPS,
+        brief=(
+            "--steps",
+            "2",
+        ),
+        brief_s=12,
     ),
     Part(
         "engine",
@@ -119,9 +138,32 @@ CPU = (
         25,
         150,
         "pictures a second and waits of 1, 4 and 16 visitors, beside a queue",
+        brief=(
+            "--visitors",
+            "1",
+            "4",
+            "--steps",
+            "4",
+            "--stagger",
+            "0",
+        ),
+        brief_s=12,
     ),
     Part(
-        "batch", ("--pictures", "1", "2", "4", "8"), 12, 90, "a step by the pictures in it, and memory", takes=NO_STEPS
+        "batch",
+        ("--pictures", "1", "2", "4", "8"),
+        12,
+        90,
+        "a step by the pictures in it, and memory",
+        takes=NO_STEPS,
+        brief=(
+            "--pictures",
+            "1",
+            "4",
+            "--repeats",
+            "3",
+        ),
+        brief_s=9,
     ),
     Part(
         "startup",
@@ -130,8 +172,28 @@ CPU = (
         150,
         "from the command to the first picture, beside the recipe",
         takes=("model", "device", "seed", "steps"),
+        brief=(
+            "--steps",
+            "2",
+            "--repeats",
+            "1",
+        ),
+        brief_s=24,
     ),
-    Part("clock", (), 15, 90, "whether step times and the time left are right, with previews and without"),
+    Part(
+        "clock",
+        (),
+        15,
+        90,
+        "whether step times and the time left are right, with previews and without",
+        brief=(
+            "--steps",
+            "8",
+            "--repeats",
+            "1",
+        ),
+        brief_s=9,
+    ),
     Part(
         "size",
         ("--repeats", "3"),
@@ -139,11 +201,43 @@ CPU = (
         90,
         "step, decode, safety check, preview and text by size",
         takes=("model", "device", "seed"),
+        brief=(
+            "--sizes",
+            "128",
+            "--repeats",
+            "1",
+        ),
+        brief_s=8,
     ),
     Part(
-        "schedulers", ("--pictures", "1", "4", "--repeats", "4"), 15, 120, "a step by noise scheduler", takes=NO_STEPS
+        "schedulers",
+        ("--pictures", "1", "4", "--repeats", "4"),
+        15,
+        120,
+        "a step by noise scheduler",
+        takes=NO_STEPS,
+        brief=(
+            "--pictures",
+            "1",
+            "--repeats",
+            "2",
+        ),
+        brief_s=9,
     ),
-    Part("overhead", ("--visitors", "1", "8", "--repeats", "1"), 12, 90, "what the engine adds to a step"),
+    Part(
+        "overhead",
+        ("--visitors", "1", "8", "--repeats", "1"),
+        12,
+        90,
+        "what the engine adds to a step",
+        brief=(
+            "--visitors",
+            "1",
+            "--steps",
+            "4",
+        ),
+        brief_s=8,
+    ),
     Part(
         "v1-4-recipe",
         ("--model", V1_4_RANDOM, "--size", "256", "--steps", "5", "--scheduler", "Euler", "--repeats", "1"),

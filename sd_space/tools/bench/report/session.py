@@ -4,15 +4,17 @@ import contextlib
 import datetime
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sd_space.tools.bench.figures import plain, print_table, save
-from sd_space.tools.bench.report.parts import Part
+from sd_space.tools.bench.report.parts import MACHINE, Part
 from sd_space.tools.bench.report.process import CUT_SHORT, DONE, FAILED, LEFT_OUT, Ending, run
+from sd_space.tools.bench.report.summary import summary_of
 
 COLUMNS = ("part", "ended", "s", "why")
+USUAL_S = 10.0  # of the part `machine`, most of it imports
 MARGIN_S = 2.0  # between the moment at which a part is to end itself, and the one at which it is ended
 
 
@@ -38,7 +40,7 @@ class Session:
             "is_finished": False,
             "parts": [],
         }
-        for name in ("report.log", "errors.log", "running.json"):
+        for name in ("report.log", "report.md", "errors.log", "running.json"):
             (folder / name).unlink(missing_ok=True)
         self._save()
 
@@ -46,13 +48,28 @@ class Session:
     def left_s(self) -> float:
         return self._budget_s - (self._now_s() - self._began_s)
 
-    def measure(self, part: Part) -> dict[str, Any]:
+    def measure_all(self, parts: Sequence[Part]) -> None:
+        """Measures `parts` in their order, so that each leaves to the next ones what these need at least.
+
+        On a machine that is busy with other things they need more, and only the first of them can be had.
+        """
+        if sum(part.needs_s for part in parts) > self.left_s:
+            parts = [part.shortened for part in parts]
+        slowness = max([1.0, *(one["seconds"] / USUAL_S for one in self._parts if one["name"] == MACHINE.name)])
+        for number, part in enumerate(parts, start=1):
+            taken_s = slowness * part.needs_s
+            for later in parts[number:]:
+                if taken_s + slowness * later.needs_s <= self.left_s:
+                    taken_s += slowness * later.needs_s
+            self.measure(part, reserved_s=taken_s - slowness * part.needs_s)
+
+    def measure(self, part: Part, reserved_s: float = 0.0) -> dict[str, Any]:
         """The figures of `part`, whole or as far as it came; none when it had none or was not begun."""
         left_s = self.left_s
         if left_s < part.needs_s:
             self.leave_out(part.name, f"takes {part.needs_s:.0f} s at least, and {max(0.0, left_s):.0f} s were left")
             return {}
-        limit_s = min(part.most_s, left_s)
+        limit_s = min(part.most_s, max(part.needs_s, left_s - reserved_s))
         running = self._folder / "running.json"
         command = self._command(part, running.resolve(), max(1.0, limit_s - MARGIN_S))
         print(f"\n## {part.name}: {part.shows}\n", flush=True)
@@ -81,6 +98,7 @@ class Session:
     def print_table(self) -> None:
         print()
         print_table(COLUMNS, [[one[name] for name in ("name", "ended", "seconds", "reason")] for one in self._parts])
+        print(f"\n{summary_of(self.report)}")
         print(f"Everything is in {self._folder / 'report.json'}.", flush=True)
 
     @property
@@ -121,3 +139,5 @@ class Session:
     def _save(self) -> None:
         self.report["seconds"] = round(self._now_s() - self._began_s, 1)
         save(self._folder / "report.json", plain(self.report))
+        with contextlib.suppress(Exception):  # of any type: figures may have any form, and are saved already
+            (self._folder / "report.md").write_text(summary_of(plain(self.report)), encoding="utf-8")
