@@ -28,23 +28,17 @@ def build(command: Command) -> Space:
     check(address)
     from sd_space.backends import make_backend
     from sd_space.process_memory import freeze_gc
-    from sd_space.serving.marks import Marks
     from sd_space.serving.results import ResultStore
 
-    marks = Marks.from_settings(settings)
-    store = ResultStore(settings.result_dir, settings.result_ttl_s, marks)
-    store.check()
-    marks.prepare()
+    store = ResultStore.from_settings(settings)
     backend = make_backend(settings)  # before gradio: ZeroGPU's package must be imported first
     backend.start()
     from sd_space.card import load_card
     from sd_space.recorded import load_recorded
     from sd_space.serving.gate import Gate
-    from sd_space.serving.gradio_queue import drain_event_streams, introduce, serve_with
-    from sd_space.serving.intake import Intake
+    from sd_space.serving.gradio_queue import drain_event_streams, serve_with
     from sd_space.serving.limits import Capacity
     from sd_space.serving.metrics import Metrics
-    from sd_space.serving.openai_api import OpenAiApi
     from sd_space.serving.runs import Runs
     from sd_space.ui import build_demo
     from sd_space.ui.serving import launch
@@ -53,10 +47,9 @@ def build(command: Command) -> Space:
     gate = Gate(card, settings.secret, settings.token_ttl_s)
     metrics, capacity = Metrics(backend.status), Capacity(settings, backend.status)
     runs = Runs(backend, store, settings.result_ttl_s, capacity, metrics.count_run)
-    openai = OpenAiApi(gate, backend.status, Intake(gate, backend, capacity, runs), introduce)
     demo = build_demo(settings, card, gate, backend, store, recorded, capacity, runs)
     serve_with(partial(start_server, address, handles))
-    parts = (demo, settings, backend, metrics, capacity, gate, store, recorded, openai, max_open_per_address(handles))
+    parts = (demo, settings, backend, metrics, capacity, gate, store, recorded, runs, max_open_per_address(handles))
     open_page = partial(launch, *parts, share=command.share, auth=command.auth)
     drain, close_page = partial(drain_event_streams, demo), partial(demo.close, verbose=False)
     return Space(backend, store, open_page, drain, close_page, on_loaded=freeze_gc)

@@ -24,6 +24,7 @@ from sd_space.schema import Outcome, ScreenedImage
 from sd_space.served_model import ModelInfo
 from sd_space.serving.marks import Marks
 from sd_space.serving.result_folder import ResultFolder
+from sd_space.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,15 @@ class ResultStore:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._janitor = threading.Thread(target=self._keep_clean, name="janitor", daemon=True)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "ResultStore":
+        """The store, its marks being loaded in a thread. Raises CannotStart for a folder or a certificate of no use."""
+        marks = Marks.from_settings(settings)
+        store = cls(settings.result_dir, settings.result_ttl_s, marks)
+        store.check()
+        marks.prepare()
+        return store
 
     def check(self) -> None:
         """Takes the folder and gives it back. Raises CannotStart where `start` would."""

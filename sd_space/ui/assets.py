@@ -8,16 +8,21 @@ from sd_space.ui.first_screen import first_colors, first_screen
 
 _FOLDER = Path(__file__).with_name("page")
 # In this order: rules for narrow windows and forced colours override those before them, and scripts share names.
-_FIRST_STYLES = ("first_paint", "masthead", "gate")
+_FIRST_STYLES = ("first_paint", "gate")
 _STYLES = (
-    "column", "banner", "tabs", "workspace", "accordions", "progress", "results", "viewer", "announcer",
-    "aids", "changing", "programs", "adaptations",
+    "column", "banner", "workspace", "progress", "results", "viewer", "announcer", "aids", "changing", "programs",
+    "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "connection", "focus", "gallery", "copying", "viewer", "status",
-    "downloads", "storage", "accordions", "tabs", "acceptance", "aids", "changing", "paint", "own_picture",
-    "comparison", "checking", "picture_text", "settings", "history", "programs",
+    "storage", "tabs", "aids", "changing", "paint", "own_picture", "comparison", "checking", "picture_text",
+    "settings", "history", "programs",
 )  # fmt: skip
+# Who has accepted the licence before does not see its gate while the server is asked; see `first_paint.css`.
+_RETURNING = """try {
+  if (localStorage.getItem('sd_space.token')) document.documentElement.classList.add('returning')
+} catch (error) {}
+"""
 
 
 def style_sheet() -> str:
@@ -34,7 +39,7 @@ def script(has_history: bool) -> str:
 def head() -> str:
     """What the document itself must have before any script of Gradio's runs."""
     styles = first_colors() + "".join(_read(f"{name}.css") for name in _FIRST_STYLES)
-    return f"<style>{styles}</style><script>{_read('returning.js')}</script>"
+    return f"<style>{styles}</style><script>{_RETURNING}</script>"
 
 
 def body(card: ModelCard) -> str:

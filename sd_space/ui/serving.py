@@ -16,6 +16,7 @@ from sd_space.serving.credentials import Claim
 from sd_space.serving.envelope import Endpoints, Parameter
 from sd_space.serving.gate import Gate
 from sd_space.serving.incoming import MAX_PICTURE_BODY_BYTES
+from sd_space.serving.intake import Intake
 from sd_space.serving.limits import Capacity
 from sd_space.serving.metrics import Metrics
 from sd_space.serving.middleware import RequestFilter
@@ -24,6 +25,7 @@ from sd_space.serving.openai_api import OpenAiApi
 from sd_space.serving.openai_request import EDITS
 from sd_space.serving.origins import PUBLIC
 from sd_space.serving.results import ResultStore
+from sd_space.serving.runs import Runs
 from sd_space.serving.signed_recordings import SignedRecordings
 from sd_space.serving.verify import MAX_BODY_BYTES
 from sd_space.settings import Settings
@@ -63,12 +65,13 @@ def launch(
     gate: Gate,
     store: ResultStore,
     recorded: Sequence[RecordedExample],
-    openai: OpenAiApi,
+    runs: Runs,
     max_open_per_address: int,
     **options: Any,
 ) -> str:
     """Serves `demo` in the background and returns its local address. `options` are those of `gr.Blocks.launch`."""
     has_login = bool(options.get("auth"))
+    openai = OpenAiApi(gate, backend.status, Intake(gate, backend, capacity, runs), gradio_queue.introduce)
 
     def filtered(app: ASGIApp) -> ASGIApp:
         contract = _contract(demo, gate, store, recorded, has_login)
