@@ -15,20 +15,18 @@
   // Whatever has the focus, and what is unfolded, by their order in both gates.
   const parts = (gate) => [...gate.querySelectorAll('a, summary, input, button')]
   const handOver = (gate) => {
+    const [input, accept] = gate.querySelectorAll('input, #accept')
+    // A tick is passed on when the page's script is there, and so are Gradio's events, of which one enables the button.
+    if (document.getElementById('announcer') && input.checked !== box.checked) input.click()
+    if (box.checked && accept.disabled) return requestAnimationFrame(() => handOver(gate))
     const focused = parts(screen.querySelector('#first-gate')).indexOf(document.activeElement)
     gate.querySelector('details').open = screen.querySelector('details').open
     screen.remove()
-    if (box.checked) gate.querySelector('input').click()
-    if (isPressed) pressWhenEnabled()
     if (focused >= 0) parts(gate)[focused].focus()
-  }
-  // Once the page's script is there too, which leads the focus on.
-  const pressWhenEnabled = () => {
-    const accept = document.getElementById('accept')
-    if (!accept) return
-    if (accept.disabled || !document.getElementById('announcer')) return requestAnimationFrame(pressWhenEnabled)
-    accept.focus()
-    accept.click()
+    if (isPressed) requestAnimationFrame(() => {
+      accept.focus() // from where the page's script leads on
+      accept.click()
+    })
   }
 
   const isReturning = document.documentElement.classList.contains('returning')
