@@ -11,6 +11,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
 from sd_space.model.cuda_graphs import cuda_graph_capture
+from sd_space.model.kernels import StoredKernels
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
 from sd_space.model.unet_runner import UNetRunner
 from sd_space.model.wide_upsampling import widen_upsampling
@@ -120,7 +121,7 @@ class Placement:
         torch.backends.cuda.enable_cudnn_sdp(False)
         if not self.profile.attention_slicing:  # whose attention processor calls each projection by itself
             fuse_qkv(self._pipeline.unet)
-        self.unet_runner.record(cuda_graph_capture)
+        self.unet_runner.record(cuda_graph_capture, StoredKernels(_circumstances(self._pipeline.unet)))
 
     def _move(self, device: str, names: Sequence[str]) -> None:
         for name in names:
@@ -132,6 +133,12 @@ class Placement:
         gc.collect()
         if self._device != "cpu":
             torch.accelerator.empty_cache()
+
+
+def _circumstances(unet: UNet2DConditionModel) -> str:
+    """Names all but the shape that the speed of kernels depends on."""
+    network = (*unet.config.block_out_channels, unet.config.layers_per_block, unet.dtype)
+    return "; ".join(map(str, (torch.cuda.get_device_name(), torch.__version__, torch.version.cuda, *network)))
 
 
 def _indexed(device: str) -> torch.device:

@@ -3,13 +3,14 @@
 Shapes: R rows, C latent channels, h x w latents, L tokens, D features, F' deep features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from sd_space.model.cuda_graphs import Call, Capture, CudaGraphCache, Tensors
 from sd_space.model.deepcache import from_features, with_features
+from sd_space.model.kernels import StoredKernels
 
 
 class UNetRunner:
@@ -23,12 +24,17 @@ class UNetRunner:
         self._unet = unet
         self._graphs: CudaGraphCache | None = None
 
-    def record(self, make_capture: Callable[[], Capture] | None) -> None:
+    def record(self, make_capture: Callable[[], Capture] | None, stored: StoredKernels | None = None) -> None:
         """From now on records what is called often with equal shapes, and replays it; `None` stops that.
 
-        Frees all earlier recordings and their memory. Must be called when the UNet has moved.
+        Frees all earlier recordings and their memory. Must be called when the UNet has moved. Without `stored`,
+        `improve` does nothing.
         """
-        self._graphs = CudaGraphCache(make_capture) if make_capture else None
+        self._graphs = CudaGraphCache(make_capture, stored) if make_capture else None
+
+    def improve(self) -> Iterator[None]:
+        """Lets what is recorded have the kernels that pay: steps of work for an idle device."""
+        return self._graphs.improve() if self._graphs is not None else iter(())
 
     def predict(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         return self._run(self._plain, sample, timesteps, embeds)[0]
