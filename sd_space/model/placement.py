@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
+from sd_space.model.compiled_calls import CompiledCalls
 from sd_space.model.cuda_graphs import cuda_graph_capture
 from sd_space.model.kernels import StoredKernels
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
@@ -41,13 +42,16 @@ def footprint_of(pipeline: StableDiffusionPipeline) -> Footprint:
 class Placement:
     """A pipeline on its device, in the first of `profiles` that fits. Used by one thread only.
 
-    `unet_runner` calls the pipeline's UNet, in every profile.
+    `unet_runner` calls the pipeline's UNet, in every profile; with `compiles`, compiled where all of it is in memory.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, device: str, profiles: Sequence[MemoryProfile]):
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, device: str, profiles: Sequence[MemoryProfile], compiles: bool = False
+    ):
         self.unet_runner = UNetRunner(pipeline.unet)
         self._pipeline = pipeline
         self._device = device
+        self._compiles = compiles
         self._profiles = list(profiles)
         if not self._try() and not self.fall_back():
             raise torch.OutOfMemoryError(f"{self.profile.name} does not fit")
@@ -83,6 +87,7 @@ class Placement:
         pipeline = self._pipeline
         pipeline.remove_all_hooks()
         self.unet_runner.record(None)
+        self.unet_runner.compile(CompiledCalls() if self._compiles and profile.offload == "none" else None)
         unfuse_qkv(pipeline.unet)
         _order_weights(pipeline, torch.contiguous_format)
         if profile.attention_slicing:
