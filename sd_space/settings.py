@@ -117,6 +117,12 @@ class Settings:
         "differently) or `auto`: openvino on a CPU where it is installed, but torch with REPRODUCIBLE, TURBO or "
         "ATTENTION_SLICING; OPENVINO=1 is its old name",
     )
+    compile: bool = _setting(
+        False,
+        switch,
+        "`1`: compiles the UNet by `torch.compile`, size by size in the background; needs a C++ compiler, rounds "
+        "differently, not yet seen on CUDA",
+    )
     attention_slicing: str = _setting(
         "auto", one_of("auto", "on", "off"), "`auto` (below LOW_VRAM_GB), `on` or `off`; slower, takes less memory"
     )

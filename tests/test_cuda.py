@@ -15,6 +15,7 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.engine import Engine
 from sd_space.engine.pacing import make_pacer
 from sd_space.model.cuda_graphs import RECORD_AT
+from sd_space.model.kernels import USUAL, Kernels
 from sd_space.model.memory import GIB, MEMORY_PROFILES
 from sd_space.model.pipeline import LoadedPipeline
 from sd_space.model.placement import Placement, tile_decode
@@ -321,6 +322,71 @@ def test_a_capture_that_fails_leaves_its_shape_alone_unrecorded(gpu, caplog):
 def test_starting_records_nothing(gpu):
     build_engine(gpu.load(), Settings(max_batch_size=1))
     assert gpu.pretended.graphs.captures == 0
+
+
+@pytest.fixture
+def nothing_is_known(tmp_path, monkeypatch):
+    """Of this device, by earlier starts."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def as_if(attention: float, convolutions: float):
+    """The time that heavy work takes with cuDNN's attention in force, or with convolutions by trial, beside without."""
+
+    def slowness(name: str) -> float:
+        if name == "scaled_dot_product_attention" and torch.backends.cuda.cudnn_sdp_enabled():
+            return attention
+        return convolutions if name == "conv2d" and torch.backends.cudnn.benchmark else 1.0
+
+    return slowness
+
+
+def in_force(loaded) -> set[Kernels]:
+    return {recording.kernels for recording in loaded.placement.unet_runner._graphs._recordings.values()}
+
+
+@pytest.mark.parametrize(
+    ("attention", "convolutions"), [(1.0, 1.0), (0.1, 1.0), (1.0, 0.5), (0.1, 0.5), (3.0, 3.0)], ids=str
+)
+def test_what_is_recorded_gets_the_kernels_that_pay_while_the_device_is_idle(
+    gpu, nothing_is_known, attention, convolutions
+):
+    device, loaded = gpu.pretended, gpu.load()
+    device.slowness, device.clock.item_s = as_if(attention, convolutions), 1e-6
+    engine = engine_of(gpu, loaded)
+    before = drawn_by(engine, num_inference_steps=5)
+    assert in_force(loaded) == {USUAL}, "nobody waits for a measure"
+    assert not torch.backends.cuda.cudnn_sdp_enabled() and not torch.backends.cudnn.benchmark
+    assert list(loaded.placement.unet_runner.improve())
+    wanted = Kernels(attention < 1, convolutions < 1)
+    assert in_force(loaded) == {wanted}
+    assert not torch.backends.cuda.cudnn_sdp_enabled() and not torch.backends.cudnn.benchmark
+    replays = device.graphs.replays
+    assert far_apart(drawn_by(engine, num_inference_steps=5), before) == 0
+    assert device.graphs.replays - replays == 6, "all steps are replayed"
+    assert not list(loaded.placement.unet_runner.improve()), "a shape is measured once"
+    again = gpu.load()
+    drawn_by(engine_of(gpu, again), num_inference_steps=5)
+    captures = device.graphs.captures
+    list(again.placement.unet_runner.improve())
+    assert in_force(again) == {wanted}
+    assert device.graphs.captures - captures == (wanted != USUAL), "and once for the device"
+
+
+def test_a_measure_that_is_broken_off_or_has_no_memory_leaves_the_usual_kernels(gpu, nothing_is_known):
+    loaded = gpu.load(dtype="float32")
+    gpu.pretended.slowness = as_if(0.1, 0.1)
+    engine, runner = engine_of(gpu, loaded), loaded.placement.unet_runner
+    expected = drawn_by(engine, num_inference_steps=5)
+    broken_off = runner.improve()
+    next(broken_off)
+    next(broken_off)
+    broken_off.close()
+    assert far_apart(drawn_by(engine, num_inference_steps=5), expected) == 0
+    gpu.pretended.fails_at = {gpu.pretended.allocations + 30}
+    list(runner.improve())
+    assert in_force(loaded) == {USUAL}
+    assert far_apart(drawn_by(engine, num_inference_steps=5), expected) == 0
 
 
 # --- what is left behind

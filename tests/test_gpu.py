@@ -10,6 +10,7 @@ from sd_space.backends.loading import build_engine
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import run_to_completion
+from sd_space.model.kernels import TRIALS, USUAL
 from sd_space.model.memory import GIB
 from sd_space.model.pipeline import LoadedPipeline
 from sd_space.schema import GenerationResult, Outcome, RequestFailed
@@ -110,6 +111,19 @@ def test_the_first_profile_serves_within_a_smaller_cards_memory(gpu, limit_gb):
     assert [image.outcome for image in images] == [Outcome.OK] * 4
     assert loaded.placement.profile == predicted, "the prediction held"
     assert torch.cuda.max_memory_reserved() <= limit_gb * GIB
+
+
+def test_other_kernels_change_no_value_by_more_than_rounding_does(gpu):
+    """Each set of them, recorded in turn."""
+    loaded, drawn = gpu.load(), []
+    graphs = loaded.placement.unet_runner._graphs
+    for kernels in (USUAL, *TRIALS):
+        drawn.append(pixels(run_to_completion(make_engine(loaded), admitted("a", **gpu.request))))
+        graphs._kernels = dict.fromkeys(graphs._recordings, kernels)
+        list(loaded.placement.unet_runner.improve())
+        assert {recording.kernels for recording in graphs._recordings.values()} == {kernels}
+    drawn.append(pixels(run_to_completion(make_engine(loaded), admitted("a", **gpu.request))))
+    assert max(far_apart(each, drawn[0]) for each in drawn) <= 2
 
 
 def test_pictures_that_are_finished_beside_steps_are_those_that_others_wait_for(gpu):

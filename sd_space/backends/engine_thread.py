@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from sd_space.backends import STOPPED
 from sd_space.backends.heartbeat import Heartbeat
-from sd_space.backends.loading import assemble_engine, device_of, load, make_outlook
+from sd_space.backends.loading import IdleWork, assemble_engine, device_of, load, make_outlook
 from sd_space.backends.update_stream import Stream
 from sd_space.devices import Device
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
@@ -195,7 +195,8 @@ class EngineThread:
                 self._read_inbox(engine)
                 if not engine.is_idle:
                     self._step(engine)
-                elif self._is_measuring:  # the width, a step at a time
+                    self._is_measuring = True  # what is new may be drawn faster the next time
+                elif self._is_measuring:  # a step at a time
                     self._is_measuring = next(self._measuring, _DONE) is not _DONE
             return True
         except Exception as error:
@@ -212,7 +213,7 @@ class EngineThread:
 
     def _rebuild(self) -> "Engine":
         """A new engine over the same model. The requests of the one that failed end with a sentence."""
-        self._has_finished_any, self._measuring = False, iter(())
+        self._has_finished_any, self._measuring = False, IdleWork(iter(()), lambda: iter(()))
         self._end_all(EngineFailed(GENERATION_FAILED))
         engine = self._assemble()
         engine.unet_calls = dict(self._unet_calls)  # counters that operators see must not fall

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sd_space.engine.engine import Engine
     from sd_space.model.pipeline import LoadedPipeline
 
+_DONE = object()
 REPRODUCIBLE_WIDTH = 4  # not measured: another width at the next start would change the pixels
 
 
@@ -72,12 +73,31 @@ def _device_name(device: str) -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} threads"
 
 
+class IdleWork(Iterator[None]):
+    """Steps of work for an idle device: the engine's `width` is measured, then what it has drawn made faster.
+
+    Ends when there is nothing to do, and goes on when that has changed.
+    """
+
+    def __init__(self, width: Iterator[None], improve: Callable[[], Iterator[None]]):
+        self.width = width
+        self._improve = improve
+        self._improving: Iterator[None] = iter(())
+
+    def __next__(self) -> None:
+        for work in (self.width, self._improving):
+            if next(work, _DONE) is not _DONE:
+                return
+        self._improving = self._improve()
+        next(self._improving)
+
+
 def build_engine(
     loaded: "LoadedPipeline", settings: Settings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> "Engine":
     """The engine over a loaded model: safety screen tested, width measured. Raises SafetyCheckFailed."""
     engine, measuring = assemble_engine(loaded, settings, on_stage, stored=False)
-    for _ in measuring:
+    for _ in measuring.width:
         pass
     return engine
 
@@ -87,8 +107,8 @@ def assemble_engine(
     settings: Settings,
     on_stage: Callable[[Stage], None] = lambda stage: None,
     stored: bool = True,
-) -> tuple["Engine", Iterator[None]]:
-    """The engine, safety screen tested, and what measures its width: each step of that is for an idle device.
+) -> tuple["Engine", IdleWork]:
+    """The engine, safety screen tested, and what an idle device has to do for it.
 
     With `stored`, nothing is left to measure where an earlier start has. Raises SafetyCheckFailed, or ModelUnavailable
     where not even one picture fits.
@@ -127,9 +147,10 @@ def assemble_engine(
         most_pictures=lambda: placement.profile.max_pictures,
         beside=lambda: placement.profile.recorded_steps,  # the only one with memory for both
     )
+    improve = (lambda: iter(())) if settings.reproducible else placement.unet_runner.improve
     if known:
-        return engine, iter(())
-    return engine, _measure(engine, denoiser, request, tuple(w for w in WIDTHS if w <= most), key)
+        return engine, IdleWork(iter(()), improve)
+    return engine, IdleWork(_measure(engine, denoiser, request, tuple(w for w in WIDTHS if w <= most), key), improve)
 
 
 def _measure(

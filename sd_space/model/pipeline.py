@@ -206,7 +206,7 @@ def fit_pipeline(
         fraction = min(1.0, spec.max_vram_gb * GIB / spec.total_vram_bytes)
         torch.cuda.set_per_process_memory_fraction(fraction)
     try:
-        placement = Placement(pipeline, spec.device, profiles)
+        placement = Placement(pipeline, spec.device, profiles, spec.compile)
     except torch.OutOfMemoryError as error:
         hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
         raise unavailable(hint) from error

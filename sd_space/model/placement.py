@@ -10,7 +10,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 
+from sd_space.model.compiled_calls import CompiledCalls
 from sd_space.model.cuda_graphs import cuda_graph_capture
+from sd_space.model.kernels import StoredKernels
 from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_bytes
 from sd_space.model.unet_runner import UNetRunner
 from sd_space.model.wide_upsampling import widen_upsampling
@@ -40,13 +42,16 @@ def footprint_of(pipeline: StableDiffusionPipeline) -> Footprint:
 class Placement:
     """A pipeline on its device, in the first of `profiles` that fits. Used by one thread only.
 
-    `unet_runner` calls the pipeline's UNet, in every profile.
+    `unet_runner` calls the pipeline's UNet, in every profile; with `compiles`, compiled where all of it is in memory.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, device: str, profiles: Sequence[MemoryProfile]):
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, device: str, profiles: Sequence[MemoryProfile], compiles: bool = False
+    ):
         self.unet_runner = UNetRunner(pipeline.unet)
         self._pipeline = pipeline
         self._device = device
+        self._compiles = compiles
         self._profiles = list(profiles)
         if not self._try() and not self.fall_back():
             raise torch.OutOfMemoryError(f"{self.profile.name} does not fit")
@@ -82,6 +87,7 @@ class Placement:
         pipeline = self._pipeline
         pipeline.remove_all_hooks()
         self.unet_runner.record(None)
+        self.unet_runner.compile(CompiledCalls() if self._compiles and profile.offload == "none" else None)
         unfuse_qkv(pipeline.unet)
         _order_weights(pipeline, torch.contiguous_format)
         if profile.attention_slicing:
@@ -120,7 +126,7 @@ class Placement:
         torch.backends.cuda.enable_cudnn_sdp(False)
         if not self.profile.attention_slicing:  # whose attention processor calls each projection by itself
             fuse_qkv(self._pipeline.unet)
-        self.unet_runner.record(cuda_graph_capture)
+        self.unet_runner.record(cuda_graph_capture, StoredKernels(_circumstances(self._pipeline.unet)))
 
     def _move(self, device: str, names: Sequence[str]) -> None:
         for name in names:
@@ -132,6 +138,12 @@ class Placement:
         gc.collect()
         if self._device != "cpu":
             torch.accelerator.empty_cache()
+
+
+def _circumstances(unet: UNet2DConditionModel) -> str:
+    """Names all but the shape that the speed of kernels depends on."""
+    network = (*unet.config.block_out_channels, unet.config.layers_per_block, unet.dtype)
+    return "; ".join(map(str, (torch.cuda.get_device_name(), torch.__version__, torch.version.cuda, *network)))
 
 
 def _indexed(device: str) -> torch.device:

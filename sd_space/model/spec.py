@@ -55,6 +55,7 @@ class PipelineSpec:
     turbo: bool = False
     runtime: str = "torch"
     runtime_may_fall_back: bool = False  # to torch, when OpenVINO cannot run the model
+    compile: bool = False
     hub_timeout_s: float = 60.0
     may_fall_back: bool = False  # to the picture book, when the Hub does not give the model
 
@@ -96,6 +97,7 @@ class PipelineSpec:
             turbo=settings.turbo,
             runtime=_runtime(settings, device),
             runtime_may_fall_back=settings.runtime == "auto",
+            compile=_compiles(settings),
             hub_timeout_s=settings.hub_timeout_s,
             may_fall_back=is_auto and model == V1_4,
         )
@@ -114,6 +116,7 @@ def _runtime(settings: Settings, device: str) -> str:
         f"on {device}": device != "cpu",
         "in a process that is forked for each call": settings.backend == "zerogpu",
         "with SD_SPACE_TURBO": settings.turbo,
+        "with SD_SPACE_COMPILE": settings.compile,
         "with SD_SPACE_ATTENTION_SLICING": settings.attention_slicing == "on",
     }
     obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
@@ -125,3 +128,15 @@ def _runtime(settings: Settings, device: str) -> str:
         return settings.runtime
     is_wanted = not obstacle and not settings.reproducible
     return "openvino" if is_wanted and importlib.util.find_spec("openvino") else "torch"
+
+
+def _compiles(settings: Settings) -> bool:
+    """Whether `torch.compile` makes the UNet faster. Raises ModelUnavailable where that would break a promise."""
+    obstacles = {
+        "with SD_SPACE_REPRODUCIBLE, whose pixels would change once a size is compiled": settings.reproducible,
+        "in a process that is forked for each call": settings.backend == "zerogpu",
+    }
+    obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
+    if settings.compile and obstacle:
+        raise unavailable(f"SD_SPACE_COMPILE is 1, which does not work {obstacle}; leave SD_SPACE_COMPILE empty.")
+    return settings.compile

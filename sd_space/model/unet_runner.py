@@ -3,13 +3,15 @@
 Shapes: R rows, C latent channels, h x w latents, L tokens, D features, F' deep features.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from diffusers import UNet2DConditionModel
 
+from sd_space.model.compiled_calls import CompiledCalls
 from sd_space.model.cuda_graphs import Call, Capture, CudaGraphCache, Tensors
 from sd_space.model.deepcache import from_features, with_features
+from sd_space.model.kernels import StoredKernels
 
 
 class UNetRunner:
@@ -22,13 +24,23 @@ class UNetRunner:
     def __init__(self, unet: UNet2DConditionModel):
         self._unet = unet
         self._graphs: CudaGraphCache | None = None
+        self._compiled: CompiledCalls | None = None
 
-    def record(self, make_capture: Callable[[], Capture] | None) -> None:
+    def record(self, make_capture: Callable[[], Capture] | None, stored: StoredKernels | None = None) -> None:
         """From now on records what is called often with equal shapes, and replays it; `None` stops that.
 
-        Frees all earlier recordings and their memory. Must be called when the UNet has moved.
+        Frees all earlier recordings and their memory. Must be called when the UNet has moved. Without `stored`,
+        `improve` does nothing.
         """
-        self._graphs = CudaGraphCache(make_capture) if make_capture else None
+        self._graphs = CudaGraphCache(make_capture, stored) if make_capture else None
+
+    def compile(self, compiled: CompiledCalls | None) -> None:
+        """From now on compiles what is called often, in the background; `None` stops that. As `record` for a move."""
+        self._compiled = compiled
+
+    def improve(self) -> Iterator[None]:
+        """Lets what is recorded have the kernels that pay: steps of work for an idle device."""
+        return self._graphs.improve() if self._graphs is not None else iter(())
 
     def predict(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
         return self._run(self._plain, sample, timesteps, embeds)[0]
@@ -47,6 +59,8 @@ class UNetRunner:
         return self._run(self._from_features, sample, timesteps, embeds, features)[0]
 
     def _run(self, call: Call, *tensors: torch.Tensor) -> Tensors:
+        if self._compiled is not None:
+            call = self._compiled.of(call, *tensors)
         return call(*tensors) if self._graphs is None else self._graphs(call, *tensors)
 
     def _plain(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> Tensors:

@@ -5,6 +5,7 @@ thread in which `PretendMode` is on, which is how tensors come to the device.
 """
 
 import threading
+from collections.abc import Callable
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -65,6 +66,7 @@ class Device:
         self._own = threading.local()
         self.allocations = self.launches = self.items = 0
         self.fails_at: set[int] = set()
+        self.slowness: Callable[[str], float] = lambda name: 1.0  # of heavy work by the kernels that are in force
         self._pinned: set[int] = set()
 
     @property
@@ -121,7 +123,7 @@ class Device:
             or name == "__setitem__"
             or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
         ):
-            items = sum(tensor.numel() for tensor in fresh) if name in HEAVY else 0
+            items = round(sum(tensor.numel() for tensor in fresh) * self.slowness(name)) if name in HEAVY else 0
             self.launch(items, len(fresh))
             if self.tape is not None:
                 self.tape.append((func, args, kwargs, result, fresh, items))

@@ -103,6 +103,8 @@ def compared(
     ways: dict[str, Way] = {"queue": partial(by_queue, plain), "engine": partial(by_engine, engine)}
     if len(admitted) == 1:
         ways["engine, no previews"] = partial(by_engine, engine, previews=False)
+    elif engine._beside():
+        ways["engine, nothing beside steps"] = partial(by_engine, engine, beside=False)
     runs: dict[str, list[dict[str, float | None]]] = {way: [] for way in ways}
     difference = 0
     for repeat in range(repeats):
@@ -147,10 +149,23 @@ def by_queue(
 
 
 def by_engine(
-    engine: Engine, admitted: Sequence[AdmittedRequest], arrivals: Sequence[float], previews: bool = True
+    engine: Engine,
+    admitted: Sequence[AdmittedRequest],
+    arrivals: Sequence[float],
+    previews: bool = True,
+    beside: bool = True,
 ) -> list[Visit]:
     """As `backends/local.py` drives it. Without previews the first Progress that has made a step stands for one."""
     engine.previews = previews
+    before = engine._beside
+    engine._beside = lambda: beside and before()
+    try:
+        return _visits_by_engine(engine, admitted, arrivals)
+    finally:
+        engine._beside = before
+
+
+def _visits_by_engine(engine: Engine, admitted: Sequence[AdmittedRequest], arrivals: Sequence[float]) -> list[Visit]:
     visits = {one.request_id: Visit(arrived_s) for one, arrived_s in zip(admitted, arrivals, strict=True)}
     coming = deque(admitted)
     began_s = time.perf_counter()

@@ -92,7 +92,14 @@ CUDA = (
     Part("faults", (), 25, 60, "memory taken by others in a run, and an overflowing decode", takes=NO_STEPS),
     Part("schedulers", (), 25, 60, "a step by noise scheduler, and how often the host waits in it", takes=NO_STEPS),
     Part("attention", (), 15, 60, "attention's kernels by shape, and their first calls", takes=()),
-    Part("levers", (), 30, 90, "cuDNN's attention, convolutions by trial, TF32: each alone", takes=NO_STEPS),
+    Part(
+        "levers",
+        (),
+        30,
+        240,
+        "Pillow's resizing, cuDNN's attention, convolutions by trial, TF32, torch.compile: each alone",
+        takes=NO_STEPS,
+    ),
     Part(
         "recordings",
         (),
