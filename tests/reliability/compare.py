@@ -60,7 +60,7 @@ def as_stock(values: Any) -> Any:
         return values
     values = {name: value for name, value in values.items() if name not in ("acceptance_token", "scheduler")}
     match values.get("data"):
-        case [_, prompt, negative_prompt, pictures, steps, guidance, seed, _, _, "64x64", _]:
+        case [_, prompt, negative_prompt, pictures, steps, _, guidance, seed, *others] if "64x64" in others:
             values["data"] = [prompt, negative_prompt, pictures, steps, guidance, seed, 64, 64]
         case data if data == list(QUICK.values()):
             values["data"] = data[:-1]

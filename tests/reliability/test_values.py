@@ -62,9 +62,9 @@ PAGE = {  # place in the page's form -> values that it cannot have, and the fiel
     "guidance_scale": (6, [0, "x"]),
     "seed": (7, ["x", -2]),
     "scheduler": (5, ["x", 5]),
-    "width": (9, ["x", "9999x64"]),
-    "size": (9, [[64], {}]),
-    "height": (9, ["64x", "64x64x64", "64x7"]),
+    "width": (14, ["x", "9999x64"]),
+    "size": (14, [[64], {}]),
+    "height": (14, ["64x", "64x64x64", "64x7"]),
 }
 
 
