@@ -12,7 +12,7 @@ PACKAGE = Path(sd_space.__file__).parent
 HERE = {  # for a machine without a GPU, in a moment
     '"CompVis/stable-diffusion-v1-4"': repr(str(PACKAGE / "tiny")),
     '"cuda"': '"cpu"',
-    'dtype=torch.float16, variant="fp16"': "dtype=torch.float32",
+    "torch.float16": "torch.float32",
     "pipe(prompt)": "pipe(prompt, num_inference_steps=2)",
 }
 
