@@ -24,9 +24,7 @@ def write_cached(name: str, data: bytes) -> None:
     """Replaces the file in one step. Where nothing can be written, nothing is."""
     path = cache_folder() / name
     with contextlib.suppress(OSError):
-        for folder in (cache_folder(), path.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(0o700)
+        _make_private(path.parent)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             try:
                 file.write(data)
@@ -34,6 +32,22 @@ def write_cached(name: str, data: bytes) -> None:
                 os.replace(file.name, path)
             except OSError:  # a full disk
                 os.unlink(file.name)
+
+
+def private_folder(name: str) -> Path | None:
+    """A folder for a library's own files; `None` where it cannot be made, or another user could write to it."""
+    folder = cache_folder() / name
+    with contextlib.suppress(OSError):
+        _make_private(folder)
+        if all(_is_ours_alone(each.stat()) for each in (cache_folder(), folder)):
+            return folder
+    return None
+
+
+def _make_private(inner: Path) -> None:
+    for folder in (cache_folder(), inner):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
 
 
 def _is_ours_alone(about: os.stat_result) -> bool:

@@ -42,7 +42,18 @@ _REPAIRS = (
         "less than 4GB of GPU RAM available, load the StableDiffusionPipeline in float16 precision as above and enable "
         "attention slicing:",
     ),
+    ("huggingface-cli login", "hf auth login"),
+    # What replaces the code: one example, which takes bfloat16.
+    (
+        "please make sure to load the `FlaxStableDiffusionPipeline` in `bfloat16` precision instead of the default "
+        '`float32` precision as done above. You can do so by telling diffusers to load the weights from "bf16" branch.',
+        "load the model in `bfloat16` precision instead of the default `float32` precision, as done above.",
+    ),
 )
+
+# diffusers has no Flax classes any more: the first such block becomes this file, the other one is the same again.
+_JAX_CODE = re.compile(r"```python\nimport jax\n.*?```", re.DOTALL)
+_JAX_EXAMPLE = Path(__file__).parents[1] / "examples" / "jax_pictures.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,8 @@ def parse_card(text: str) -> ModelCard:
         if wrong not in body:
             raise ValueError(f"The card no longer says {wrong!r}: drop or change the repair in card.py.")
         body = body.replace(wrong, right)
+    body = _JAX_CODE.sub(f"```python\n{_JAX_EXAMPLE.read_text(encoding='utf-8')}```", body, count=1)
+    body = _JAX_CODE.sub("", body)
 
     headings = re.split(r"^ *#{1,3} (.+)$", _code_hidden(body), flags=re.MULTILINE)
     pairs = zip(headings[1::2], headings[2::2], strict=True)

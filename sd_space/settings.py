@@ -112,10 +112,11 @@ class Settings:
     )
     runtime: str = _setting(
         "auto",
-        one_of("auto", "torch", "openvino"),
+        one_of("auto", "torch", "openvino", "jax"),
         "what runs the UNet: `torch`, `openvino` (CPUs only, `pip install openvino==2026.4.1`: faster, rounds "
-        "differently) or `auto`: openvino on a CPU where it is installed, but torch with REPRODUCIBLE, TURBO or "
-        "ATTENTION_SLICING; OPENVINO=1 is its old name",
+        "differently), `jax` (TPUs, `pip install jax==0.10.2`: one picture a device, sizes in steps of 64) or `auto`: "
+        "openvino on a CPU where it is installed, but torch with REPRODUCIBLE, TURBO or ATTENTION_SLICING; "
+        "OPENVINO=1 is its old name",
     )
     compile: bool = _setting(
         False,

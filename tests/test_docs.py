@@ -99,9 +99,9 @@ def test_every_link_between_the_readmes_leads_to_a_file_and_a_heading():
 
 
 def test_the_extras_are_pinned_once_and_the_same():
-    pins = dict(re.findall(r'pip install "?(openvino|ray\[serve\])==([\d.]+)', README))
+    pins = dict(re.findall(r'pip install "?(openvino|jax|ray\[serve\])==([\d.]+)', README))
     requirements = page("tests/requirements.txt")
-    assert len(pins) == 2 and all(f"{name}=={version}" in requirements for name, version in pins.items())
+    assert len(pins) == 3 and all(f"{name}=={version}" in requirements for name, version in pins.items())
 
 
 def test_the_file_map_is_the_tree():

@@ -37,6 +37,10 @@ def test_sizes_on_offer_are_the_models_own_and_multiples_of_eight():
     assert all(side % 8 == 0 for value in values for side in parse_size(value).values())
 
 
+def test_sizes_on_offer_follow_the_steps_that_the_model_allows():
+    assert [value for _, value in size_choices(OWN, 64)] == ["128x128", "64x128", "128x64"]
+
+
 def test_what_is_still_the_cards_becomes_the_models_own():
     assert apply_model_defaults(CARDS, OWN, {}) == {name: getattr(OWN, name) for name in CARDS}
 

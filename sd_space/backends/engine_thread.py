@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sd_space.backends import STOPPED
+from sd_space.backends.compiling import compile_size
 from sd_space.backends.heartbeat import Heartbeat
 from sd_space.backends.loading import IdleWork, assemble_engine, device_of, load, make_outlook
 from sd_space.backends.update_stream import Stream
@@ -235,8 +236,9 @@ class EngineThread:
         match message:
             case AdmittedRequest():
                 with self._lock:
-                    is_waiting = message.request_id in self._streams
-                if is_waiting:
+                    stream = self._streams.get(message.request_id)
+                if stream is not None:
+                    compile_size(self._loaded, stream, self._heartbeat)
                     engine.add_request(message)
             case str(request_id):
                 engine.cancel(request_id)

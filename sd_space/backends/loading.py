@@ -113,7 +113,7 @@ def assemble_engine(
     With `stored`, nothing is left to measure where an earlier start has. Raises SafetyCheckFailed, or ModelUnavailable
     where not even one picture fits.
     """
-    from sd_space.engine.calibration import is_step_short
+    from sd_space.engine.calibration import PROBE_SIZE, is_step_short
     from sd_space.engine.denoiser import Denoiser
     from sd_space.engine.engine import Engine
     from sd_space.engine.safety import SafetyScreen, fit_latent_rgb
@@ -122,10 +122,14 @@ def assemble_engine(
     on_stage(Stage.CHECKING)
     pipeline, placement = loaded.pipeline, loaded.placement
     most = placement.profile.max_pictures or sys.maxsize
+    probe_size = PROBE_SIZE
     width = settings.max_batch_size or (REPRODUCIBLE_WIDTH if settings.reproducible else None)
+    if placement.jax:  # each size is a program of its own, and one for other calls would serve nobody
+        width, probe_size = width or placement.jax.num_devices, sys.maxsize
     width = min(width, most) if width else None
     fixed_rows = 2 * width if settings.reproducible and width else None
-    denoiser = Denoiser(pipeline, fixed_rows, placement.fall_back, placement.unet_runner, settings.turbo)
+    decode = placement.jax.decode if placement.jax else None
+    denoiser = Denoiser(pipeline, fixed_rows, placement.fall_back, placement.unet_runner, settings.turbo, decode)
     screen = SafetyScreen(
         pipeline.safety_checker,
         pipeline.feature_extractor,
@@ -136,7 +140,7 @@ def assemble_engine(
     request, times = replace(typical_request(loaded.info.defaults), num_images_per_prompt=1), StepTimes()
     with _saying_that_nothing_fits():
         # ZeroGPU's width is fixed, and its visitors pay for each second.
-        is_short = settings.backend == "zerogpu" or is_step_short(denoiser, request, times)
+        is_short = settings.backend == "zerogpu" or is_step_short(denoiser, request, times, size=probe_size)
     key = _width_key(loaded) if stored else None
     known = width or (read_width(key) if key else None) or (None if is_short else 1)
     engine = Engine(

@@ -245,7 +245,9 @@ def _dedupe_update(call: _Call, update: Update, note: str) -> Update | None:
     match update:
         case Progress():
             call.is_running = not update.queue_position
-            return replace(update, note=note, pictures_done=max(update.pictures_done, len(call.delivered)))
+            return replace(
+                update, note=note or update.note, pictures_done=max(update.pictures_done, len(call.delivered))
+            )
         case PictureFinished():
             if update.index in call.delivered:
                 return None

@@ -38,21 +38,25 @@ def calibrate(
 
 
 def is_step_short(
-    denoiser: Denoiser, request: GenerationRequest, times: StepTimes, now_s: Callable[[], float] = time.perf_counter
+    denoiser: Denoiser,
+    request: GenerationRequest,
+    times: StepTimes,
+    now_s: Callable[[], float] = time.perf_counter,
+    size: int = PROBE_SIZE,
 ) -> bool:
-    """Whether more can be measured in no time, by a step of a tiny picture.
+    """Whether more can be measured in no time, by a step of a tiny picture, or of another `size`.
 
     Where even that is long (v1-4 on a CPU), a step at the model's own size takes up to a minute: `times` then get an
     upper estimate of it.
     """
     request = replace(request, num_inference_steps=ROUNDS)
-    side = min(PROBE_SIZE, request.width, request.height)
+    width, height = min(size, request.width), min(size, request.height)
     encoded = denoiser.encode_prompt(request)
-    probe = denoiser.prepare_latents(replace(request, width=side, height=side), 0, encoded)
+    probe = denoiser.prepare_latents(replace(request, width=width, height=height), 0, encoded)
     # Two, because the first call on a GPU also loads the kernels from the disk, and the third would be recorded.
     probe_s = (_all_of(_fastest_steps(denoiser, [[probe]], now_s, rounds=2)) or [0.0])[0]
     if probe_s > LONG_PROBE_S:
-        times.slowest_s = probe_s * request.width * request.height / side**2
+        times.slowest_s = probe_s * request.width * request.height / (width * height)
     return probe_s <= LONG_PROBE_S
 
 

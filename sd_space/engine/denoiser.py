@@ -37,6 +37,7 @@ class Denoiser:
     `fixed_rows` pads every UNet call to that many rows and decodes pictures one by one: kernels depend on the
     batch's size, so pixels do not depend on the other pictures in a call only if that size never changes.
     `reduce_memory` moves the pipeline to a memory profile that needs less, and returns whether there was one.
+    `decode` stands for the VAE's decoder, where something does.
     `turbo` runs the whole UNet at one step of three, and at the others reuses its deep features.
     """
 
@@ -47,6 +48,7 @@ class Denoiser:
         reduce_memory: Callable[[], bool] = lambda: False,
         unet_runner: UNetRunner | None = None,
         turbo: bool = False,
+        decode: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         self.device: torch.device = pipeline._execution_device  # asking takes milliseconds
         self.staying = threading.Lock()  # held by another thread that uses the VAE or the checker
@@ -55,6 +57,7 @@ class Denoiser:
         self._reduce_memory = reduce_memory
         self._unet_runner = unet_runner or UNetRunner(pipeline.unet)
         self._turbo = turbo
+        self._decode = decode or self._decode_in_torch
         self._schedules = NoiseSchedules(pipeline.scheduler.config)
         self._prompt_encoder = PromptEncoder(pipeline)
         self._source_encoder = SourceEncoder(pipeline)
@@ -172,17 +175,22 @@ class Denoiser:
             return torch.cat([self.decode_once(one) for one in latents.split(1)])
         vae = self._pipeline.vae
         latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
-        return vae.decode(latents, return_dict=False)[0]
+        return self._decode(latents)
 
     def decode_in_float32(self, latents: torch.Tensor) -> torch.Tensor:
-        """`decode_latents` by a VAE that is in float32 meanwhile."""
-        vae = self._pipeline.vae
+        """`decode_latents` by the VAE itself, which is in float32 meanwhile."""
+        vae, decode = self._pipeline.vae, self._decode
         dtype = vae.dtype
         try:
             vae.to(torch.float32)
+            self._decode = self._decode_in_torch
             return self.decode_latents(latents.float())
         finally:
             vae.to(dtype)
+            self._decode = decode
+
+    def _decode_in_torch(self, latents: torch.Tensor) -> torch.Tensor:
+        return self._pipeline.vae.decode(latents, return_dict=False)[0]
 
     @torch.inference_mode()
     def predicted_latents(self, state: DenoisingState) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What a loaded model says about itself to the page and the API: its names, limits and defaults."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
     is_local = Path(spec.model).exists()
     name = description.get("name") or (Path(spec.model).name if is_local else spec.model)
     default_size = _down(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-    limits = Limits(min_size=max(64, _down(default_size // 2)), max_size=_down(default_size * 3 // 2))
+    # Each size takes compiling in JAX, so there are few; the model's own is one of them.
+    step = math.gcd(64, default_size) if spec.runtime == "jax" else 8
+    limits = Limits(max(64, _down(default_size // 2, step)), _down(default_size * 3 // 2, step), step)
     limits = replace(limits, schedulers=fitting_schedulers(pipeline.scheduler.config, limits.max_steps))
     if not limits.schedulers:
         raise unavailable(
@@ -36,7 +39,7 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
         title=description.get("title") or ("Stable Diffusion v1-4" if spec.model == V1_4 else name.rpartition("/")[2]),
         revision=spec.revision,
         device=spec.device,
-        dtype=spec.dtype,
+        dtype=spec.jax_dtype or spec.dtype,
         memory_profile=memory_profile,
         limits=limits,
         defaults=defaults,
@@ -59,8 +62,8 @@ def _with_own_defaults(info: ModelInfo, own: dict[str, Any], spec: PipelineSpec)
         raise unavailable(f"sd_space.json of {spec.model} has wrong defaults: {fault}; mend that file.") from error
 
 
-def _down(pixels: int) -> int:
-    return pixels // 8 * 8
+def _down(pixels: int, step: int = 8) -> int:
+    return pixels // step * step
 
 
 def _self_description(folder: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from sd_space.model.model_info import describe
 from sd_space.model.openvino_unet import OpenVinoUNet
 from sd_space.model.placement import Placement, footprint_of
 from sd_space.model.spec import TINY_FOLDER, PipelineSpec
-from sd_space.model.unet_runner import UNetRunner
+from sd_space.model.unet_runner import CannotRun, UNetRunner
 from sd_space.process_memory import tune_malloc
 from sd_space.schema import PromptTokenizer
 from sd_space.served_model import ModelInfo
@@ -174,7 +174,7 @@ def _load_snapshot(
     if spec.device != "cpu":
         on_progress(f"moving it to the {spec.device}")
     else:
-        on_progress("compiling the unet" if spec.runtime == "openvino" else "")
+        on_progress("compiling the unet" if spec.runtime != "torch" else "")
     commit = snapshot.commit if checkpoint is None else None
     return fit_pipeline(pipeline, replace(spec, revision=commit), missing)
 
@@ -210,23 +210,40 @@ def fit_pipeline(
     except torch.OutOfMemoryError as error:
         hint = f"{spec.model} does not fit into the device's memory; set SD_SPACE_MAX_VRAM_GB to what is free."
         raise unavailable(hint) from error
-    if spec.runtime == "openvino" and not _runs_in_openvino(pipeline, placement, spec):
+    if spec.runtime != "torch" and not _runs_elsewhere(pipeline, placement, spec):
         spec = replace(spec, runtime="torch")
     return LoadedPipeline(
         pipeline, describe(pipeline, placement.profile.name, spec), placement, missing_checker_tensors
     )
 
 
-def _runs_in_openvino(pipeline: StableDiffusionPipeline, placement: Placement, spec: PipelineSpec) -> bool:
-    """Whether OpenVINO runs the UNet from now on. Raises ModelUnavailable where it cannot, and torch may not."""
+def _runs_elsewhere(pipeline: StableDiffusionPipeline, placement: Placement, spec: PipelineSpec) -> bool:
+    """Whether another runtime than torch runs the UNet from now on.
+
+    Raises ModelUnavailable where it cannot, and torch may not.
+    """
     try:
-        placement.unet_runner = UNetRunner(OpenVinoUNet(pipeline.unet))
+        if spec.runtime == "jax":
+            _run_in_jax(pipeline, placement, spec)
+        else:
+            placement.unet_runner = UNetRunner(OpenVinoUNet(pipeline.unet))
         return True
-    except Exception as error:  # of any type: OpenVINO raises what it likes
+    except Exception as error:  # of any type: OpenVINO and JAX raise what they like
         is_missing = isinstance(error, ModuleNotFoundError)
-        fault = "which is not installed" if is_missing else f"which cannot run this model ({type(error).__name__})"
+        cause = str(error) if isinstance(error, CannotRun) else type(error).__name__
+        fault = "which is not installed" if is_missing else f"which cannot run this model ({cause})"
         if not spec.runtime_may_fall_back:
-            fix = "pip install openvino" if is_missing else "set it to torch"
-            raise unavailable(f"SD_SPACE_RUNTIME is openvino, {fault}; {fix}, or leave it empty.") from error
+            fix = f"pip install {spec.runtime}" if is_missing else "set it to torch"
+            raise unavailable(f"SD_SPACE_RUNTIME is {spec.runtime}, {fault}; {fix}, or leave it empty.") from error
         logger.warning("torch runs the UNet instead of OpenVINO, %s; SD_SPACE_RUNTIME=torch does not try it.", fault)
         return False
+
+
+def _run_in_jax(pipeline: StableDiffusionPipeline, placement: Placement, spec: PipelineSpec) -> None:
+    """Compiles UNet and decoder for the size with which the form starts; others when they are asked for."""
+    from sd_space.model.jax_unet import JaxModel  # which imports JAX
+
+    placement.jax = JaxModel(pipeline, spec.jax_dtype)
+    placement.unet_runner = UNetRunner(placement.jax.unet)
+    size = describe(pipeline, placement.profile.name, spec).defaults
+    placement.jax.compile(size.height, size.width)

@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import cpu_offload, cpu_offload_with_hook
@@ -17,6 +18,9 @@ from sd_space.model.memory import Footprint, MemoryProfile, decode_bytes, step_b
 from sd_space.model.unet_runner import UNetRunner
 from sd_space.model.wide_upsampling import widen_upsampling
 from sd_space.runtime_errors import is_out_of_memory
+
+if TYPE_CHECKING:
+    from sd_space.model.jax_unet import JaxModel
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +47,14 @@ class Placement:
     """A pipeline on its device, in the first of `profiles` that fits. Used by one thread only.
 
     `unet_runner` calls the pipeline's UNet, in every profile; with `compiles`, compiled where all of it is in memory.
+    `jax` is set where the model runs in JAX.
     """
 
     def __init__(
         self, pipeline: StableDiffusionPipeline, device: str, profiles: Sequence[MemoryProfile], compiles: bool = False
     ):
         self.unet_runner = UNetRunner(pipeline.unet)
+        self.jax: JaxModel | None = None
         self._pipeline = pipeline
         self._device = device
         self._compiles = compiles

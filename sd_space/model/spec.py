@@ -54,6 +54,7 @@ class PipelineSpec:
     owns_device: bool = True
     turbo: bool = False
     runtime: str = "torch"
+    jax_dtype: str = ""  # of UNet and decoder in JAX, where the other parts are in `dtype`
     runtime_may_fall_back: bool = False  # to torch, when OpenVINO cannot run the model
     compile: bool = False
     hub_timeout_s: float = 60.0
@@ -62,12 +63,17 @@ class PipelineSpec:
     @classmethod
     def from_settings(cls, settings: Settings, hardware: Hardware) -> "PipelineSpec":
         """Resolves every `auto`. Raises ModelUnavailable for a device or dtype that this machine cannot serve."""
-        device = hardware.device if settings.device == "auto" else settings.device
+        in_jax = settings.runtime == "jax"  # which finds its own devices, and leaves the CPU to PyTorch
+        device = ("cpu" if in_jax else hardware.device) if settings.device == "auto" else settings.device
         if device != "cpu" and device != hardware.device:
             raise unavailable(f"SD_SPACE_DEVICE is {device}, but PyTorch finds none; install its build or use cpu.")
         dtype = settings.dtype
         if dtype == "auto":
-            dtype = "float16" if device == "cuda" else "float32"
+            dtype = "float16" if device == "cuda" and not in_jax else "float32"
+        jax_dtype = dtype if in_jax else ""
+        if jax_dtype == "float16":
+            raise unavailable("SD_SPACE_DTYPE is float16, which SD_SPACE_RUNTIME=jax lacks; set it to bfloat16.")
+        dtype = "float32" if in_jax else dtype
         if device == "cpu" and dtype != "float32":
             raise unavailable(f"SD_SPACE_DTYPE is {dtype}, which a CPU runs several times slower; leave it empty.")
         is_auto = settings.model == "auto"
@@ -96,6 +102,7 @@ class PipelineSpec:
             owns_device=settings.backend != "zerogpu",  # whose GPU is lent by the call, after the weights were placed
             turbo=settings.turbo,
             runtime=_runtime(settings, device),
+            jax_dtype=jax_dtype,
             runtime_may_fall_back=settings.runtime == "auto",
             compile=_compiles(settings),
             hub_timeout_s=settings.hub_timeout_s,
@@ -111,7 +118,7 @@ def _shared_gb(gpus_per_replica: float | None, hardware: Hardware) -> float | No
 
 
 def _runtime(settings: Settings, device: str) -> str:
-    """What runs the UNet. Raises ModelUnavailable for what OpenVINO cannot do."""
+    """What runs the UNet. Raises ModelUnavailable for what OpenVINO or JAX cannot do."""
     obstacles = {
         f"on {device}": device != "cpu",
         "in a process that is forked for each call": settings.backend == "zerogpu",
@@ -120,9 +127,9 @@ def _runtime(settings: Settings, device: str) -> str:
         "with SD_SPACE_ATTENTION_SLICING": settings.attention_slicing == "on",
     }
     obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
-    if settings.runtime == "openvino" and obstacle:
+    if settings.runtime in ("openvino", "jax") and obstacle:
         raise unavailable(
-            f"SD_SPACE_RUNTIME is openvino, which does not work {obstacle}; leave SD_SPACE_RUNTIME empty."
+            f"SD_SPACE_RUNTIME is {settings.runtime}, which does not work {obstacle}; leave SD_SPACE_RUNTIME empty."
         )
     if settings.runtime != "auto":
         return settings.runtime

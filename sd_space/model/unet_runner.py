@@ -14,8 +14,12 @@ from sd_space.model.deepcache import from_features, with_features
 from sd_space.model.kernels import StoredKernels
 
 
+class CannotRun(Exception):
+    """What is to stand for the UNet cannot do what that does; the text says what is missing."""
+
+
 class UNetRunner:
-    """Calls one UNet, or what stands for it (`openvino_unet.py`).
+    """Calls one UNet, or what stands for it (`openvino_unet.py`, `jax_unet.py`).
 
     Every call takes `sample` (R, C, h, w), `timesteps` (R,) and `embeds` (R, L, D), and gives the predicted noise,
     (R, C, h, w).

@@ -31,10 +31,10 @@ def parse_size(size: object) -> dict[str, Any]:
     return {name: int(side) if re.fullmatch("[0-9]{1,5}", side) else size for name, side in written.items()}
 
 
-def size_choices(defaults: Defaults) -> list[tuple[str, str]]:
+def size_choices(defaults: Defaults, step: int = CARD_LIMITS.size_step) -> list[tuple[str, str]]:
     """Square, portrait and landscape around the model's own size."""
     long, wide = defaults.width, defaults.height
-    short = long * 3 // 4 // 8 * 8
+    short = long * 3 // 4 // step * step
     shapes = {"Square": (long, wide), "Portrait": (short, wide), "Landscape": (long, short)}
     return [(f"{name}, {w} × {h}", size_value(w, h)) for name, (w, h) in shapes.items()]
 

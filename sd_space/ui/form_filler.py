@@ -44,7 +44,10 @@ class FormFiller:
         return {self.page.controls[name]: value for name, value in values.items()}
 
     def size_update(self, width: int, height: int, info: ModelInfo | None) -> dict:
-        size, choices = size_value(width, height), size_choices(info.defaults if info else CARD_DEFAULTS)
+        size, choices = (
+            size_value(width, height),
+            (size_choices(info.defaults, info.limits.size_step) if info else size_choices(CARD_DEFAULTS)),
+        )
         if size not in [value for _, value in choices]:
             choices.append((size.replace("x", " × "), size))
         return gr.update(choices=choices, value=size)
@@ -66,5 +69,5 @@ class FormFiller:
         for name, control in page.model_controls.items():
             updates[control] = gr.update(**bounds(name, limits), **({"value": own[name]} if name in own else {}))
         size: dict[str, Any] = {"value": size_value(own["width"], own["height"])} if "width" in own else {}
-        updates[page.size] = gr.update(choices=size_choices(defaults), **size)
+        updates[page.size] = gr.update(choices=size_choices(defaults, limits.size_step), **size)
         return updates | {page.clock: gr.update(active=False)}

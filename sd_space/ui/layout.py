@@ -21,6 +21,7 @@ _CARD_PAGES = {
     "Training": ("Model Details", "Training"),
     "Evaluation": ("Evaluation Results",),
     "Environmental impact": ("Environmental Impact",),
+    "Running it yourself": ("PyTorch", "JAX/Flax"),
 }
 
 # The tabs, by the names under which one of them is selected.
