@@ -11,12 +11,12 @@ _FOLDER = Path(__file__).with_name("page")
 _FIRST_STYLES = ("first_paint", "masthead", "gate")
 _STYLES = (
     "column", "banner", "tabs", "workspace", "accordions", "progress", "results", "viewer", "announcer",
-    "aids", "changing", "programs", "adaptations",
+    "aids", "changing", "programs", "experiments", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "focus", "gallery", "copying", "viewer", "status", "downloads", "storage",
     "accordions", "tabs", "acceptance", "aids", "changing", "paint", "own_picture", "comparison", "checking",
-    "picture_text", "settings", "history", "programs",
+    "picture_text", "settings", "history", "programs", "experiments",
 )  # fmt: skip
 
 

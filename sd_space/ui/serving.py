@@ -32,6 +32,7 @@ SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, ab
 _VERIFY = "verify"
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _COMPARE = "compare"
+_EXPERIMENTS = ("draw_strip",)  # the names of the page's handlers that ask for strips
 _PREVIEW_IMAGE_URL = f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}"
 
 
@@ -119,7 +120,7 @@ def _contract(demo: gr.Blocks, gate: Gate, files: Sequence[Path], has_login: boo
         is_queue_alive=lambda: gradio_queue.is_queue_alive(demo),
         body_bytes=dict.fromkeys(drawing, MAX_PICTURE_BODY_BYTES)
         | dict.fromkeys([*named(_VERIFY), EDITS], MAX_BODY_BYTES),
-        draws=drawing,
+        draws=drawing.union(*map(named, _EXPERIMENTS)),
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,

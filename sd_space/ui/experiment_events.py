@@ -1,0 +1,25 @@
+"""Connects the events of the experiments with their handlers."""
+
+from typing import Any
+
+import gradio as gr
+
+from sd_space.ui.events import translate_errors
+from sd_space.ui.experiment_handlers import ExperimentHandlers
+from sd_space.ui.storage import EXPERIMENT, TOKEN, recall_js, remember_js
+
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+_QUIET, _QUEUED = _PRIVATE | {"queue": False}, _PRIVATE | {"concurrency_limit": None}
+
+
+def wire(demo: gr.Blocks, on: ExperimentHandlers, token: gr.Textbox, withdraw: gr.Button) -> None:
+    own = on.parts
+    demo.load(None, None, [token, own.runs], js=recall_js(TOKEN, EXPERIMENT), **_QUIET).then(
+        translate_errors(on.resume), [token, own.runs], own.view, **_QUEUED
+    )
+    own.runs.change(None, own.runs, None, js=remember_js(EXPERIMENT), **_QUIET)
+    own.field.input(translate_errors(on.offer_values), own.field, own.values, trigger_mode="always_last", **_QUIET)
+    asked: list[Any] = [token, own.field, own.values, own.prompt, own.seed]
+    own.draw_strip.click(translate_errors(on.draw_strip), asked, own.view, **_QUEUED)
+    own.stop.click(translate_errors(on.stop), [token, own.runs], None, **_QUIET)
+    withdraw.click(translate_errors(on.clear), None, own.view, **_QUIET)

@@ -1,0 +1,124 @@
+"""The handlers of the experiments' events: each draws strips through `Intake`, as a call of the API does."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from sd_space.backends import Backend
+from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
+from sd_space.schema import Stage
+from sd_space.serving.gate import Gate
+from sd_space.serving.grid import grid
+from sd_space.serving.intake import Intake
+from sd_space.serving.runs import Run, Runs
+from sd_space.serving.strip import strip
+from sd_space.settings import Settings
+from sd_space.ui import experiment_views, views
+from sd_space.ui.events import address_of, place_id_of
+from sd_space.ui.experiment_presets import offered_values
+from sd_space.ui.experiments import Experiments
+
+Values = Mapping[str, Any]
+
+
+class ExperimentHandlers:
+    """One method for each event, which returns updates by component."""
+
+    def __init__(
+        self, parts: Experiments, settings: Settings, gate: Gate, backend: Backend, intake: Intake, runs: Runs
+    ):
+        self.parts = parts
+        self.settings = settings
+        self.gate = gate
+        self.backend = backend
+        self.intake = intake
+        self.runs = runs
+
+    def offer_values(self, field: str) -> str:
+        status = self.backend.status()
+        return offered_values(field, status.ready_info) if status.is_ready else ""
+
+    async def draw_strip(
+        self, acceptance_token: str, field: str, values: str, prompt: str, seed: float, request: gr.Request
+    ) -> AsyncIterator[dict]:
+        try:
+            parts = [strip({"prompt": prompt, "seed": seed}, field, values)]
+        except SpaceError as error:
+            yield self._refused(error)
+            return
+        async for updates in self._draw(acceptance_token, parts, request):
+            yield updates
+
+    async def _draw(self, token: str, parts: Sequence[Sequence[Values]], request: gr.Request) -> AsyncIterator[dict]:
+        """Draws the parts one after the other, so that none is larger than a strip, until one of them is stopped."""
+        own, runs, refusal = self.parts, list[Run](), None
+        try:
+            for number, part in enumerate(parts):
+                place_id = None if number else place_id_of(request)
+                async with aclosing(self.intake.begin_all(token, part, address_of(request), place_id)) as begun:
+                    async for step in begun:
+                        if isinstance(step, Stage):
+                            yield {own.status: views.note(f"{views.loading(step)} Your experiment comes next.")}
+                        else:
+                            runs += step
+                note = f"part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
+                async for updates in self._follow(runs, note):
+                    yield updates
+                if any(isinstance(run.outcome, Cancelled) for run in runs):
+                    break
+        except SpaceError as error:
+            refusal = error
+        if runs:
+            yield self._shown(token, runs)
+        if refusal:
+            yield self._refused(refusal)
+
+    async def _follow(self, runs: Sequence[Run], note: str = "") -> AsyncIterator[dict]:
+        own = self.parts
+        drawing = experiment_views.progress(grid(runs), note)
+        yield {own.runs: _ids(runs), own.status: "", own.pictures: drawing}
+        async with aclosing(self.runs.watch_all(runs, self.settings.reconnect_s)) as watched:
+            async for _ in watched:
+                yield {own.pictures: experiment_views.progress(grid(runs), note)}
+
+    def _shown(self, token: str, runs: Sequence[Run]) -> dict:
+        if self.gate.visitor_of(token) is None:  # withdrawn meanwhile: the next person here must not see them
+            return self.clear()
+        own, rows = self.parts, grid(runs)
+        return {
+            own.status: experiment_views.summary(rows),
+            own.pictures: experiment_views.pictures(rows, self.settings.result_ttl_s),
+        }
+
+    def _refused(self, error: SpaceError) -> dict:
+        return {self.parts.status: views.note(views.refusal(error), "error")}
+
+    async def resume(self, token: str, ids: str) -> AsyncIterator[dict]:
+        """After a reload: shows what is left of the last experiment, finished or not."""
+        if runs := self._runs_of(self.gate.visitor_of(token), ids):
+            async for updates in self._follow(runs):
+                yield updates
+            yield self._shown(token, runs)
+        else:
+            yield {self.parts.runs: ""}
+
+    async def stop(self, token: str, ids: str) -> None:
+        with contextlib.suppress(LicenceNotAccepted):
+            for run in self._runs_of(self.gate.owner_of(token), ids):
+                self.runs.cancel(run.request_id)
+
+    def clear(self) -> dict:
+        return dict.fromkeys(self.parts.view, "")
+
+    def _runs_of(self, visitor: str | None, ids: str) -> list[Run]:
+        """Those of this visitor's runs with these ids that are known still."""
+        if visitor is None or not isinstance(ids, str):
+            return []
+        return [run for name in ids.split() if (run := self.runs.get(name, visitor)) is not None]
+
+
+def _ids(runs: Sequence[Run]) -> str:
+    return " ".join(run.request_id for run in runs)

@@ -1,0 +1,80 @@
+"""The tab in which the model is tried out: its components, and which of them its events read and write."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from sd_space.card import ModelCard
+from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
+from sd_space.serving.strip import MAX_STRIP
+from sd_space.ui import experiment_views
+from sd_space.ui.experiment_presets import CHANGES, EVALUATION
+
+TAB = "experiments"
+
+
+@dataclass(frozen=True, slots=True)
+class Experiments:
+    """`runs` are the ids of the runs whose pictures are shown, with blanks between them."""
+
+    tab: gr.Tab
+    field: gr.Radio
+    values: gr.Textbox
+    prompt: gr.Textbox
+    seed: gr.Number
+    draw_strip: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    pictures: gr.HTML
+    runs: gr.Textbox
+
+    @property
+    def view(self) -> list[gr.blocks.Block]:
+        """What shows an experiment."""
+        return [self.runs, self.status, self.pictures]
+
+
+def lay_out(card: ModelCard) -> dict[str, Any]:
+    """The tab. What is drawn stands below all that draws, and CSS shows what fits to it: see page/experiments.css."""
+    with gr.Tab("Experiments", id=TAB, visible=False, elem_id=TAB) as tab:
+        with gr.Accordion("Change one thing", open=True, elem_id="change-one-thing"):
+            parts = _strip_form(card)
+        parts["stop"] = gr.Button("Stop the experiment", variant="stop", elem_id="stop-experiment")
+        parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
+        parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
+    return parts | {"tab": tab}
+
+
+def lay_out_unseen() -> dict[str, Any]:
+    return {"runs": gr.Textbox(visible="hidden", elem_id="experiment-runs")}
+
+
+def _strip_form(card: ModelCard) -> dict[str, Any]:
+    gr.HTML(experiment_views.STRIP_INTRODUCTION, padding=False)
+    parts: dict[str, Any] = {
+        "field": gr.Radio(list(CHANGES), value="guidance_scale", label="What changes", elem_id="strip-field"),
+        "values": gr.Textbox(
+            EVALUATION,
+            label="Its values",
+            info=f"2 to {MAX_STRIP}, with commas between them; prompts in a line each",
+            lines=1,
+            max_lines=MAX_STRIP,
+            max_length=MAX_PROMPT_CHARS * MAX_STRIP,
+            elem_id="strip-values",
+        ),
+        "prompt": gr.Textbox(
+            card.examples[-1].text,
+            label="Prompt of all",
+            lines=1,
+            max_lines=4,
+            max_length=MAX_PROMPT_CHARS,
+            elem_id="strip-prompt",
+        ),
+    }
+    with gr.Row():
+        parts["seed"] = gr.Number(
+            1, label="Seed of all", minimum=0, maximum=MAX_SEED, precision=0, elem_id="strip-seed"
+        )
+        parts["draw_strip"] = gr.Button("Draw the strip", variant="primary", elem_id="draw-strip", elem_classes="draws")
+    return parts
