@@ -1,9 +1,18 @@
 """The tab "Experiments", seen without a browser."""
 
+import csv
+import io
+import json
 import re
+import shutil
+import zipfile
 from html import unescape
+from pathlib import Path
+
+from PIL import Image
 
 from sd_space.schema import Outcome
+from sd_space.serving.results import GONE
 from sd_space.ui.experiment_presets import CHANGES, EVALUATION
 
 from .fakes import FakeBackend
@@ -122,5 +131,60 @@ def test_a_strip_that_ends_after_the_withdrawal_is_not_shown(tmp_path):
             if "data-drawing" in window[PICTURES]:
                 await window.do("click", "withdraw")
         assert not window[PICTURES]
+
+    play(tmp_path, scene)
+
+
+def exported(window: Window) -> list[Path]:
+    return [Path(unescape(name)) for name in re.findall('href="gradio_api/file=([^"]+)"', window["experiment-files"])]
+
+
+def test_a_sheet_and_an_archive_hold_all_that_was_drawn_and_the_citation(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window, values="2, 3, 4.5")
+        await window.do("click", "export-experiment")
+        sheet, archive = exported(window)
+        with Image.open(sheet) as image:
+            assert image.width > 3 * 256 and "AI-generated" in image.text["Source"]
+            black = image.convert("L").point(lambda value: 255 * (value == 0)).getbbox()
+            assert black[0] < 256 < 2 * 256 < black[2], "three pictures of the backend's, beside each other"
+        with zipfile.ZipFile(archive) as members:
+            assert {"sheet.png", "drawn.csv", "drawn.json", "citation.bib"} < set(members.namelist())
+            records = list(csv.DictReader(io.StringIO(members.read("drawn.csv").decode())))
+            assert [record["guidance_scale"] for record in records] == ["2.0", "3.0", "4.5"]
+            assert all(record["file"] in members.namelist() for record in records)
+            facts = json.loads(members.read("drawn.json"))["pictures"][0]
+            assert facts["model"] == "picture-book" and facts["revision"] is None and facts["outcome"] == "ok"
+            assert facts["seed"] == 1 and facts["drawn_at"].startswith("20")
+            assert members.read("citation.bib").decode().startswith("@InProceedings{Rombach_2022_CVPR")
+
+    play(tmp_path, scene)
+
+
+def test_an_archive_has_no_picture_that_is_not_shown(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window, values="2, 3")
+        await window.do("click", "export-experiment")
+        with zipfile.ZipFile(exported(window)[1]) as members:
+            assert [name for name in members.namelist() if name.endswith(".png")] == ["sheet.png"]
+            assert members.read("drawn.csv").count(b"withheld") == 2
+
+    play(tmp_path, scene, FakeBackend(outcomes=(Outcome.WITHHELD,)))
+
+
+def test_what_was_deleted_or_is_somebody_elses_is_not_exported(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window, values="2, 3")
+        stranger = await host.visitor()
+        stranger["experiment-runs"] = window["experiment-runs"]
+        for folder in host.store.root.iterdir():
+            shutil.rmtree(folder)
+        for visitor in (window, stranger):
+            await visitor.do("click", "export-experiment")
+            assert GONE in visitor[STATUS] and not visitor["experiment-files"]
+        assert list(host.store.root.iterdir()) == []
 
     play(tmp_path, scene)

@@ -79,11 +79,19 @@ class Marks:
         if marked is not None:
             picture = Image.fromarray(marked)
         recipe = parameters_text(request, image.seed, info) if embed_recipe else None
+        return Applied(watermark=marked is not None, credentials=self._save(file, picture, info, recipe))
+
+    def write_sheet(self, file: IO[bytes], sheet: Image.Image, info: ModelInfo) -> None:
+        """Writes the PNG of a picture that shows several of them, each of which has a watermark of its own."""
+        self._save(file, sheet, info, None)
+
+    def _save(self, file: IO[bytes], picture: Image.Image, info: ModelInfo, recipe: str | None) -> bool:
+        """Whether the PNG that it writes is signed."""
         png = io.BytesIO()
         picture.save(png, "PNG", pnginfo=png_chunks(info, recipe))
         signed = self._signed(png.getvalue(), Claim(as_text(info.model), info.revision, utc_now(), recipe))
         file.write(signed or png.getvalue())
-        return Applied(watermark=marked is not None, credentials=signed is not None)
+        return signed is not None
 
     def _wants_watermark(self, info: ModelInfo) -> bool:
         return self._watermark == "on" or (self._watermark == "auto" and not info.is_picture_book)

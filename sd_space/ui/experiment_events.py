@@ -22,4 +22,5 @@ def wire(demo: gr.Blocks, on: ExperimentHandlers, token: gr.Textbox, withdraw: g
     asked: list[Any] = [token, own.field, own.values, own.prompt, own.seed]
     own.draw_strip.click(translate_errors(on.draw_strip), asked, own.view, **_QUEUED)
     own.stop.click(translate_errors(on.stop), [token, own.runs], None, **_QUIET)
+    own.export.click(translate_errors(on.export), [token, own.runs], own.view, **_QUEUED)
     withdraw.click(translate_errors(on.clear), None, own.view, **_QUIET)

@@ -1,5 +1,6 @@
 """The handlers of the experiments' events: each draws strips through `Intake`, as a call of the API does."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
@@ -10,9 +11,11 @@ import gradio as gr
 from sd_space.backends import Backend
 from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
 from sd_space.schema import Stage
+from sd_space.serving.experiment_files import save_files
 from sd_space.serving.gate import Gate
 from sd_space.serving.grid import grid
 from sd_space.serving.intake import Intake
+from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Run, Runs
 from sd_space.serving.strip import strip
 from sd_space.settings import Settings
@@ -28,7 +31,14 @@ class ExperimentHandlers:
     """One method for each event, which returns updates by component."""
 
     def __init__(
-        self, parts: Experiments, settings: Settings, gate: Gate, backend: Backend, intake: Intake, runs: Runs
+        self,
+        parts: Experiments,
+        settings: Settings,
+        gate: Gate,
+        backend: Backend,
+        intake: Intake,
+        runs: Runs,
+        store: ResultStore,
     ):
         self.parts = parts
         self.settings = settings
@@ -36,6 +46,7 @@ class ExperimentHandlers:
         self.backend = backend
         self.intake = intake
         self.runs = runs
+        self.store = store
 
     def offer_values(self, field: str) -> str:
         status = self.backend.status()
@@ -79,7 +90,7 @@ class ExperimentHandlers:
     async def _follow(self, runs: Sequence[Run], note: str = "") -> AsyncIterator[dict]:
         own = self.parts
         drawing = experiment_views.progress(grid(runs), note)
-        yield {own.runs: _ids(runs), own.status: "", own.pictures: drawing}
+        yield {own.runs: _ids(runs), own.status: "", own.files: "", own.pictures: drawing}
         async with aclosing(self.runs.watch_all(runs, self.settings.reconnect_s)) as watched:
             async for _ in watched:
                 yield {own.pictures: experiment_views.progress(grid(runs), note)}
@@ -109,6 +120,15 @@ class ExperimentHandlers:
         with contextlib.suppress(LicenceNotAccepted):
             for run in self._runs_of(self.gate.owner_of(token), ids):
                 self.runs.cancel(run.request_id)
+
+    async def export(self, token: str, ids: str) -> dict:
+        """Makes files of what is shown, and links to them."""
+        runs = self._runs_of(self.gate.visitor_of(token), ids)
+        try:
+            paths = await asyncio.to_thread(save_files, self.store, grid(runs), self.gate.card.citation)
+        except SpaceError as error:
+            return self._refused(error)
+        return {self.parts.files: experiment_views.files(*map(str, paths))}
 
     def clear(self) -> dict:
         return dict.fromkeys(self.parts.view, "")

@@ -31,7 +31,7 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
 
 def pictures(rows: Sequence[Row], ttl_s: int) -> str:
     """The pictures, of which any two can be laid one over the other."""
-    kept = f"<p>Kept here for {views.setting_duration(ttl_s)}; open a picture to save it.</p>"
+    kept = f"<p>Kept here for {views.setting_duration(ttl_s)}; keep what you need as a sheet.</p>"
     return f"{_rows(rows)}{kept}{_two(rows)}"
 
 
@@ -49,6 +49,15 @@ def summary(rows: Sequence[Row]) -> str:
     parts += [f"{words}: {outcomes.count(name)}." for name, words in _NOT_SHOWN.items() if name in outcomes]
     errors = dict.fromkeys(str(cell.run.outcome) for cell in cells_of(rows) if cell.outcome == "failed")
     return views.note(" ".join([*parts, *errors]), "done", more=more)
+
+
+def files(sheet: str, archive: str) -> str:
+    """Links to what was made of an experiment's pictures."""
+    return (
+        f'<p><a href="gradio_api/file={escape(sheet)}" download>Sheet (PNG)</a> '
+        f'<a href="gradio_api/file={escape(archive)}" download>All of it (zip)</a> '
+        "with the pictures, what was drawn as CSV and JSON, and the citation of the model card.</p>"
+    )
 
 
 def _rows(rows: Sequence[Row]) -> str:

@@ -27,12 +27,14 @@ class Experiments:
     stop: gr.Button
     status: gr.HTML
     pictures: gr.HTML
+    export: gr.Button
+    files: gr.HTML
     runs: gr.Textbox
 
     @property
     def view(self) -> list[gr.blocks.Block]:
         """What shows an experiment."""
-        return [self.runs, self.status, self.pictures]
+        return [self.runs, self.status, self.pictures, self.files]
 
 
 def lay_out(card: ModelCard) -> dict[str, Any]:
@@ -43,6 +45,8 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
         parts["stop"] = gr.Button("Stop the experiment", variant="stop", elem_id="stop-experiment")
         parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
         parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
+        parts["export"] = gr.Button("Sheet and tables of it", size="sm", elem_id="export-experiment")
+        parts["files"] = gr.HTML(elem_id="experiment-files", padding=False)
     return parts | {"tab": tab}
 
 

@@ -1,5 +1,6 @@
 """The tab "Experiments" as a teacher uses it: from the first screen to what is taken home."""
 
+from PIL import Image
 from playwright.sync_api import expect
 
 from .test_page import withdraw
@@ -39,6 +40,12 @@ def test_one_thing_is_changed_and_two_pictures_are_laid_over_each_other(workspac
     expect(compared.get_by_role("img", name="After")).to_have_attribute("src", sources[1])
     page.get_by_label("How much is seen of the picture before").locator("visible=true").fill("10")
     expect(compared.get_by_role("img", name="Before")).to_have_css("clip-path", "inset(0px 90% 0px 0px)")
+
+    page.get_by_role("button", name="Sheet and tables of it").click()
+    with page.expect_download() as download:  # the sixth click from the first screen on, where no form is filled
+        page.get_by_role("link", name="Sheet (PNG)").click()
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.width > 3 * 256
 
     page.wait_for_function("window.localStorage.getItem('sd_space.experiment')")
     page.reload()
