@@ -49,11 +49,12 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-def grid(runs: Sequence[Run]) -> list[Row]:
-    """The rows of these runs. Seeds are columns; where one other field alone differs, its values are."""
+def grid(runs: Sequence[Run], by_seed: bool = False) -> list[Row]:
+    """The rows of these runs. Seeds are columns where they differ, or `by_seed` says that they will; else the values of
+    the field that differs are."""
     requests = [run.admitted.request for run in runs]
     varied = [name for name in COMPARED if name not in _SIDES and len({_value(r, name) for r in requests}) > 1]
-    column = "seed" if "seed" in varied or not varied else varied[0]
+    column = "seed" if by_seed or "seed" in varied or not varied else varied[0]
     row = next((name for name in varied if name != column), "")
     cells: dict[str, list[Cell]] = {}
     for run, request in zip(runs, requests, strict=True):

@@ -64,7 +64,7 @@ def build_demo(
         _wire(demo, page, handlers, AidHandlers(page, gate, backend, handlers.filler.fill), card)
         _wire_checking(page, CheckHandler(gate, verifier))
         experiments = ExperimentHandlers(page.experiments, settings, gate, backend, intake, runs, store)
-        experiment_events.wire(demo, experiments, page.token, page.withdraw)
+        experiment_events.wire(demo, experiments, page.token, page.aids.handed, page.withdraw)
         programs.wire(page.programs, page.token, settings.token_ttl_s)
     set_up_queue(demo, capacity)
     return demo

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
 
-from sd_space.backends import Backend
+from sd_space.backends import Backend, until_ready
 from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
 from sd_space.schema import Stage
 from sd_space.serving.experiment_files import save_files
@@ -17,14 +17,15 @@ from sd_space.serving.grid import grid
 from sd_space.serving.intake import Intake
 from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Run, Runs
-from sd_space.serving.strip import strip
+from sd_space.serving.strip import one_picture, strip
 from sd_space.settings import Settings
-from sd_space.ui import experiment_views, views
+from sd_space.ui import experiment_views, limitation_views, views
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.experiment_presets import offered_values
 from sd_space.ui.experiments import Experiments
+from sd_space.ui.limitations import SEEDS, limitation_shown_by, prompts_of
 
-Values = Mapping[str, Any]
+Parts = Sequence[Sequence[Mapping[str, Any]]]  # the values of the requests of each strip
 
 
 class ExperimentHandlers:
@@ -48,6 +49,20 @@ class ExperimentHandlers:
         self.runs = runs
         self.store = store
 
+    async def offer(self) -> dict:
+        """What can be tried with the served model, once it is there."""
+        try:
+            async for _ in until_ready(self.backend):
+                pass
+        except SpaceError:  # the banner says so
+            return {}
+        return {self.parts.limitations: limitation_views.limitations(self.gate.card, self._is_picture_book)}
+
+    @property
+    def _is_picture_book(self) -> bool:
+        info = self.backend.status().info
+        return info is not None and info.is_picture_book
+
     def offer_values(self, field: str) -> str:
         status = self.backend.status()
         return offered_values(field, status.ready_info) if status.is_ready else ""
@@ -55,18 +70,25 @@ class ExperimentHandlers:
     async def draw_strip(
         self, acceptance_token: str, field: str, values: str, prompt: str, seed: float, request: gr.Request
     ) -> AsyncIterator[dict]:
-        try:
-            parts = [strip({"prompt": prompt, "seed": seed}, field, values)]
-        except SpaceError as error:
-            yield self._refused(error)
-            return
-        async for updates in self._draw(acceptance_token, parts, request):
+        def plan() -> Parts:
+            return [strip({"prompt": prompt, "seed": seed}, field, values)]
+
+        async for updates in self._draw(acceptance_token, plan, request):
             yield updates
 
-    async def _draw(self, token: str, parts: Sequence[Sequence[Values]], request: gr.Request) -> AsyncIterator[dict]:
+    async def draw_limitation(self, acceptance_token: str, name: str, request: gr.Request) -> AsyncIterator[dict]:
+        def plan() -> Parts:
+            prompts = prompts_of(name, self._is_picture_book)
+            return [[one_picture(prompt, seed) for prompt in prompts for seed in SEEDS]]
+
+        async for updates in self._draw(acceptance_token, plan, request):
+            yield updates
+
+    async def _draw(self, token: str, plan: Callable[[], Parts], request: gr.Request) -> AsyncIterator[dict]:
         """Draws the parts one after the other, so that none is larger than a strip, until one of them is stopped."""
         own, runs, refusal = self.parts, list[Run](), None
         try:
+            parts = plan()
             for number, part in enumerate(parts):
                 place_id = None if number else place_id_of(request)
                 async with aclosing(self.intake.begin_all(token, part, address_of(request), place_id)) as begun:
@@ -101,7 +123,7 @@ class ExperimentHandlers:
         own, rows = self.parts, grid(runs)
         return {
             own.status: experiment_views.summary(rows),
-            own.pictures: experiment_views.pictures(rows, self.settings.result_ttl_s),
+            own.pictures: experiment_views.pictures(rows, self.settings.result_ttl_s, _lesson(runs)),
         }
 
     def _refused(self, error: SpaceError) -> dict:
@@ -138,6 +160,12 @@ class ExperimentHandlers:
         if visitor is None or not isinstance(ids, str):
             return []
         return [run for name in ids.split() if (run := self.runs.get(name, visitor)) is not None]
+
+
+def _lesson(runs: Sequence[Run]) -> str:
+    """What there is to see in their pictures, known by their prompts, so that it is there after a reload as well."""
+    limitation = limitation_shown_by([run.admitted.request.prompt for run in runs])
+    return limitation_views.lesson(limitation) if limitation else ""
 
 
 def _ids(runs: Sequence[Run]) -> str:

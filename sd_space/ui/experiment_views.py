@@ -29,10 +29,10 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
     )
 
 
-def pictures(rows: Sequence[Row], ttl_s: int) -> str:
-    """The pictures, of which any two can be laid one over the other."""
+def pictures(rows: Sequence[Row], ttl_s: int, lesson: str) -> str:
+    """The pictures, what there is to see in them, and any two of them, one over the other."""
     kept = f"<p>Kept here for {views.setting_duration(ttl_s)}; keep what you need as a sheet.</p>"
-    return f"{_rows(rows)}{kept}{_two(rows)}"
+    return f"{_rows(rows)}{lesson}{kept}{_two(rows)}"
 
 
 def summary(rows: Sequence[Row]) -> str:

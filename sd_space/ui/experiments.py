@@ -8,7 +8,7 @@ import gradio as gr
 from sd_space.card import ModelCard
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
 from sd_space.serving.strip import MAX_STRIP
-from sd_space.ui import experiment_views
+from sd_space.ui import experiment_views, limitation_views
 from sd_space.ui.experiment_presets import CHANGES, EVALUATION
 
 TAB = "experiments"
@@ -16,7 +16,10 @@ TAB = "experiments"
 
 @dataclass(frozen=True, slots=True)
 class Experiments:
-    """`runs` are the ids of the runs whose pictures are shown, with blanks between them."""
+    """`ask_limitation` is pressed by the page's scripts alone, which hand over which one.
+
+    `runs` are the ids of the runs whose pictures are shown, with blanks between them.
+    """
 
     tab: gr.Tab
     field: gr.Radio
@@ -24,12 +27,19 @@ class Experiments:
     prompt: gr.Textbox
     seed: gr.Number
     draw_strip: gr.Button
+    limitations: gr.HTML
+    ask_limitation: gr.Button
     stop: gr.Button
     status: gr.HTML
     pictures: gr.HTML
     export: gr.Button
     files: gr.HTML
     runs: gr.Textbox
+
+    @property
+    def offers(self) -> list[gr.blocks.Block]:
+        """What depends on the served model."""
+        return [self.limitations]
 
     @property
     def view(self) -> list[gr.blocks.Block]:
@@ -42,6 +52,8 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
     with gr.Tab("Experiments", id=TAB, visible=False, elem_id=TAB) as tab:
         with gr.Accordion("Change one thing", open=True, elem_id="change-one-thing"):
             parts = _strip_form(card)
+        with gr.Accordion("Limits that the model card names", open=False, elem_id="limits-to-try"):
+            parts["limitations"] = gr.HTML(limitation_views.LOADING, elem_id="limitations", padding=False)
         parts["stop"] = gr.Button("Stop the experiment", variant="stop", elem_id="stop-experiment")
         parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
         parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
@@ -51,7 +63,10 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
 
 
 def lay_out_unseen() -> dict[str, Any]:
-    return {"runs": gr.Textbox(visible="hidden", elem_id="experiment-runs")}
+    return {
+        "ask_limitation": gr.Button(visible="hidden", elem_id="ask-limitation"),
+        "runs": gr.Textbox(visible="hidden", elem_id="experiment-runs"),
+    }
 
 
 def _strip_form(card: ModelCard) -> dict[str, Any]:
