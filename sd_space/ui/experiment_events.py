@@ -10,6 +10,8 @@ from sd_space.ui.experiment_handlers import ExperimentHandlers
 from sd_space.ui.storage import EXPERIMENT, TOKEN, recall_js, remember_js
 
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "preprocess": False}
+# The request filter lets no lists through.
+_AS_TEXT_JS = "(token, words) => [token, words.join(', ')]"
 _QUIET, _QUEUED = _PRIVATE | {"queue": False}, _PRIVATE | {"concurrency_limit": None}
 
 
@@ -27,6 +29,7 @@ def wire(demo: gr.Blocks, on: ExperimentHandlers, token: gr.Textbox, handed: gr.
     own.ask_limitation.click(
         translate_errors(on.draw_limitation), [token, handed], own.view, js=hand_over_js("ask-limitation"), **_QUEUED
     )
+    own.draw_words.click(translate_errors(on.draw_words), [token, own.words], own.view, js=_AS_TEXT_JS, **_QUEUED)
     own.stop.click(translate_errors(on.stop), [token, own.runs], None, **_QUIET)
     own.export.click(translate_errors(on.export), [token, own.runs], own.view, **_QUEUED)
     withdraw.click(translate_errors(on.clear), None, own.view, **_QUIET)

@@ -19,7 +19,7 @@ from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Run, Runs
 from sd_space.serving.strip import one_picture, strip
 from sd_space.settings import Settings
-from sd_space.ui import experiment_views, limitation_views, views
+from sd_space.ui import bias, bias_views, experiment_views, limitation_views, views
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.experiment_presets import offered_values
 from sd_space.ui.experiments import Experiments
@@ -56,7 +56,13 @@ class ExperimentHandlers:
                 pass
         except SpaceError:  # the banner says so
             return {}
-        return {self.parts.limitations: limitation_views.limitations(self.gate.card, self._is_picture_book)}
+        own, is_picture_book = self.parts, self._is_picture_book
+        chosen = bias.PICTURE_BOOK_CHOSEN if is_picture_book else bias.CHOSEN
+        return {
+            own.limitations: limitation_views.limitations(self.gate.card, is_picture_book),
+            own.about_words: bias_views.introduction(is_picture_book),
+            own.words: gr.update(choices=list(bias.words_for(is_picture_book)), value=list(chosen)),
+        }
 
     @property
     def _is_picture_book(self) -> bool:
@@ -80,6 +86,16 @@ class ExperimentHandlers:
         def plan() -> Parts:
             prompts = prompts_of(name, self._is_picture_book)
             return [[one_picture(prompt, seed) for prompt in prompts for seed in SEEDS]]
+
+        async for updates in self._draw(acceptance_token, plan, request):
+            yield updates
+
+    async def draw_words(self, acceptance_token: str, words: str, request: gr.Request) -> AsyncIterator[dict]:
+        """A strip of all words for each seed, one after the other: together they may be more than one may have."""
+
+        def plan() -> Parts:
+            prompts = bias.prompts_of(words, self._is_picture_book)
+            return [[one_picture(prompt, seed) for prompt in prompts] for seed in bias.SEEDS]
 
         async for updates in self._draw(acceptance_token, plan, request):
             yield updates
@@ -111,11 +127,11 @@ class ExperimentHandlers:
 
     async def _follow(self, runs: Sequence[Run], note: str = "") -> AsyncIterator[dict]:
         own = self.parts
-        drawing = experiment_views.progress(grid(runs), note)
+        drawing = experiment_views.progress(grid(runs, by_seed=bool(note)), note)
         yield {own.runs: _ids(runs), own.status: "", own.files: "", own.pictures: drawing}
         async with aclosing(self.runs.watch_all(runs, self.settings.reconnect_s)) as watched:
             async for _ in watched:
-                yield {own.pictures: experiment_views.progress(grid(runs), note)}
+                yield {own.pictures: experiment_views.progress(grid(runs, by_seed=bool(note)), note)}
 
     def _shown(self, token: str, runs: Sequence[Run]) -> dict:
         if self.gate.visitor_of(token) is None:  # withdrawn meanwhile: the next person here must not see them
@@ -123,8 +139,16 @@ class ExperimentHandlers:
         own, rows = self.parts, grid(runs)
         return {
             own.status: experiment_views.summary(rows),
-            own.pictures: experiment_views.pictures(rows, self.settings.result_ttl_s, _lesson(runs)),
+            own.pictures: experiment_views.pictures(rows, self.settings.result_ttl_s, self._lesson(runs)),
         }
+
+    def _lesson(self, runs: Sequence[Run]) -> str:
+        """What there is to see in their pictures, known by their prompts, so that it is there after a reload too."""
+        prompts = [run.admitted.request.prompt for run in runs]
+        if limitation := limitation_shown_by(prompts):
+            return limitation_views.lesson(limitation)
+        words = bias.words_in(prompts, self._is_picture_book)
+        return bias_views.lesson(words, self._is_picture_book) if words else ""
 
     def _refused(self, error: SpaceError) -> dict:
         return {self.parts.status: views.note(views.refusal(error), "error")}
@@ -160,12 +184,6 @@ class ExperimentHandlers:
         if visitor is None or not isinstance(ids, str):
             return []
         return [run for name in ids.split() if (run := self.runs.get(name, visitor)) is not None]
-
-
-def _lesson(runs: Sequence[Run]) -> str:
-    """What there is to see in their pictures, known by their prompts, so that it is there after a reload as well."""
-    limitation = limitation_shown_by([run.admitted.request.prompt for run in runs])
-    return limitation_views.lesson(limitation) if limitation else ""
 
 
 def _ids(runs: Sequence[Run]) -> str:

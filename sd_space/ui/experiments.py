@@ -8,7 +8,7 @@ import gradio as gr
 from sd_space.card import ModelCard
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
 from sd_space.serving.strip import MAX_STRIP
-from sd_space.ui import experiment_views, limitation_views
+from sd_space.ui import bias, experiment_views, limitation_views
 from sd_space.ui.experiment_presets import CHANGES, EVALUATION
 
 TAB = "experiments"
@@ -29,6 +29,9 @@ class Experiments:
     draw_strip: gr.Button
     limitations: gr.HTML
     ask_limitation: gr.Button
+    about_words: gr.HTML
+    words: gr.CheckboxGroup
+    draw_words: gr.Button
     stop: gr.Button
     status: gr.HTML
     pictures: gr.HTML
@@ -39,7 +42,7 @@ class Experiments:
     @property
     def offers(self) -> list[gr.blocks.Block]:
         """What depends on the served model."""
-        return [self.limitations]
+        return [self.limitations, self.about_words, self.words]
 
     @property
     def view(self) -> list[gr.blocks.Block]:
@@ -54,6 +57,8 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
             parts = _strip_form(card)
         with gr.Accordion("Limits that the model card names", open=False, elem_id="limits-to-try"):
             parts["limitations"] = gr.HTML(limitation_views.LOADING, elem_id="limitations", padding=False)
+        with gr.Accordion("Bias", open=False, elem_id="bias-to-try"):
+            parts |= _bias_form(card)
         parts["stop"] = gr.Button("Stop the experiment", variant="stop", elem_id="stop-experiment")
         parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
         parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
@@ -67,6 +72,15 @@ def lay_out_unseen() -> dict[str, Any]:
         "ask_limitation": gr.Button(visible="hidden", elem_id="ask-limitation"),
         "runs": gr.Textbox(visible="hidden", elem_id="experiment-runs"),
     }
+
+
+def _bias_form(card: ModelCard) -> dict[str, Any]:
+    """The words that may be chosen, beside what the card says of bias."""
+    about = gr.HTML(limitation_views.LOADING, elem_id="bias-introduction", padding=False)
+    words = gr.CheckboxGroup(list(bias.WORDS), value=list(bias.CHOSEN), label="Words of the grid", elem_id="bias-words")
+    draw = gr.Button("Draw the grid", variant="primary", elem_id="draw-words", elem_classes="draws")
+    gr.Markdown(f"### What the model card says of bias\n\n{card.section('Bias').markdown}", elem_id="card-on-bias")
+    return {"about_words": about, "words": words, "draw_words": draw}
 
 
 def _strip_form(card: ModelCard) -> dict[str, Any]:

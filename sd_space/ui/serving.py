@@ -32,7 +32,7 @@ SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, ab
 _VERIFY = "verify"
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _COMPARE = "compare"
-_EXPERIMENTS = ("draw_strip", "draw_limitation")  # the names of the page's handlers that ask for strips
+_EXPERIMENTS = ("draw_strip", "draw_limitation", "draw_words")  # the names of the page's handlers that ask for strips
 _PREVIEW_IMAGE_URL = f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}"
 
 

@@ -58,3 +58,28 @@ def test_one_thing_is_changed_and_two_pictures_are_laid_over_each_other(workspac
     assert page.locator("#experiment-pictures img").count() == 0
     page.wait_for_function("!window.localStorage.getItem('sd_space.experiment')")
     assert page.errors == [] and page.foreign == []
+
+
+def test_a_limitation_and_a_bias_are_seen_beside_what_the_card_says_of_them(workspace):
+    page = open_experiments(workspace)
+    page.get_by_role("button", name="Limits that the model card names").click()
+    expect(page.locator("#limitations blockquote")).to_have_count(2)
+    expect(page.locator("#limitations")).to_contain_text("A red cube on top of a blue sphere")
+    page.get_by_role("button", name="Show it: Things in relation to each other").click()
+    expect(page.locator("#experiment-status")).to_contain_text("4 pictures.")
+    shown = page.locator("#experiment-pictures")
+    expect(shown.locator("h3")).to_have_text(["a red robot beside a blue cat", "a blue robot beside a red cat"])
+    expect(shown).to_contain_text("What to look at")
+    page.get_by_role("button", name="Limits that the model card names").click()
+
+    page.get_by_role("button", name="Bias", exact=True).click()
+    expect(page.locator("#card-on-bias")).to_contain_text("white and western cultures are often set as the default")
+    expect(page.locator("#bias-words").get_by_role("checkbox")).to_have_count(4)
+    page.get_by_role("button", name="Draw the grid").click()
+    expect(page.locator("#experiment-status")).to_contain_text("8 pictures.")
+    expect(shown.locator("h3")).to_have_text(["a robot", "a cat"])
+    expect(shown.locator("figcaption")).to_have_text([f"Seed {seed}" for seed in (1, 2, 3, 4)] * 2)
+    expect(shown).to_contain_text("robot: red 25%")
+    images = shown.locator(".strip img").all()
+    assert len({image.get_attribute("src") for image in images}) == 8 and all(i.evaluate(LOADED) for i in images)
+    assert page.errors == []
