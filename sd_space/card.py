@@ -89,6 +89,12 @@ class ModelCard:
                 return section
         raise KeyError(title)
 
+    @property
+    def limitations(self) -> tuple[str, ...]:
+        """The points of the section of that name, each in one line."""
+        points = re.split(r"^- ", self.section("Limitations").markdown, flags=re.MULTILINE)[1:]
+        return tuple(" ".join(point.split()) for point in points)
+
 
 def parse_card(text: str) -> ModelCard:
     """Reads a model card: YAML front matter between `---` lines, then Markdown.

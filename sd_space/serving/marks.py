@@ -79,13 +79,28 @@ class Marks:
         if marked is not None:
             picture = Image.fromarray(marked)
         recipe = parameters_text(request, image.seed, info) if embed_recipe else None
+        made_from = request.init_image.sha256 if request.init_image else None
+        is_signed = self._save(file, picture, info, recipe, made_from)
+        return Applied(watermark=marked is not None, credentials=is_signed)
+
+    def write_sheet(self, file: IO[bytes], sheet: Image.Image, info: ModelInfo) -> None:
+        """Writes the PNG of a picture that shows several of them, each of which has a watermark of its own."""
+        self._save(file, sheet, info)
+
+    def _save(
+        self,
+        file: IO[bytes],
+        picture: Image.Image,
+        info: ModelInfo,
+        recipe: str | None = None,
+        made_from: str | None = None,
+    ) -> bool:
+        """Whether the PNG that it writes is signed. `made_from` is the SHA-256 of the picture that was changed."""
         png = io.BytesIO()
-        start = request.init_image
-        picture.save(png, "PNG", pnginfo=png_chunks(info, recipe, is_changed=start is not None))
-        made_from = start.sha256 if start else None
+        picture.save(png, "PNG", pnginfo=png_chunks(info, recipe, is_changed=made_from is not None))
         signed = self.signed(png.getvalue(), Claim(as_text(info.model), info.revision, utc_now(), recipe, made_from))
         file.write(signed or png.getvalue())
-        return Applied(watermark=marked is not None, credentials=signed is not None)
+        return signed is not None
 
     def _wants_watermark(self, info: ModelInfo) -> bool:
         return self._watermark == "on" or (self._watermark == "auto" and not info.is_picture_book)

@@ -38,12 +38,13 @@ def placeholder(outcome: Outcome, width: int, height: int) -> Image.Image:
     title, sentence = _WORDS[outcome]
     draw.text((x, height * 0.6), title, fill=ink, font=ImageFont.load_default(unit * 0.1), anchor="mm")
     font = ImageFont.load_default(max(8.0, unit * 0.05))
-    lines = _wrapped(sentence, font, width * 0.84)
+    lines = wrapped(sentence, font, width * 0.84)
     draw.multiline_text((x, height * 0.68), "\n".join(lines), fill=ink, font=font, anchor="ma", align="center")
     return panel
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> list[str]:
+    """The text in lines that are at most so wide, but for single words that are wider."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -168,6 +168,14 @@ class ResultStore:
                 results.archive = paths, archive
             return results.archive[1]
 
+    def add(self, request_id: str, name: str, write: Callable[[IO[bytes]], None]) -> Path:
+        """One more file beside a run's pictures, which goes with them. Raises EngineFailed where they are gone."""
+        with self._lock:
+            results = self._results.get(request_id)
+        if results is None or not results.folder.is_dir():
+            raise EngineFailed(GONE)
+        return self._write(request_id, name, write)[0]
+
     def sweep(self) -> None:
         """Deletes what has expired, whole folders at a time, and what dead processes left."""
         with self._lock:

@@ -35,6 +35,11 @@ def strip(values: Mapping[str, object], field: object, text: object) -> list[dic
     return [{**values, _PICTURES: 1, **_value(field, kind, part)} for part in parts]
 
 
+def one_picture(prompt: str, seed: int) -> dict[str, Any]:
+    """The values of a request for one picture of a prompt, with all else as the model has it."""
+    return {"prompt": prompt, "seed": seed, _PICTURES: 1}
+
+
 def _value(field: str, kind: Kind | None, part: str) -> dict[str, Any]:
     try:
         if kind is None:

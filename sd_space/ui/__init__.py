@@ -20,10 +20,11 @@ from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Runs
 from sd_space.serving.verifier import Verifier
 from sd_space.settings import Settings
-from sd_space.ui import programs, views
+from sd_space.ui import experiment_events, programs, views
 from sd_space.ui.aid_handlers import AidHandlers
 from sd_space.ui.checking import CheckHandler
 from sd_space.ui.endpoints import add_endpoints
+from sd_space.ui.experiment_handlers import ExperimentHandlers
 from sd_space.ui.handlers import Handlers
 from sd_space.ui.layout import lay_out
 from sd_space.ui.serving import served_files
@@ -46,7 +47,8 @@ def build_demo(
         page = lay_out(card, recorded, settings.history)
         # Before the page's events: of two events of one name Gradio renames the later one.
         verifier = Verifier(capacity, store.marks)
-        add_endpoints(gate, backend, Intake(gate, backend, capacity, runs), verifier)
+        intake = Intake(gate, backend, capacity, runs)
+        add_endpoints(gate, backend, intake, verifier)
         handlers = Handlers(page, settings, gate, backend, store, capacity, runs)
         wiring = Wiring(page, handlers)
         wiring.opening(demo)
@@ -54,6 +56,8 @@ def build_demo(
         wiring.drawing(card)
         wiring.aids(AidHandlers(page, gate, backend, handlers.filler.fill))
         wiring.checking(CheckHandler(gate, verifier))
+        experiments = ExperimentHandlers(page.experiments, settings, gate, backend, intake, runs, store)
+        experiment_events.wire(demo, experiments, page.token, page.aids.handed, page.withdraw)
         programs.wire(page.programs, page.token, settings.token_ttl_s)
     set_up_queue(demo, capacity)
     return demo

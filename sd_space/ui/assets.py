@@ -11,12 +11,12 @@ _FOLDER = Path(__file__).with_name("page")
 _FIRST_STYLES = ("first_paint", "gate")
 _STYLES = (
     "column", "banner", "workspace", "progress", "results", "viewer", "announcer", "aids", "changing", "programs",
-    "adaptations",
+    "experiments", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "connection", "focus", "gallery", "copying", "viewer", "status",
     "storage", "tabs", "aids", "changing", "paint", "own_picture", "comparison", "checking", "picture_text",
-    "settings", "history", "programs",
+    "settings", "history", "programs", "experiments",
 )  # fmt: skip
 # Who has accepted the licence before does not see its gate while the server is asked; see `first_paint.css`.
 _RETURNING = """try {

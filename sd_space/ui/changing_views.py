@@ -11,11 +11,6 @@ ACTIONS = (
     'Copy seed</button><button type="button" class="copy-link">Copy link</button><a target="_blank" rel="noopener">Open'
     '</a><a download>Download</a></div><span id="change-help" hidden>The next pictures start from it.</span>'
 )
-COMPARISON = (
-    '<figure id="comparison" hidden><div><img class="before" alt="Before"><img class="after" alt="After"></div><label>'
-    'Before <input type="range" min="0" max="100" value="50" aria-label="How much is seen of the picture before">'
-    " After</label></figure>"
-)
 START = (
     '<div id="start" role="group" aria-label="What the next pictures start from" hidden><span class="thumbnail">'
     '<img alt="The picture that the next ones start from"><button type="button" id="drop-start" aria-label="Do not '
@@ -36,6 +31,16 @@ OWN_PICTURE = (
     "checked before it is used, and kept nowhere. The licence forbids to impersonate people without their consent.</p>"
     "</div>"
 )
+
+
+def comparison(element_id: str, before: str = "", after: str = "") -> str:
+    """Two pictures, one over the other, with a slider; hidden until there are addresses for them."""
+    sources = [f' src="{address}"' if address else "" for address in (before, after)]
+    return (
+        f'<figure id="{element_id}" class="comparison"{"" if before else " hidden"}><div><img class="before" '
+        f'alt="Before"{sources[0]}><img class="after" alt="After"{sources[1]}></div><label>Before <input type="range" '
+        'min="0" max="100" value="50" aria-label="How much is seen of the picture before"> After</label></figure>'
+    )
 
 
 def origin(request: GenerationRequest) -> dict[str, str]:

@@ -10,7 +10,7 @@ from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
 from sd_space.recorded import RecordedExample
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
-from sd_space.ui import aids, changing, changing_views, checking, programs, views
+from sd_space.ui import aids, changing, changing_views, checking, experiments, programs, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 
 # Which of the card's sections the page shows under which heading.
@@ -61,6 +61,7 @@ class Page:
     changing: changing.Changing
     checking: checking.Checking
     programs: programs.Programs
+    experiments: experiments.Experiments
     clock: gr.Timer
     token: gr.Textbox
     run_id: gr.Textbox
@@ -70,7 +71,7 @@ class Page:
     @property
     def licensed_tabs(self) -> tuple[gr.Tab, ...]:
         """Those that only visitors see who have accepted the licence; the first is shown to them at once."""
-        return (self.workspace,)
+        return (self.workspace, self.experiments.tab)
 
     @property
     def model_controls(self) -> dict[str, gr.blocks.Block]:
@@ -92,6 +93,7 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
     parts["banner"] = gr.HTML(elem_id="banner", padding=False)  # below the gate, which it must not move when it comes
     with gr.Tabs(selected=ABOUT, elem_id="tabs") as parts["tabs"]:
         parts |= _workspace(card, recorded, has_history)
+        experimenting = experiments.lay_out(card)
         _about(card)
     parts |= _withdrawal()
     # What nobody sees lies in no part that comes and goes: Gradio shows whatever is in one that comes a second time.
@@ -102,6 +104,7 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
         aids=aids.Aids(**parts.pop("lines"), **aids.lay_out_unseen()),
         changing=buttons,
         checking=checking.lay_out_unseen(parts.pop("found")),
+        experiments=experiments.Experiments(**experimenting, **experiments.lay_out_unseen()),
         **parts,
         new_seeds=gr.Button(visible="hidden", elem_id="random-seeds"),
         clock=gr.Timer(1.0, active=False),
@@ -169,7 +172,7 @@ def _results() -> dict[str, Any]:
             interactive=False,
             elem_id="gallery",
         )
-        gr.HTML(changing_views.ACTIONS + changing_views.COMPARISON, padding=False)
+        gr.HTML(changing_views.ACTIONS + changing_views.comparison("comparison"), padding=False)
         download_all = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
         recipe = gr.HTML(elem_id="recipe", padding=False)
     return {"results": results, "gallery": gallery, "download_all": download_all, "recipe": recipe}

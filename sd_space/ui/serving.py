@@ -37,6 +37,7 @@ SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, ab
 _VERIFY = "verify"
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _COMPARE = "compare"
+_EXPERIMENTS = ("draw_strip", "draw_limitation", "draw_words")  # the names of the page's handlers that ask for strips
 _PREVIEW_IMAGE_URL = f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}"
 
 
@@ -139,7 +140,7 @@ def _contract(
         is_queue_alive=lambda: gradio_queue.is_queue_alive(demo),
         body_bytes=dict.fromkeys(drawing, MAX_PICTURE_BODY_BYTES)
         | dict.fromkeys([*named(_VERIFY), EDITS], MAX_BODY_BYTES),
-        draws=drawing,
+        draws=drawing.union(*map(named, _EXPERIMENTS)),
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,

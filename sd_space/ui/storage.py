@@ -26,6 +26,7 @@ class Item:
 DRAFT = Item("sessionStorage", "draft", 2 * MAX_PROMPT_CHARS)  # JavaScript counts an emoji twice
 TOKEN = Item("localStorage", "token", 1000)  # of about 150 characters
 RUN = Item("localStorage", "run", 100)  # of 22
+EXPERIMENT = Item("localStorage", "experiment", 1000)  # the runs of it, at most 32
 SHOWN = Item("localStorage", "shown", 100)  # the last run that has made pictures
 
 

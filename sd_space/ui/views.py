@@ -8,7 +8,7 @@ from itertools import groupby
 from sd_space.card import LICENCE_URL, ModelCard
 from sd_space.errors import Cancelled, InvalidRequest, SpaceError
 from sd_space.recorded import RecordedExample
-from sd_space.request import REQUEST_FIELDS
+from sd_space.request import REQUEST_FIELDS, GenerationRequest
 from sd_space.schema import BackendStatus, Outcome, Preview, Progress, Stage
 from sd_space.served_model import ModelInfo
 from sd_space.serving.gate import USE_RESTRICTIONS
@@ -97,8 +97,9 @@ def refused(error: SpaceError) -> str:
 def refusal(error: SpaceError) -> str:
     """What the visitor reads of an error: a field of the request goes by its label on the page."""
     sentence = str(error)
-    if isinstance(error, InvalidRequest) and sentence.startswith(f"{error.field} "):
-        return REQUEST_FIELDS[error.field].label + sentence.removeprefix(error.field)
+    name = error.field if isinstance(error, InvalidRequest) else ""
+    if name in REQUEST_FIELDS and sentence.startswith(f"{name} "):
+        return REQUEST_FIELDS[name].label + sentence.removeprefix(name)
     return sentence
 
 
@@ -178,8 +179,10 @@ def progress_html(run: Run) -> str:
     """The place in the queue, or step n of m with the time left, and a tile for each picture of the run."""
     progress, num_pictures = run.progress, len(run.pictures)
     previews = progress.previews if progress else ()
+    request = run.admitted.request
     tiles = "".join(
-        _tile(run, k, picture, previews[k] if k < len(previews) else None) for k, picture in enumerate(run.pictures)
+        tile(request, f"Picture {k + 1}, seed {request.seeds[k]}", picture, previews[k] if k < len(previews) else None)
+        for k, picture in enumerate(run.pictures)
     )
     done = progress.fraction_done if progress else 0.0
     return (
@@ -206,10 +209,9 @@ def _progress_text(run: Run, progress: Progress | None) -> str:
     return " · ".join(parts) + (f". {progress.note}" if progress.note else "")
 
 
-def _tile(run: Run, index: int, picture: SavedPicture | None, preview: Preview | None) -> str:
-    request = run.admitted.request
+def tile(request: GenerationRequest, label: str, picture: SavedPicture | None, preview: Preview | None) -> str:
+    """A picture of the request: finished, as a coarse preview, or still to come."""
     ratio = f"aspect-ratio:{request.width}/{request.height}"
-    label = f"Picture {index + 1}, seed {request.seeds[index]}"
     if picture is not None:
         url = f"gradio_api/file={escape(str(picture.path))}"
         return f'<img class="tile" style="{ratio}" src="{url}" alt="{escape(label)}: {picture.outcome}">'

@@ -61,7 +61,7 @@ def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
 
     page.get_by_role("checkbox", name="I have read the licence and accept it").check()
     accept.click()
-    expect(page.get_by_role("tab")).to_have_text(["Draw", "About the model"])
+    expect(page.get_by_role("tab")).to_have_text(["Draw", "Experiments", "About the model"])
     page.get_by_role("button", name="Snowy disney cabin").click()
     prompt = page.get_by_label("Prompt", exact=True)
     expect(prompt).to_have_value("A small cabin on top of a snowy mountain in the style of Disney, artstation")

@@ -9,7 +9,9 @@ const showComparison = (isShown) => {
   if (comparison().hidden === isShown) comparison().hidden = !isShown
   setAttribute(document.getElementById('compare'), 'aria-expanded', String(isShown))
 }
-const revealUpTo = (percent) => { comparison().querySelector('.before').style.clipPath = `inset(0 ${100 - percent}% 0 0)` }
+const reveal = (figure) => {
+  figure.querySelector('.before').style.clipPath = `inset(0 ${100 - figure.querySelector('input').value}% 0 0)`
+}
 
 onChange.push(() => {
   const isDrawing = Boolean(document.getElementById('progress-text'))
@@ -30,13 +32,13 @@ onChange.push(() => {
 document.addEventListener('click', ({ target }) => {
   if (target.id === 'compare') {
     showComparison(comparison().hidden)
-    revealUpTo(comparison().querySelector('input').value)
+    reveal(comparison())
     if (!comparison().hidden) comparison().scrollIntoView({ block: 'nearest' })
   } else if (target.closest('#withdraw')) {
     startOf.clear()
-    for (const image of comparison().querySelectorAll('img')) image.removeAttribute('src')
+    for (const image of document.querySelectorAll('.comparison img')) image.removeAttribute('src')
   }
 })
 document.addEventListener('input', ({ target }) => {
-  if (target.matches('#comparison input')) revealUpTo(target.value)
+  if (target.matches('.comparison input')) reveal(target.closest('.comparison'))
 })

@@ -1,0 +1,190 @@
+"""The handlers of the experiments' events: each draws strips through `Intake`, as a call of the API does."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import gradio as gr
+
+from sd_space.backends import Backend, until_ready
+from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
+from sd_space.schema import Stage
+from sd_space.serving.experiment_files import save_files
+from sd_space.serving.gate import Gate
+from sd_space.serving.grid import grid
+from sd_space.serving.intake import Intake
+from sd_space.serving.results import ResultStore
+from sd_space.serving.runs import Run, Runs
+from sd_space.serving.strip import one_picture, strip
+from sd_space.settings import Settings
+from sd_space.ui import bias, bias_views, experiment_views, limitation_views, views
+from sd_space.ui.events import address_of, place_id_of
+from sd_space.ui.experiment_presets import offered_values
+from sd_space.ui.experiments import Experiments
+from sd_space.ui.limitations import SEEDS, limitation_shown_by, prompts_of
+
+Parts = Sequence[Sequence[Mapping[str, Any]]]  # the values of the requests of each strip
+
+
+class ExperimentHandlers:
+    """One method for each event, which returns updates by component."""
+
+    def __init__(
+        self,
+        parts: Experiments,
+        settings: Settings,
+        gate: Gate,
+        backend: Backend,
+        intake: Intake,
+        runs: Runs,
+        store: ResultStore,
+    ):
+        self.parts = parts
+        self.settings = settings
+        self.gate = gate
+        self.backend = backend
+        self.intake = intake
+        self.runs = runs
+        self.store = store
+
+    async def offer(self) -> dict:
+        """What can be tried with the served model, once it is there."""
+        try:
+            async for _ in until_ready(self.backend):
+                pass
+        except SpaceError:  # the banner says so
+            return {}
+        own, is_picture_book = self.parts, self._is_picture_book
+        chosen = bias.PICTURE_BOOK_CHOSEN if is_picture_book else bias.CHOSEN
+        return {
+            own.limitations: limitation_views.limitations(self.gate.card, is_picture_book),
+            own.about_words: bias_views.introduction(is_picture_book),
+            own.words: gr.update(choices=list(bias.words_for(is_picture_book)), value=list(chosen)),
+        }
+
+    @property
+    def _is_picture_book(self) -> bool:
+        info = self.backend.status().info
+        return info is not None and info.is_picture_book
+
+    def offer_values(self, field: str) -> str:
+        status = self.backend.status()
+        return offered_values(field, status.ready_info) if status.is_ready else ""
+
+    async def draw_strip(
+        self, acceptance_token: str, field: str, values: str, prompt: str, seed: float, request: gr.Request
+    ) -> AsyncIterator[dict]:
+        def plan() -> Parts:
+            return [strip({"prompt": prompt, "seed": seed}, field, values)]
+
+        async for updates in self._draw(acceptance_token, plan, request):
+            yield updates
+
+    async def draw_limitation(self, acceptance_token: str, name: str, request: gr.Request) -> AsyncIterator[dict]:
+        def plan() -> Parts:
+            prompts = prompts_of(name, self._is_picture_book)
+            return [[one_picture(prompt, seed) for prompt in prompts for seed in SEEDS]]
+
+        async for updates in self._draw(acceptance_token, plan, request):
+            yield updates
+
+    async def draw_words(self, acceptance_token: str, words: str, request: gr.Request) -> AsyncIterator[dict]:
+        """A strip of all words for each seed, one after the other: together they may be more than one may have."""
+
+        def plan() -> Parts:
+            prompts = bias.prompts_of(words, self._is_picture_book)
+            return [[one_picture(prompt, seed) for prompt in prompts] for seed in bias.SEEDS]
+
+        async for updates in self._draw(acceptance_token, plan, request):
+            yield updates
+
+    async def _draw(self, token: str, plan: Callable[[], Parts], request: gr.Request) -> AsyncIterator[dict]:
+        """Draws the parts one after the other, so that none is larger than a strip, until one of them is stopped."""
+        own, runs, refusal = self.parts, list[Run](), None
+        try:
+            parts = plan()
+            for number, part in enumerate(parts):
+                place_id = None if number else place_id_of(request)
+                async with aclosing(self.intake.begin_all(token, part, address_of(request), place_id)) as begun:
+                    async for step in begun:
+                        if isinstance(step, Stage):
+                            yield {own.status: views.note(f"{views.loading(step)} Your experiment comes next.")}
+                        else:
+                            runs += step
+                note = f"part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
+                async for updates in self._follow(runs, note):
+                    yield updates
+                if any(isinstance(run.outcome, Cancelled) for run in runs):
+                    break
+        except SpaceError as error:
+            refusal = error
+        if runs:
+            yield self._shown(token, runs)
+        if refusal:
+            yield self._refused(refusal)
+
+    async def _follow(self, runs: Sequence[Run], note: str = "") -> AsyncIterator[dict]:
+        own = self.parts
+        drawing = experiment_views.progress(grid(runs, by_seed=bool(note)), note)
+        yield {own.runs: _ids(runs), own.status: "", own.files: "", own.pictures: drawing}
+        async with aclosing(self.runs.watch_all(runs, self.settings.reconnect_s)) as watched:
+            async for _ in watched:
+                yield {own.pictures: experiment_views.progress(grid(runs, by_seed=bool(note)), note)}
+
+    def _shown(self, token: str, runs: Sequence[Run]) -> dict:
+        if self.gate.visitor_of(token) is None:  # withdrawn meanwhile: the next person here must not see them
+            return self.clear()
+        own, rows = self.parts, grid(runs)
+        return {
+            own.status: experiment_views.summary(rows),
+            own.pictures: experiment_views.pictures(rows, self.settings.result_ttl_s, self._lesson(runs)),
+        }
+
+    def _lesson(self, runs: Sequence[Run]) -> str:
+        """What there is to see in their pictures, known by their prompts, so that it is there after a reload too."""
+        prompts = [run.admitted.request.prompt for run in runs]
+        if limitation := limitation_shown_by(prompts):
+            return limitation_views.lesson(limitation)
+        words = bias.words_in(prompts, self._is_picture_book)
+        return bias_views.lesson(words, self._is_picture_book) if words else ""
+
+    def _refused(self, error: SpaceError) -> dict:
+        return {self.parts.status: views.note(views.refusal(error), "error")}
+
+    async def resume(self, token: str, ids: str) -> AsyncIterator[dict]:
+        """After a reload: shows what is left of the last experiment, finished or not."""
+        if runs := self._runs_of(self.gate.visitor_of(token), ids):
+            async for updates in self._follow(runs):
+                yield updates
+            yield self._shown(token, runs)
+        else:
+            yield {self.parts.runs: ""}
+
+    async def stop(self, token: str, ids: str) -> None:
+        with contextlib.suppress(LicenceNotAccepted):
+            for run in self._runs_of(self.gate.owner_of(token), ids):
+                self.runs.cancel(run.request_id)
+
+    async def export(self, token: str, ids: str) -> dict:
+        """Makes files of what is shown, and links to them."""
+        runs = self._runs_of(self.gate.visitor_of(token), ids)
+        try:
+            paths = await asyncio.to_thread(save_files, self.store, grid(runs), self.gate.card.citation)
+        except SpaceError as error:
+            return self._refused(error)
+        return {self.parts.files: experiment_views.files(*map(str, paths))}
+
+    def clear(self) -> dict:
+        return dict.fromkeys(self.parts.view, "")
+
+    def _runs_of(self, visitor: str | None, ids: str) -> list[Run]:
+        """Those of this visitor's runs with these ids that are known still."""
+        if visitor is None or not isinstance(ids, str):
+            return []
+        return [run for name in ids.split() if (run := self.runs.get(name, visitor)) is not None]
+
+
+def _ids(runs: Sequence[Run]) -> str:
+    return " ".join(run.request_id for run in runs)

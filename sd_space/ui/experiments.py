@@ -1,0 +1,113 @@
+"""The tab in which the model is tried out: its components, and which of them its events read and write."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from sd_space.card import ModelCard
+from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
+from sd_space.serving.strip import MAX_STRIP
+from sd_space.ui import bias, experiment_views, limitation_views
+from sd_space.ui.experiment_presets import CHANGES, EVALUATION
+
+TAB = "experiments"
+
+
+@dataclass(frozen=True, slots=True)
+class Experiments:
+    """`ask_limitation` is pressed by the page's scripts alone, which hand over which one.
+
+    `runs` are the ids of the runs whose pictures are shown, with blanks between them.
+    """
+
+    tab: gr.Tab
+    field: gr.Radio
+    values: gr.Textbox
+    prompt: gr.Textbox
+    seed: gr.Number
+    draw_strip: gr.Button
+    limitations: gr.HTML
+    ask_limitation: gr.Button
+    about_words: gr.HTML
+    words: gr.CheckboxGroup
+    draw_words: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    pictures: gr.HTML
+    export: gr.Button
+    files: gr.HTML
+    runs: gr.Textbox
+
+    @property
+    def offers(self) -> list[gr.blocks.Block]:
+        """What depends on the served model."""
+        return [self.limitations, self.about_words, self.words]
+
+    @property
+    def view(self) -> list[gr.blocks.Block]:
+        """What shows an experiment."""
+        return [self.runs, self.status, self.pictures, self.files]
+
+
+def lay_out(card: ModelCard) -> dict[str, Any]:
+    """The tab. What is drawn stands below all that draws, and CSS shows what fits to it: see page/experiments.css."""
+    with gr.Tab("Experiments", id=TAB, visible=False, elem_id=TAB) as tab:
+        with gr.Accordion("Change one thing", open=True, elem_id="change-one-thing"):
+            parts = _strip_form(card)
+        with gr.Accordion("Limits that the model card names", open=False, elem_id="limits-to-try"):
+            parts["limitations"] = gr.HTML(limitation_views.LOADING, elem_id="limitations", padding=False)
+        with gr.Accordion("Bias", open=False, elem_id="bias-to-try"):
+            parts |= _bias_form(card)
+        parts["stop"] = gr.Button("Stop the experiment", variant="stop", elem_id="stop-experiment")
+        parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
+        parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
+        parts["export"] = gr.Button("Sheet and tables of it", size="sm", elem_id="export-experiment")
+        parts["files"] = gr.HTML(elem_id="experiment-files", padding=False)
+    return parts | {"tab": tab}
+
+
+def lay_out_unseen() -> dict[str, Any]:
+    return {
+        "ask_limitation": gr.Button(visible="hidden", elem_id="ask-limitation"),
+        "runs": gr.Textbox(visible="hidden", elem_id="experiment-runs"),
+    }
+
+
+def _bias_form(card: ModelCard) -> dict[str, Any]:
+    """The words that may be chosen, beside what the card says of bias."""
+    about = gr.HTML(limitation_views.LOADING, elem_id="bias-introduction", padding=False)
+    words = gr.CheckboxGroup(list(bias.WORDS), value=list(bias.CHOSEN), label="Words of the grid", elem_id="bias-words")
+    draw = gr.Button("Draw the grid", variant="primary", elem_id="draw-words", elem_classes="draws")
+    gr.Markdown(f"### What the model card says of bias\n\n{card.section('Bias').markdown}", elem_id="card-on-bias")
+    return {"about_words": about, "words": words, "draw_words": draw}
+
+
+def _strip_form(card: ModelCard) -> dict[str, Any]:
+    gr.HTML(experiment_views.STRIP_INTRODUCTION, padding=False)
+    parts: dict[str, Any] = {
+        "field": gr.Radio(list(CHANGES), value="guidance_scale", label="What changes", elem_id="strip-field"),
+        "values": gr.Textbox(
+            EVALUATION,
+            label="Its values",
+            info=f"2 to {MAX_STRIP}, with commas between them; prompts in a line each",
+            lines=1,
+            max_lines=MAX_STRIP,
+            max_length=MAX_PROMPT_CHARS * MAX_STRIP,
+            elem_id="strip-values",
+        ),
+        "prompt": gr.Textbox(
+            card.examples[-1].text,
+            label="Prompt of all",
+            lines=1,
+            max_lines=4,
+            max_length=MAX_PROMPT_CHARS,
+            elem_id="strip-prompt",
+        ),
+    }
+    with gr.Row():
+        parts["seed"] = gr.Number(
+            1, label="Seed of all", minimum=0, maximum=MAX_SEED, precision=0, elem_id="strip-seed"
+        )
+        parts["draw_strip"] = gr.Button("Draw the strip", variant="primary", elem_id="draw-strip", elem_classes="draws")
+    return parts

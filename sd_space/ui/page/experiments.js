@@ -1,0 +1,24 @@
+// Experiments: two pictures of one laid over each other, and a word at the start and at the end.
+let isExperimenting = false
+
+onChange.push(() => {
+  const isNow = Boolean(document.querySelector('#experiment-pictures [data-drawing]'))
+  if (isNow === isExperimenting) return
+  isExperimenting = isNow
+  const note = document.querySelector('#experiment-status .note:not(.error)') // an error is an alert itself
+  if (isNow) {
+    speak('The experiment is being drawn.')
+    document.getElementById('stop-experiment').scrollIntoView({ block: 'nearest' })
+  } else if (note) speak(note.textContent)
+})
+document.addEventListener('change', ({ target }) => {
+  if (!target.matches('#choose-two select')) return
+  document.querySelector(`#two-compared [alt="${target.ariaLabel}"]`).src = target.value
+})
+document.addEventListener('click', ({ target }) => {
+  const name = target.dataset.limitation
+  if (!name) return
+  const button = document.getElementById('ask-limitation')
+  button.handed = [name]
+  button.click()
+})
