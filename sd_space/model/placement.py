@@ -148,8 +148,9 @@ class Placement:
 
 def _circumstances(unet: UNet2DConditionModel) -> str:
     """Names all but the shape that the speed of kernels depends on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else unet.device
     network = (*unet.config.block_out_channels, unet.config.layers_per_block, unet.dtype)
-    return "; ".join(map(str, (torch.cuda.get_device_name(), torch.__version__, torch.version.cuda, *network)))
+    return "; ".join(map(str, (device, torch.__version__, torch.version.cuda, *network)))
 
 
 def _indexed(device: str) -> torch.device:
