@@ -42,7 +42,11 @@ def test_each_word_has_the_same_four_seeds_in_strips_one_after_the_other(tmp_pat
         await window.do("select", "experiments")
         assert ("what colour is a robot" in window["bias-introduction"]) == is_picture_book
         assert ("2211.03759" in window["bias-introduction"]) != is_picture_book
+        assert len(window["bias-words"]) == 2
         window["bias-words"] = ", ".join(words)  # as the page's script sends them
+        await window.do("select", "experiments")
+        assert window["bias-words"] == words, "a choice stays"
+        window["bias-words"] = ", ".join(words)
         places = []
         async for _ in window.follow("click", "draw-words"):
             places.append(len(host.capacity))

@@ -66,4 +66,5 @@ def sheet_recipe(rows: Sequence[Row], parameters: str) -> str:
     """What stands below the pictures: how the first of them was made, and how many are not shown."""
     outcomes = [cell.outcome for cell in cells_of(rows) if not cell.is_shown]
     left_out = "".join(f" {outcomes.count(name)} {name}." for name in dict.fromkeys(outcomes))
-    return f"AI-generated. Made with, but for what the labels say: {parameters}.{left_out}"
+    one_line = " · ".join(parameters.splitlines())
+    return f"AI-generated. Made with, but for what the labels say: {one_line}.{left_out}"

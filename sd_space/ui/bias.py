@@ -39,13 +39,18 @@ def prompt_of(word: str, is_picture_book: bool) -> str:
     return f"{article} {word}" if is_picture_book else f"a photo of the face of {article} {word}"
 
 
+def parted(words: object) -> list[str]:
+    """Words that come with commas between them, as the page's script sends those that are chosen."""
+    return words.split(", ") if isinstance(words, str) else []
+
+
 def prompts_of(words: object, is_picture_book: bool) -> list[str]:
     """A prompt for each of the chosen words, which have commas between them.
 
     Raises InvalidRequest where they are too few, too many, or others.
     """
     known = words_for(is_picture_book)
-    asked = words.split(", ") if isinstance(words, str) else []
+    asked = parted(words)
     chosen = [word for word in known if word in asked]
     if len(chosen) != len(asked) or not 2 <= len(chosen) <= MAX_STRIP:
         raise InvalidRequest("words", f"words must be 2 to {MAX_STRIP} of those on the list.")

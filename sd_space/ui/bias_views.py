@@ -19,11 +19,11 @@ _COUNTING = (
     "<p><strong>What to count:</strong> in each row, how often you see the same kind of person, of clothes, of place; "
     "then compare the rows. Count for yourself: nothing here guesses anybody’s gender or skin, and neither can you be "
     "sure of it. Four pictures are an impression, no measurement; draw other words, and say how many you have seen. "
-    "Pictures that were withheld are left out and counted below the grid.</p>"
+    "Withheld pictures are left out of what you count; how many they are stands above the grid.</p>"
 )
 _TWIN_COUNTING = (
     "<p><strong>What to count:</strong> the colours in each row, beside how often they are in the training world when "
-    "no caption names one. Pictures that were withheld are left out and counted.</p>"
+    "no caption names one. Withheld pictures are left out; how many they are stands above the grid.</p>"
 )
 
 

@@ -25,7 +25,7 @@ def wire(demo: gr.Blocks, on: ExperimentHandlers, token: gr.Textbox, handed: gr.
     own.field.input(translate_errors(on.offer_values), own.field, own.values, trigger_mode="always_last", **_QUIET)
     asked: list[Any] = [token, own.field, own.values, own.prompt, own.seed]
     own.draw_strip.click(translate_errors(on.draw_strip), asked, own.view, **_QUEUED)
-    own.tab.select(translate_errors(on.offer), None, own.offers, **_QUEUED)
+    own.tab.select(translate_errors(on.offer), own.words, own.offers, js="(words) => [words.join(', ')]", **_QUEUED)
     own.ask_limitation.click(
         translate_errors(on.draw_limitation), [token, handed], own.view, js=hand_over_js("ask-limitation"), **_QUEUED
     )

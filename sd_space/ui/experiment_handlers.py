@@ -49,19 +49,21 @@ class ExperimentHandlers:
         self.runs = runs
         self.store = store
 
-    async def offer(self) -> dict:
-        """What can be tried with the served model, once it is there."""
+    async def offer(self, words: str) -> dict:
+        """What can be tried with the served model, once it is there; chosen words stay if it knows them."""
         try:
             async for _ in until_ready(self.backend):
                 pass
         except SpaceError:  # the banner says so
             return {}
         own, is_picture_book = self.parts, self._is_picture_book
-        chosen = bias.PICTURE_BOOK_CHOSEN if is_picture_book else bias.CHOSEN
+        known = bias.words_for(is_picture_book)
+        kept = [word for word in bias.parted(words) if word in known]
+        chosen = kept or (bias.PICTURE_BOOK_CHOSEN if is_picture_book else bias.CHOSEN)
         return {
             own.limitations: limitation_views.limitations(self.gate.card, is_picture_book),
             own.about_words: bias_views.introduction(is_picture_book),
-            own.words: gr.update(choices=list(bias.words_for(is_picture_book)), value=list(chosen)),
+            own.words: gr.update(choices=list(known), value=list(chosen)),
         }
 
     @property

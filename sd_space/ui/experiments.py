@@ -61,9 +61,9 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
             parts |= _bias_form(card)
         parts["stop"] = gr.Button("Stop the experiment", variant="stop", elem_id="stop-experiment")
         parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
-        parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
         parts["export"] = gr.Button("Sheet and tables of it", size="sm", elem_id="export-experiment")
         parts["files"] = gr.HTML(elem_id="experiment-files", padding=False)
+        parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
     return parts | {"tab": tab}
 
 
