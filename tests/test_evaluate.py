@@ -9,7 +9,7 @@ import torch
 
 from sd_space.engine.safety import SafetyScreen
 from sd_space.schema import Outcome
-from sd_space.tools.evaluate import metrics, positions, scorer
+from sd_space.tools.evaluate import changes, metrics, positions, scorer
 from sd_space.tools.evaluate.__main__ import card_named, parse
 from sd_space.tools.train_tiny import export
 from sd_space.tools.train_tiny.renderer import draw_place
@@ -122,3 +122,10 @@ def test_positions_reach_every_edge_and_stay_in_the_picture(width, height, size)
     assert len(places) == len(set(places))
     for k, side in enumerate((width, height)):
         assert {0, side - size} <= {place[k] for place in places} <= set(range(side - size + 1))
+
+
+def test_a_change_names_all_attributes_and_gives_one_another_value():
+    found = changes.changes(8, random.Random(0))
+    assert [change.attribute for change in found] == [*changes.CHANGED] * 2
+    assert all(change.before != change.after for change in found)
+    assert all(change.value in ATTRIBUTES[change.attribute] for change in found)

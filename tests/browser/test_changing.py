@@ -122,6 +122,9 @@ def test_more_like_one_is_drawn_with_one_press_and_its_link_says_how(workspace):
     page = workspace()
     generate(page, "a red cabin", steps=12)
     expect(page.locator("#status")).to_contain_text(" in ")
+    bottom = page.locator("#gallery .thumbnail-lg").last.bounding_box()
+    gap = page.locator("#download-all").bounding_box()["y"] - bottom["y"] - bottom["height"]
+    assert gap < 40, "nothing is between the pictures and what is below them"
     page.locator("#gallery .thumbnail-lg").nth(1).press("Enter")
     more = page.get_by_role("group", name="More like this")
     seed = page.locator("#picture-actions .copy-seed").get_attribute("data-copy")

@@ -1,4 +1,5 @@
-"""Measures the picture-book checkpoint: ``python -m sd_space.tools.evaluate adherence``, ``safety`` or ``positions``.
+"""Measures the picture-book checkpoint: ``python -m sd_space.tools.evaluate adherence``, ``safety``, ``positions`` or
+``changes``.
 
 A table for people, and one JSON object as the last line of standard output.
 """
@@ -16,7 +17,7 @@ import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
-from sd_space.tools.evaluate import metrics, positions, scorer
+from sd_space.tools.evaluate import changes, metrics, positions, scorer
 from sd_space.tools.train_tiny import export, pictures, safety, vae
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, Scene, sample_scene
@@ -218,7 +219,23 @@ def position_figures(options: argparse.Namespace) -> dict:
     return {"rows": rows}
 
 
-MEASURES = {"adherence": adherence, "safety": safety_figures, "positions": position_figures}
+def change_figures(options: argparse.Namespace) -> dict:
+    """Whether changed pictures show their new words, and how much of the rest stays, by strength."""
+    judge = scorer.train(options.state, "convolutional", seed=100)
+    print(changes.HEADER)
+    rows = []
+    for row in changes.measure(export.load(options.target), judge, options.captions, options.seed):
+        rows.append(row)
+        print(changes.line(row), flush=True)
+    return {"captions": options.captions, "rows": rows}
+
+
+MEASURES = {
+    "adherence": adherence,
+    "safety": safety_figures,
+    "positions": position_figures,
+    "changes": change_figures,
+}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
