@@ -57,7 +57,7 @@ class Denoiser:
         self._reduce_memory = reduce_memory
         self._unet_runner = unet_runner or UNetRunner(pipeline.unet)
         self._turbo = turbo
-        self._decode = decode or self._decode_in_torch
+        self._decode = decode  # of another runtime; a method of this object would keep it alive
         self._schedules = NoiseSchedules(pipeline.scheduler.config)
         self._prompt_encoder = PromptEncoder(pipeline)
         self._source_encoder = SourceEncoder(pipeline)
@@ -175,7 +175,7 @@ class Denoiser:
             return torch.cat([self.decode_once(one) for one in latents.split(1)])
         vae = self._pipeline.vae
         latents = latents.to(device=self.device, dtype=vae.dtype) / vae.config.scaling_factor
-        return self._decode(latents)
+        return self._decode(latents) if self._decode else vae.decode(latents, return_dict=False)[0]
 
     def decode_in_float32(self, latents: torch.Tensor) -> torch.Tensor:
         """`decode_latents` by the VAE itself, which is in float32 meanwhile."""
@@ -183,14 +183,11 @@ class Denoiser:
         dtype = vae.dtype
         try:
             vae.to(torch.float32)
-            self._decode = self._decode_in_torch
+            self._decode = None
             return self.decode_latents(latents.float())
         finally:
             vae.to(dtype)
             self._decode = decode
-
-    def _decode_in_torch(self, latents: torch.Tensor) -> torch.Tensor:
-        return self._pipeline.vae.decode(latents, return_dict=False)[0]
 
     @torch.inference_mode()
     def predicted_latents(self, state: DenoisingState) -> torch.Tensor:

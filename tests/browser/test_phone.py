@@ -86,12 +86,9 @@ def test_a_whole_visit_on_a_phone(browser, ready_server):
     opened = page.locator("#gallery .preview")
     selected = opened.locator(".thumbnail-item.selected")
     expect(selected).to_have_attribute("aria-label", "Thumbnail 2 of 4")
-    assert all(
-        min(box["width"], box["height"]) >= 44
-        for box in map(
-            lambda b: b.bounding_box(), page.locator("#picture-actions > *, #gallery .preview .icon-button").all()
-        )
-    )
+    buttons = page.locator("#picture-actions > *:visible, #gallery .preview .icon-button:visible").all()
+    boxes = [button.bounding_box() for button in buttons]
+    assert len(boxes) > 4 and all(min(box["width"], box["height"]) >= 44 for box in boxes)
     look("an opened picture")
     swipe(page, "#gallery .preview .media-button", -120)
     expect(selected).to_have_attribute("aria-label", "Thumbnail 3 of 4")
