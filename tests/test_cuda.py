@@ -346,7 +346,7 @@ def in_force(loaded) -> set[Kernels]:
 
 
 @pytest.mark.parametrize(
-    ("attention", "convolutions"), [(1.0, 1.0), (0.1, 1.0), (1.0, 0.5), (0.1, 0.5), (3.0, 3.0)], ids=str
+    ("attention", "convolutions"), sampled([(1.0, 1.0), (0.1, 1.0), (1.0, 0.5), (0.1, 0.5), (3.0, 3.0)], 1), ids=str
 )
 def test_what_is_recorded_gets_the_kernels_that_pay_while_the_device_is_idle(
     gpu, nothing_is_known, attention, convolutions

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -263,7 +264,8 @@ def test_while_one_of_two_engines_is_down_the_page_is_ready_and_tells_its_state(
     slot, status = ready_pair._replicas._slots[0], ready_pair.status
     engines_of(ready_pair)[0].kill()
     until(lambda: status().devices[0].state is DeviceState.RESTARTING, TIMEOUT_S, status)
-    answers = OwnAnswers(status, Metrics(status), lambda: True, "a title", Path("icon.png"))
+    contract = SimpleNamespace(is_queue_alive=lambda: True, title="a title", icon=Path("icon.png"))
+    answers = OwnAnswers(status, Metrics(status), contract)
     assert answers.find("GET", "/readyz").status_code == 200
     told = answers.find("GET", "/metrics").body.decode()
     assert 'sd_space_engine_state{device="cpu:0",state="restarting"} 1.0' in told

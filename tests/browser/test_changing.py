@@ -4,6 +4,7 @@ import base64
 import io
 import re
 
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -82,6 +83,7 @@ def test_a_picture_and_a_part_of_it_are_changed_on_a_phone(workspace):
     assert page.errors == [] and page.foreign == []
 
 
+@pytest.mark.nightly  # in-process tests say the same of handlers and layout
 def test_a_picture_of_ones_own_is_scaled_here_and_gone_with_the_acceptance(workspace):
     page = workspace()
     open_options(page).fill("12")
@@ -118,6 +120,7 @@ def test_a_picture_of_ones_own_is_scaled_here_and_gone_with_the_acceptance(works
     assert page.errors == [] and page.foreign == []
 
 
+@pytest.mark.nightly  # in-process tests say the same of handlers and layout
 def test_more_like_one_is_drawn_with_one_press_and_its_link_says_how(workspace):
     page = workspace()
     generate(page, "a red cabin", steps=12)

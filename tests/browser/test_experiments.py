@@ -1,5 +1,6 @@
 """The tab "Experiments" as a teacher uses it: from the first screen to what is taken home."""
 
+import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -60,6 +61,7 @@ def test_one_thing_is_changed_and_two_pictures_are_laid_over_each_other(workspac
     assert page.errors == [] and page.foreign == []
 
 
+@pytest.mark.nightly  # in-process tests say the same of handlers and layout
 def test_a_limitation_and_a_bias_are_seen_beside_what_the_card_says_of_them(workspace):
     page = open_experiments(workspace)
     page.get_by_role("button", name="Limits that the model card names").click()
