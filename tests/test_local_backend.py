@@ -266,8 +266,8 @@ def test_while_one_of_two_engines_is_down_the_page_is_ready_and_tells_its_state(
     until(lambda: status().devices[0].state is DeviceState.RESTARTING, TIMEOUT_S, status)
     contract = SimpleNamespace(is_queue_alive=lambda: True, title="a title", icon=Path("icon.png"))
     answers = OwnAnswers(status, Metrics(status), contract)
-    assert answers.find("GET", "/readyz").status_code == 200
-    told = answers.find("GET", "/metrics").body.decode()
+    assert answers.find("GET", "/readyz", "").status_code == 200
+    told = answers.find("GET", "/metrics", "").body.decode()
     assert 'sd_space_engine_state{device="cpu:0",state="restarting"} 1.0' in told
     assert 'sd_space_engine_state{device="cpu:1",state="ready"} 1.0' in told
     updates = asyncio.run(drawn(ready_pair, admitted("a")))
