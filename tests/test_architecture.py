@@ -143,6 +143,7 @@ def test_the_engine_loads_no_gradio():
     assert "threads=1" in loaded
 
 
+@pytest.mark.nightly
 def test_what_draws_without_a_page_needs_none_of_its_packages():
     """A bare GPU machine has torch, diffusers and transformers: the doctor says what is missing, and draws."""
     code = (

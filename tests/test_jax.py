@@ -77,6 +77,7 @@ def test_a_new_size_is_announced_and_compiled_outside_of_any_step(found_at_night
     assert new["slowest_step_s"] < 3.0
 
 
+@pytest.mark.nightly
 def test_the_cards_example_draws_a_picture_for_each_device_in_bfloat16(found, folder):
     assert found["card_example"] == {"dtype": "bfloat16", "files": [f"picture_{seed}.png" for seed in range(4)]}
     pictures = [
@@ -86,12 +87,14 @@ def test_the_cards_example_draws_a_picture_for_each_device_in_bfloat16(found, fo
     assert 0 < np.abs(pictures[0] - pictures[1]).mean() <= 2
 
 
+@pytest.mark.nightly
 def test_what_is_compiled_is_kept_in_a_private_folder(found, folder):
     kept = folder / "cache" / "sd_space" / "jax"
     assert [path.stat().st_mode & 0o777 for path in (kept, kept.parent)] == [0o700, 0o700]
     assert any(path.stat().st_size > 10_000 for path in kept.iterdir())
 
 
+@pytest.mark.nightly
 def test_an_operation_that_is_not_in_the_table_is_named_when_the_model_is_loaded(found):
     assert found["unknown_operation"] == (
         "SD_SPACE_RUNTIME is jax, which cannot run this model (no operation silu); set it to torch, or leave it empty."

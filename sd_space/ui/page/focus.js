@@ -6,7 +6,8 @@ const nextFocus = {
 let lastFocused = document.activeElement?.id in nextFocus ? document.activeElement.id : ''
 
 const focusIfLost = (element) => {
-  if (element && document.activeElement === document.body) element.focus({ preventScroll: true })
+  const active = document.activeElement // what has disappeared keeps the focus until the page is painted anew
+  if (element && (active === document.body || !active.checkVisibility())) element.focus({ preventScroll: true })
 }
 
 document.addEventListener('focusin', ({ target }) => {
