@@ -1,10 +1,12 @@
 """Files in the user's cache that spare a later start some work, in a private folder; any of them may be lost."""
 
 import contextlib
+import json
 import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def cache_folder() -> Path:
@@ -18,6 +20,15 @@ def read_cached(name: str) -> bytes | None:
         if _is_ours_alone(os.fstat(file.fileno())):
             return file.read()
     return None
+
+
+def read_cached_json(name: str) -> dict[str, Any]:
+    """What the file holds by name; nothing where it is no JSON object, or cannot be read as `read_cached` does."""
+    with contextlib.suppress(ValueError):
+        values = json.loads(read_cached(name) or b"")
+        if isinstance(values, dict):
+            return values
+    return {}
 
 
 def write_cached(name: str, data: bytes) -> None:

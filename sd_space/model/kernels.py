@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from sd_space.cache_folder import read_cached, write_cached
+from sd_space.cache_folder import read_cached_json, write_cached
 
 NAME = "kernels.json"
 MOST_STORED = 512  # shapes, of all devices and models
@@ -51,20 +51,12 @@ class StoredKernels:
         self._device = device
 
     def read(self, shape: str) -> Kernels | None:
-        stored = _read().get(f"{self._device}; {shape}")
+        stored = read_cached_json(NAME).get(f"{self._device}; {shape}")
         if not isinstance(stored, list) or [type(one) for one in stored] != [bool] * len(TRIALS):
             return None
         return Kernels(*stored)
 
     def store(self, shape: str, kernels: Kernels) -> None:
         """Where nothing can be written, the next start measures again."""
-        stored = list((_read() | {f"{self._device}; {shape}": list(kernels)}).items())
+        stored = list((read_cached_json(NAME) | {f"{self._device}; {shape}": list(kernels)}).items())
         write_cached(NAME, json.dumps(dict(stored[-MOST_STORED:])).encode())
-
-
-def _read() -> dict[str, object]:
-    with contextlib.suppress(ValueError):
-        values = json.loads(read_cached(NAME) or b"")
-        if isinstance(values, dict):
-            return values
-    return {}
