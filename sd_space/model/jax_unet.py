@@ -7,6 +7,7 @@ from torch import nn
 
 from sd_space.cache_folder import private_folder
 from sd_space.model.jax_network import JaxNetwork
+from sd_space.model.tensor_unet import TensorUNet
 
 CACHE_BYTES = 2**30
 
@@ -18,9 +19,9 @@ class JaxUNet:
         self._dtype, self._tokens_shape = dtype, (77, unet.config.cross_attention_dim)
         self._channels = unet.config.in_channels
         with torch.device("meta"):
-            network = _Plain(UNet2DConditionModel.from_config(unet.config)).to(dtype).eval()
+            network = TensorUNet(UNet2DConditionModel.from_config(unet.config)).to(dtype).eval()
         # Two rows a device: one picture, without and with its prompt.
-        self._network = JaxNetwork(network, _Plain(unet).state_dict(), rows=2)
+        self._network = JaxNetwork(network, TensorUNet(unet).state_dict(), rows=2)
 
     def __call__(
         self,
@@ -76,17 +77,6 @@ class JaxModel:
         for network in (self.unet, self.decode):
             network.compile(height // self._factor, width // self._factor)
         self._sizes.add((height, width))
-
-
-class _Plain(nn.Module):
-    """The UNet with nothing but tensors going in and out."""
-
-    def __init__(self, unet: UNet2DConditionModel):
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        return self.unet(sample, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
 
 
 def _decoder_of(vae: AutoencoderKL) -> nn.Module:

@@ -11,9 +11,9 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import UNet2DConditionModel
-from torch import nn
 
 from sd_space.model.compiled_models import MAX_BYTES, read_compiled, store_compiled
+from sd_space.model.tensor_unet import TensorUNet
 
 KERNELS = 512  # kept for shapes that come again, in 0.1 GB; by OpenVINO's own limit they grow to 0.6 GB
 TOLERANCE = 1e-3  # of the largest value; another order of float32 sums changes less than a hundredth of that
@@ -71,23 +71,12 @@ class OpenVinoUNet:
         return (torch.from_numpy(self._request.infer(inputs, share_inputs=True)[0]),)
 
 
-class _Plain(nn.Module):
-    """The UNet with nothing but tensors going in and out."""
-
-    def __init__(self, unet: UNet2DConditionModel):
-        super().__init__()
-        self._unet = unet
-
-    def forward(self, sample: torch.Tensor, timesteps: torch.Tensor, embeds: torch.Tensor) -> torch.Tensor:
-        return self._unet(sample, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
-
-
 def _converted(unet: UNet2DConditionModel, convert_model: Callable[..., Any]) -> Any:
     """For all sizes: for one that its layers do not divide evenly, the UNet passes on each layer's size."""
     side = unet.config.sample_size + 1
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of branches in Python that depend on shapes
-        traced = torch.jit.trace(_Plain(unet), _tensors(unet, 2, side, side), check_trace=False)  # `_use` checks it
+        traced = torch.jit.trace(TensorUNet(unet), _tensors(unet, 2, side, side), check_trace=False)  # `_use` checks it
         return convert_model(traced)
 
 
