@@ -2,8 +2,9 @@
 
 import inspect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import gradio as gr
 
@@ -86,15 +87,12 @@ class PublicEndpoints:
         given = locals()
         values = {name: given[name] for name in REQUEST_FIELDS}
         token = sent_token(acceptance_token, request.headers if request else {})
-        async with aclosing(self._intake.begin(token, values, address_of(request), place_id_of(request))) as begun:
-            async for step in begun:
-                if isinstance(step, Stage):
-                    yield [], {"progress": {"stage": step}}
+        async with aclosing(self._draw(token, [values], request)) as steps:
+            async for step in steps:
+                if isinstance(step, dict):
+                    yield [], {"progress": step}
                 else:
-                    run = step
-        async for _ in self._intake.watch(run):
-            if not run.is_done:
-                yield [], {"progress": _progress_json(run)}
+                    (run,) = step
         result = run.result()
         files = [_file_data(picture, request) for picture in run.finished]
         yield files, result_json(run.admitted.request, run.info, run.finished, result)
@@ -135,18 +133,30 @@ class PublicEndpoints:
         token = sent_token(acceptance_token, request.headers if request else {})
         self._gate.verify_token(token)
         several = strip(common, field, values)
+        async with aclosing(self._draw(token, several, request)) as steps:
+            async for step in steps:
+                if isinstance(step, dict):
+                    yield [], {"progress": step}
+                else:
+                    runs = step
+        files = [_file_data(picture, request) for run in runs for picture in run.finished]
+        yield files, {"field": field, "results": [_result_or_error(run) for run in runs]}
+
+    async def _draw(
+        self, token: object, several: Sequence[Mapping[str, object]], request: gr.Request | None
+    ) -> AsyncGenerator[dict[str, Any] | list[Run]]:
+        """Yields how far the runs of a call are, and last the runs themselves, which are done."""
         async with aclosing(self._intake.begin_all(token, several, address_of(request), place_id_of(request))) as begun:
             async for step in begun:
                 if isinstance(step, Stage):
-                    yield [], {"progress": {"stage": step}}
+                    yield {"stage": step}
                 else:
                     runs = step
         async with aclosing(self._intake.watch(*runs)) as watched:
             async for _ in watched:
                 if not all(run.is_done for run in runs):
-                    yield [], {"progress": _strip_progress_json(runs)}
-        files = [_file_data(picture, request) for run in runs for picture in run.finished]
-        yield files, {"field": field, "results": [_result_or_error(run) for run in runs]}
+                    yield _progress_json(runs[0]) if len(runs) == 1 else _strip_progress_json(runs)
+        yield runs
 
     def model(self) -> dict:
         """Describes the served model: id, revision, device, dtype, memory profile, schedulers, limits, default size."""
