@@ -30,11 +30,11 @@ def takes_long(data: bytes) -> bool:
     if data.startswith(b"\xff\xd8"):
         return data.count(_SCAN) > MAX_SCANS or _are_too_many(_SEGMENT.finditer(data))
     if data.startswith(b"\x89PNG"):
-        return _are_too_many(_png_chunks(data))
-    return _are_too_many(_riff_chunks(data))  # in which a WebP lies
+        return _are_too_many(png_chunks(data))
+    return _are_too_many(riff_chunks(data))  # in which a WebP lies
 
 
-def _png_chunks(data: bytes) -> Iterator[int]:
+def png_chunks(data: bytes) -> Iterator[int]:
     """Where each chunk begins, up to the one that ends the picture (PNG, 5.3)."""
     start = 8
     while start + 8 <= len(data):
@@ -44,7 +44,7 @@ def _png_chunks(data: bytes) -> Iterator[int]:
         start += 12 + int.from_bytes(data[start : start + 4], "big")
 
 
-def _riff_chunks(data: bytes) -> Iterator[int]:
+def riff_chunks(data: bytes) -> Iterator[int]:
     """Where each chunk begins, within the size that the file declares. One of odd length is filled up by a byte."""
     start, end = 12, min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     while start + 8 <= end:

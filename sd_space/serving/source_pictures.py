@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image, ImageChops
 
 from sd_space.errors import InvalidRequest, SpaceError
 from sd_space.fields import Picture, SourcePicture, shown
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Outcome
 from sd_space.served_model import Limits, ModelInfo
+from sd_space.serving.bare_pictures import bare, upright
 from sd_space.serving.picture_files import FORMATS, MAX_PIXELS, data_uri_bytes, data_uri_size, takes_long
 from sd_space.serving.placeholder import PLACEHOLDER_SIDE, placeholder
 from sd_space.serving.results import SavedPicture
@@ -132,7 +133,7 @@ def _decoded(name: str, data: bytes, plain: Callable[[Image.Image], Image.Image]
     if takes_long(data):
         raise _unreadable(name)
     try:
-        opened = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        opened = Image.open(io.BytesIO(bare(data)), formats=tuple(FORMATS))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_many_pixels(name) from None
     with opened as image:
@@ -145,7 +146,7 @@ def _decoded(name: str, data: bytes, plain: Callable[[Image.Image], Image.Image]
         # Phones put a second picture into a JPEG, and show the first.
         if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
             raise InvalidRequest(name, f"{name} is animated; send a single picture of it.")
-        return plain(ImageOps.exif_transpose(image))
+        return plain(upright(image, data))
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sd_space.errors import InvalidRequest
 from sd_space.serving import watermark
+from sd_space.serving.bare_pictures import bare
 from sd_space.serving.certificate import SigningKey
 from sd_space.serving.credentials import Credentials, can_be_read, read_credentials
 from sd_space.serving.picture_files import FORMATS, MAX_PIXELS, data_uri_bytes, data_uri_size, takes_long
@@ -72,7 +73,7 @@ def verify(picture: bytes, key: SigningKey | None) -> Verification:
     if takes_long(picture):
         raise _wrong("one in so many parts")
     try:
-        image = Image.open(io.BytesIO(picture), formats=tuple(FORMATS))
+        image = Image.open(io.BytesIO(bare(picture, keeps_text=True)), formats=tuple(FORMATS))
     except Exception:  # Pillow has many, and none of them tells a visitor more
         raise _wrong("a damaged file or another format") from None
     with image:
