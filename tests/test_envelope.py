@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from sd_space.serving.envelope import (
     endpoint_call,
     link_query,
     page_event,
+    parse_object,
 )
 from sd_space.serving.mcp_message import McpRefusal, mcp_message
 
@@ -211,3 +213,13 @@ def test_what_a_client_says_of_itself_is_left_behind():
 @pytest.mark.parametrize("token", ["\udfff", "x" * 129, True, [1], {"a": 1}, 1.5])
 def test_a_progress_token_that_names_nothing_is_left_behind(token):
     assert "_meta" not in message(name="generate", arguments={"prompt": "a"}, _meta={"progressToken": token}).params
+
+
+@pytest.mark.parametrize("part", ["[]", '{"a":[]}', "1"])
+def test_a_large_body_of_many_values_is_refused_before_it_is_parsed(part):
+    body = ('{"picture":[' + ",".join([part] * (4_000_000 // len(part))) + "]}").encode()
+    began_s = time.process_time()
+    with pytest.raises(Refusal, match="at most 65536 values"):
+        parse_object(body)
+    assert time.process_time() - began_s < 0.1
+    assert parse_object(('{"picture":"' + "A" * 8_000_000 + '"}').encode())["picture"].startswith("AAA")
