@@ -162,6 +162,19 @@ def test_a_sheet_and_an_archive_hold_all_that_was_drawn_and_the_citation(tmp_pat
     play(tmp_path, scene)
 
 
+def test_a_run_that_is_named_many_times_is_in_an_archive_once(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window, values="2, 3")
+        window["experiment-runs"] = " ".join([window["experiment-runs"]] * 1_000)
+        await window.do("click", "export-experiment")
+        _, archive = exported(window)
+        with zipfile.ZipFile(archive) as members:
+            assert sum(name.endswith(".png") for name in members.namelist()) == 1 + 2
+
+    play(tmp_path, scene)
+
+
 def test_an_archive_has_no_picture_that_is_not_shown(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()

@@ -17,7 +17,7 @@ from sd_space.serving.grid import grid
 from sd_space.serving.intake import Intake
 from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Run, Runs
-from sd_space.serving.strip import one_picture, strip
+from sd_space.serving.strip import MAX_STRIP, one_picture, strip
 from sd_space.settings import Settings
 from sd_space.ui import bias, bias_views, experiment_views, limitation_views, views
 from sd_space.ui.events import address_of, place_id_of
@@ -25,6 +25,7 @@ from sd_space.ui.experiment_presets import offered_values
 from sd_space.ui.experiments import Experiments
 from sd_space.ui.limitations import SEEDS, limitation_shown_by, prompts_of
 
+MAX_RUNS = MAX_STRIP * len(bias.SEEDS)  # of the largest experiment
 Parts = Sequence[Sequence[Mapping[str, Any]]]  # the values of the requests of each strip
 
 
@@ -185,7 +186,8 @@ class ExperimentHandlers:
         """Those of this visitor's runs with these ids that are known still."""
         if visitor is None or not isinstance(ids, str):
             return []
-        return [run for name in ids.split() if (run := self.runs.get(name, visitor)) is not None]
+        names = list(dict.fromkeys(ids.split()))[:MAX_RUNS]
+        return [run for name in names if (run := self.runs.get(name, visitor)) is not None]
 
 
 def _ids(runs: Sequence[Run]) -> str:
