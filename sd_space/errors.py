@@ -19,6 +19,12 @@ All are picklable: they travel to and from other processes.
 class SpaceError(Exception):
     """A failure in one sentence that may be shown to a visitor: it holds no prompt, token or path."""
 
+    @property
+    def message(self) -> str:
+        """The sentence; a `languages.Phrase` where the page can say it in other languages."""
+        sentence: str = self.args[0] if self.args else ""
+        return sentence
+
 
 class InvalidRequest(SpaceError):
     """A value is out of range or of the wrong type. `field` names it."""
@@ -26,7 +32,11 @@ class InvalidRequest(SpaceError):
     def __init__(self, field: str, message: str):
         super().__init__(field, message)
         self.field = field
-        self.message = message
+
+    @property
+    def message(self) -> str:
+        sentence: str = self.args[1]
+        return sentence
 
     def __str__(self) -> str:
         return self.message
@@ -53,7 +63,6 @@ class _AtStart(SpaceError):
 
     def __init__(self, message: str, operator_hint: str = ""):
         super().__init__(message, operator_hint)
-        self.message = message
         self.operator_hint = operator_hint or message
 
     def __str__(self) -> str:

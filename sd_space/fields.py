@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sd_space.errors import InvalidRequest
+from sd_space.languages import Phrase
 
 Bound = int | float | str
 
@@ -49,25 +50,35 @@ class Text:
     def check(self, name: str, value: object, limits: object) -> str:
         """The text without outer blanks. Words beyond CLIP's 77 tokens are allowed: the result names what was cut."""
         if not isinstance(value, str):
-            raise InvalidRequest(name, f"{name} must be text, not {shown(value)}.")
+            raise InvalidRequest(name, Phrase("{name} must be text, not {value}.", name=name, value=shown(value)))
         if len(value) > self.max_chars:
-            raise InvalidRequest(name, f"{name} must be at most {self.max_chars} characters long, not {len(value)}.")
+            raise InvalidRequest(
+                name,
+                Phrase(
+                    "{name} must be at most {most} characters long, not {length}.",
+                    name=name,
+                    most=self.max_chars,
+                    length=len(value),
+                ),
+            )
         # Cc: control characters, Cs: lone surrogates, which no tokenizer or PNG can hold.
         if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t\r" for c in value):
-            raise InvalidRequest(name, f"{name} must not contain control characters; please type it anew.")
+            raise InvalidRequest(
+                name, Phrase("{name} must not contain control characters; please type it anew.", name=name)
+            )
         if not self.may_be_empty and not any(unicodedata.category(c)[0] not in "CZ" for c in value):
-            raise InvalidRequest(name, f"{name} must not be empty; describe the picture you want.")
+            raise InvalidRequest(name, Phrase("{name} must not be empty; describe the picture you want.", name=name))
         return " ".join(value.split())
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A whole number. `unit` follows the range in a refusal."""
+    """A whole number, and what refuses another."""
 
     low: Bound
     high: Bound
     multiple_of: Bound = 1
-    unit: str = ""
+    refusal: Phrase = Phrase("{name} must be a whole number from {low} to {high}, not {value}.")
 
     def range(self, limits: object) -> tuple[Any, Any]:
         return _number(self.low, limits), _number(self.high, limits)
@@ -77,10 +88,12 @@ class Whole:
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # a JSON client writes 4.0 for 4
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            range_text = f"a whole number from {low} to {high}{self.unit}"
-            raise InvalidRequest(name, f"{name} must be {range_text}, not {shown(value)}.")
+            values: dict[str, object] = {"name": name, "low": low, "high": high, "value": shown(value)}
+            raise InvalidRequest(name, Phrase(self.refusal, **values))
         if value % (step := _number(self.multiple_of, limits)):
-            raise InvalidRequest(name, f"{name} must be a multiple of {step}, not {value}.")
+            raise InvalidRequest(
+                name, Phrase("{name} must be a multiple of {step}, not {value}.", name=name, step=step, value=value)
+            )
         return value
 
 
@@ -96,7 +109,16 @@ class Real:
         low, high = self.range(limits)
         # Not a number, which is a float, is in no range.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise InvalidRequest(name, f"{name} must be a number from {low:g} to {high:g}, not {shown(value)}.")
+            raise InvalidRequest(
+                name,
+                Phrase(
+                    "{name} must be a number from {low} to {high}, not {value}.",
+                    name=name,
+                    low=f"{low:g}",
+                    high=f"{high:g}",
+                    value=shown(value),
+                ),
+            )
         return float(value)
 
 
@@ -129,7 +151,9 @@ class Picture:
         if value is None or value == "":
             return None
         if not isinstance(value, SourcePicture) or value.channels != self.channels:
-            raise InvalidRequest(name, f"{name} must be a picture as a data URI, not {shown(value)}.")
+            raise InvalidRequest(
+                name, Phrase("{name} must be a picture as a data URI, not {value}.", name=name, value=shown(value))
+            )
         return value
 
 
@@ -142,7 +166,15 @@ class Choice:
     def check(self, name: str, value: object, limits: object) -> str:
         choices = getattr(limits, self.choices)
         if not isinstance(value, str) or value not in choices:
-            raise InvalidRequest(name, f"{name} must be one of {', '.join(choices)}, not {shown(value)}.")
+            raise InvalidRequest(
+                name,
+                Phrase(
+                    "{name} must be one of {choices}, not {value}.",
+                    name=name,
+                    choices=", ".join(choices),
+                    value=shown(value),
+                ),
+            )
         return value
 
 
@@ -153,7 +185,7 @@ def _number(bound: Bound, limits: object) -> Any:
 def shown(value: object) -> str:
     """The refused value as an error may repeat it: numbers and short words whole, anything else by its type."""
     if value is None:
-        return "nothing"
+        return Phrase("nothing")
     if isinstance(value, bool | int | float):
         text = json.dumps(value)
     elif isinstance(value, str):
@@ -162,4 +194,6 @@ def shown(value: object) -> str:
         text = f"a {type(value).__name__}"
     if len(text) <= 24:
         return text
-    return f"a text of {len(value)} characters" if isinstance(value, str) else f"a number of {len(text)} digits"
+    if isinstance(value, str):
+        return Phrase("a text of {length} characters", length=len(value))
+    return Phrase("a number of {length} digits", length=len(text))

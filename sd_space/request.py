@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from sd_space.errors import InvalidRequest
+from sd_space.errors import InvalidRequest, SpaceError
 from sd_space.fields import Choice, Kind, Picture, Real, RequestField, SourcePicture, Text, Whole, shown
+from sd_space.languages import Phrase
 from sd_space.served_model import ModelInfo
 
 MAX_SEED = 2**32 - 1
@@ -22,8 +23,17 @@ def _optional(kind: Kind, label: str, help: str, default: object, parameter: str
     return field(default=default, metadata={"field": RequestField(kind, label, help, default, parameter, used_with)})
 
 
-_SEED = Whole(-1, MAX_SEED, unit=" (-1 picks one at random)")
-_SIDE = Whole("min_size", "max_size", multiple_of="size_step", unit=" pixels")
+_SEED = Whole(
+    -1,
+    MAX_SEED,
+    refusal=Phrase("{name} must be a whole number from {low} to {high} (-1 picks one at random), not {value}."),
+)
+_SIDE = Whole(
+    "min_size",
+    "max_size",
+    multiple_of="size_step",
+    refusal=Phrase("{name} must be a whole number from {low} to {high} pixels, not {value}."),
+)
 _SIDE_HELP = "in pixels, a multiple of {limits.size_step}; the model's own when left out"
 
 
@@ -36,38 +46,40 @@ class GenerationRequest:
     Form, API description, checks and all forms of a recipe (`serving/recipe.py`) are made from this table.
     """
 
-    prompt: str = _field(Text(MAX_PROMPT_CHARS, may_be_empty=False), "Prompt", "what the pictures show, in English")
-    negative_prompt: str = _field(Text(MAX_PROMPT_CHARS), "Negative prompt", "what they should not show", "")
+    prompt: str = _field(
+        Text(MAX_PROMPT_CHARS, may_be_empty=False), Phrase("Prompt"), "what the pictures show, in English"
+    )
+    negative_prompt: str = _field(Text(MAX_PROMPT_CHARS), Phrase("Negative prompt"), "what they should not show", "")
     num_images_per_prompt: int = _field(
-        Whole(1, "max_images"), "Number of pictures", "how many pictures, 1 to {limits.max_images}"
+        Whole(1, "max_images"), Phrase("Number of pictures"), "how many pictures, 1 to {limits.max_images}"
     )
     num_inference_steps: int = _field(
-        Whole(1, "max_steps"), "Steps", "denoising steps, 1 to {limits.max_steps}", parameter="Steps"
+        Whole(1, "max_steps"), Phrase("Steps"), "denoising steps, 1 to {limits.max_steps}", parameter="Steps"
     )
     scheduler: str = _field(
         Choice("schedulers"),
-        "Noise scheduler",
+        Phrase("Noise scheduler"),
         "the noise scheduler, one of those that the model endpoint lists",
         parameter="Sampler",
     )
     guidance_scale: float = _field(
         Real("min_guidance", "max_guidance"),
-        "Guidance scale",
+        Phrase("Guidance scale"),
         "how closely to follow the prompt, {limits.min_guidance:g} to {limits.max_guidance:g}",
         parameter="CFG scale",
     )
     seed: int = _field(
         _SEED,
-        "Seed",
+        Phrase("Seed"),
         f"the first picture's seed, 0 to {MAX_SEED}, or -1 for a random one; the next one has seed + 1",
         -1,
         parameter="Seed",
     )
-    width: int = _field(_SIDE, "Width", _SIDE_HELP, parameter="Size")
-    height: int = _field(_SIDE, "Height", _SIDE_HELP, parameter="Size")
+    width: int = _field(_SIDE, Phrase("Width"), _SIDE_HELP, parameter="Size")
+    height: int = _field(_SIDE, Phrase("Height"), _SIDE_HELP, parameter="Size")
     init_image: SourcePicture | None = _optional(
         Picture(channels=3),
-        "Start picture",
+        Phrase("Start picture"),
         "the picture to start from, as a data URI or the address of one of your own results; noise when left out. "
         "width and height are its own when left out, within what the model takes",
         None,
@@ -76,7 +88,7 @@ class GenerationRequest:
     )
     mask: SourcePicture | None = _optional(
         Picture(channels=1),
-        "Mask",
+        Phrase("Mask"),
         "what may change of init_image, as a data URI: white is drawn anew, black stays; all of it when left out",
         None,
         "Mask hash",
@@ -84,7 +96,7 @@ class GenerationRequest:
     )
     strength: float = _optional(
         Real(0.0, 1.0),
-        "How much may change?",
+        Phrase("How much may change?"),
         "how much of init_image may change, from 0 to 1; of the steps, this share is drawn",
         0.8,
         "Denoising strength",
@@ -92,7 +104,7 @@ class GenerationRequest:
     )
     variation_seed: int = _optional(
         _SEED,
-        "Variation seed",
+        Phrase("Variation seed"),
         "the seed of the first variation, or -1 for a random one; the next picture has variation_seed + 1, and all "
         "have the same seed",
         -1,
@@ -101,7 +113,7 @@ class GenerationRequest:
     )
     variation_strength: float = _optional(
         Real(0.0, 1.0),
-        "Variation strength",
+        Phrase("Variation strength"),
         "how far from the seed's noise to that of the variation seed, from 0, which is none, to 1",
         0.0,
         "Variation seed strength",
@@ -163,18 +175,43 @@ class GenerationRequest:
         """What the fields that are about a picture must agree on. Raises InvalidRequest."""
         if self.init_image is None:
             if self.mask is not None:
-                raise InvalidRequest("mask", "mask needs the picture that it belongs to: send init_image as well.")
+                raise InvalidRequest(
+                    "mask",
+                    Phrase("{name} needs the picture that it belongs to: send init_image as well.", name="mask"),
+                )
             return
         if self.first_step == self.num_inference_steps:
             raise InvalidRequest(
                 "strength",
-                f"num_inference_steps x strength must be at least 1, not {self.num_inference_steps} x "
-                f"{self.strength:g}; raise one of them.",
+                Phrase(
+                    "num_inference_steps x strength must be at least 1, not {steps} x {strength}; raise one of them.",
+                    steps=self.num_inference_steps,
+                    strength=f"{self.strength:g}",
+                ),
             )
         for name in ("init_image", "mask"):
             picture = getattr(self, name)
             if picture is not None and (picture.width, picture.height) != (self.width, self.height):
-                raise InvalidRequest(name, f"{name} must be {self.width} x {self.height} pixels, as width and height.")
+                raise InvalidRequest(
+                    name,
+                    Phrase(
+                        "{name} must be {width} x {height} pixels, as width and height.",
+                        name=name,
+                        width=self.width,
+                        height=self.height,
+                    ),
+                )
 
 
 REQUEST_FIELDS: Mapping[str, RequestField] = {f.name: f.metadata["field"] for f in fields(GenerationRequest)}
+
+
+def labelled(error: SpaceError) -> str:
+    """What a visitor reads of an error: a field of the request goes by its label on the page."""
+    message, name = error.message, error.field if isinstance(error, InvalidRequest) else ""
+    if name not in REQUEST_FIELDS:
+        return message
+    label = REQUEST_FIELDS[name].label
+    if isinstance(message, Phrase):
+        return Phrase(message.template, **{**message.values, **({"name": label} if "name" in message.values else {})})
+    return label + message.removeprefix(name) if message.startswith(f"{name} ") else message

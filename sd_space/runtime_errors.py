@@ -7,9 +7,10 @@ import traceback
 from pathlib import Path
 
 from sd_space.errors import EngineFailed, SpaceError
+from sd_space.languages import Phrase
 
-GENERATION_FAILED = "Something went wrong while your pictures were made; please try again."
-_NEEDS_TOO_MUCH_MEMORY = (
+GENERATION_FAILED = Phrase("Something went wrong while your pictures were made; please try again.")
+_NEEDS_TOO_MUCH_MEMORY = Phrase(
     "This picture needs more memory than the device has free; please try a smaller size or fewer pictures."
 )
 # Messages of other errors than `torch.OutOfMemoryError` that mean out of memory: from the driver (kernels and graphs

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from sd_space.devices import Device
 from sd_space.errors import ModelUnavailable, SpaceError
+from sd_space.languages import Phrase
 from sd_space.request import GenerationRequest
 from sd_space.served_model import ModelInfo
 
@@ -171,5 +172,5 @@ class BackendStatus:
     def ready_info(self) -> ModelInfo:
         """The served model. Raises ModelUnavailable if none is loaded yet, or none could be."""
         if self.info is None:
-            raise ModelUnavailable(self.reason or "The model is still loading; please try again in a minute.")
+            raise ModelUnavailable(self.reason or Phrase("The model is still loading; please try again in a minute."))
         return self.info

@@ -15,11 +15,7 @@ LIMITS = replace(INFO.limits, max_steps=30, schedulers=("PNDM", "Euler"))
     ("kind", "value", "says"),
     [
         (Whole(1, "max_steps"), 31, "strength must be a whole number from 1 to 30, not 31."),
-        (
-            Whole("min_size", "max_size", multiple_of="size_step", unit=" pixels"),
-            65,
-            "must be a multiple of 8, not 65.",
-        ),
+        (Whole("min_size", "max_size", multiple_of="size_step"), 65, "must be a multiple of 8, not 65."),
         (Real(0, "max_guidance"), 20.5, "strength must be a number from 0 to 20, not 20.5."),
         (Choice("schedulers"), "LCM", "strength must be one of PNDM, Euler, not 'LCM'."),
         (Text(3), "four", "strength must be at most 3 characters long, not 4."),

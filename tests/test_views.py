@@ -9,7 +9,7 @@ from sd_space.schema import BackendStatus, GenerationResult, Outcome, Preview, P
 from sd_space.serving.gate import USE_RESTRICTIONS
 from sd_space.serving.results import SavedPicture
 from sd_space.serving.runs import Run
-from sd_space.ui import views
+from sd_space.ui import run_views, views
 
 from .test_schema import INFO
 from .tiny_models import admitted
@@ -92,12 +92,12 @@ def test_the_recordings_say_when_by_what_and_on_what_they_were_made():
     ],
 )
 def test_the_progress_says_place_step_and_seconds_left(progress, says):
-    assert says in views.progress_html(run_of(progress=progress))
+    assert says in run_views.progress_html(run_of(progress=progress))
 
 
 def test_the_progress_has_a_tile_for_each_picture_in_its_state():
     progress = Progress("r", 0, 12, 51, 1, 3, previews=(None, Preview(1, 1, bytes(3)), None))
-    tiles = views.progress_html(run_of([Outcome.OK], pictures=3, progress=progress))
+    tiles = run_views.progress_html(run_of([Outcome.OK], pictures=3, progress=progress))
     assert tiles.count('class="tile"') == 1 and tiles.count("tile mosaic") == 1 and tiles.count("tile empty") == 1
 
 
@@ -117,7 +117,7 @@ def test_the_progress_has_a_tile_for_each_picture_in_its_state():
     ],
 )
 def test_the_summary_says_what_came_out(run, says):
-    assert says in views.run_summary(run)
+    assert says in run_views.run_summary(run)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_a_refused_field_goes_by_its_label(error, says):
 
 
 def test_a_failure_interrupts_a_screen_reader_and_a_cancel_does_not():
-    assert 'role="alert"' in views.run_summary(run_of(outcome=EngineFailed("The device was lost.")))
-    assert 'role="alert"' not in views.run_summary(run_of(outcome=Cancelled("Cancelled.")))
+    assert 'role="alert"' in run_views.run_summary(run_of(outcome=EngineFailed("The device was lost.")))
+    assert 'role="alert"' not in run_views.run_summary(run_of(outcome=Cancelled("Cancelled.")))
 
 
 def test_a_refused_value_names_its_field_to_the_pages_script():
@@ -145,17 +145,17 @@ def test_a_refused_value_names_its_field_to_the_pages_script():
 
 
 def test_who_had_pictures_withheld_is_told_why_and_offered_new_seeds():
-    summary = views.run_summary(run_of([Outcome.WITHHELD] * 4, outcome=result()))
+    summary = run_views.run_summary(run_of([Outcome.WITHHELD] * 4, outcome=result()))
     assert 'href="#screened"' in summary and 'id="new-seeds"' in summary
-    assert "new-seeds" not in views.run_summary(run_of([Outcome.OK] * 4, outcome=result()))
+    assert "new-seeds" not in run_views.run_summary(run_of([Outcome.OK] * 4, outcome=result()))
 
 
 def test_a_broken_picture_is_not_called_withheld():
-    assert "held back" not in views.run_summary(run_of([Outcome.BROKEN] * 4, outcome=result()))
+    assert "held back" not in run_views.run_summary(run_of([Outcome.BROKEN] * 4, outcome=result()))
 
 
 def test_the_recipe_names_everything_that_decides_the_pictures():
-    recipe = views.recipe(run_of(), 3600)
+    recipe = run_views.recipe(run_of(), 3600)
     for word in ("5 – 8", "1 hour", "PNDM", "7.5", "64 × 64", "Picture book", "float32", "none", "seed=5"):
         assert word in recipe, word
 
@@ -164,9 +164,9 @@ def test_what_visitors_write_is_never_markup():
     hostile = admitted("r", num_images_per_prompt=4, prompt=HOSTILE, negative_prompt=HOSTILE)
     run = run_of([Outcome.OK] * 4, admitted=hostile, outcome=result(HOSTILE))
     for html in (
-        views.progress_html(run),
-        views.run_summary(run),
-        views.recipe(run, 3600),
+        run_views.progress_html(run),
+        run_views.run_summary(run),
+        run_views.recipe(run, 3600),
         views.note(HOSTILE, "error"),
     ):
         assert "<img src=x" not in html

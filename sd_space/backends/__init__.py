@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from sd_space.errors import InvalidSetting, ModelUnavailable
+from sd_space.languages import Phrase
 from sd_space.schema import AdmittedRequest, BackendStatus, PromptTokenizer, Stage, Update
 from sd_space.settings import Settings
 
-STOPPED = "The Space is restarting; please try again in a minute."
+STOPPED = Phrase("The Space is restarting; please try again in a minute.")
 EXTRAS = {"spaces": "spaces", "ray": "ray[serve]"}  # module -> the package to install for it
 
 

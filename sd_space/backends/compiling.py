@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from sd_space.backends.heartbeat import Heartbeat
 from sd_space.backends.update_stream import Stream
+from sd_space.languages import Phrase
 from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import Progress
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMPILING_S = 1800.0  # the longest that is not taken for a hang
-NOTE = "This size is new here, so the model is being compiled for it; that happens once and takes a while."
+NOTE = Phrase("This size is new here, so the model is being compiled for it; that happens once and takes a while.")
 
 
 def compile_size(loaded: "LoadedPipeline", stream: Stream, heartbeat: Heartbeat) -> None:

@@ -18,6 +18,7 @@ from sd_space.backends.replicas import ReplicaLost
 from sd_space.backends.update_stream import UpdateStream
 from sd_space.devices import Device, DeviceState
 from sd_space.errors import ModelUnavailable, SpaceError
+from sd_space.languages import Phrase
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -37,7 +38,7 @@ SILENT_S = 20.0  # without a report for this long, a process that is ready count
 SILENT_LOADING_S = 180.0  # and one that still imports or loads, which may hold the interpreter's lock
 PAUSES_S = (0.0, 1.0, 4.0, 15.0, 60.0)  # before another start, after so many that never became ready
 STOP_S = 1.5  # that a process gets to end by itself, or to be gone once it is killed
-RESTARTING = "The model is started again after a fault; please try again in a minute."
+RESTARTING = Phrase("The model is started again after a fault; please try again in a minute.")
 
 
 class EngineSlot:

@@ -20,6 +20,7 @@ from sd_space.backends.loading import IdleWork, assemble_engine, device_of, load
 from sd_space.backends.update_stream import Stream
 from sd_space.devices import Device
 from sd_space.errors import EngineFailed, ModelUnavailable, SpaceError
+from sd_space.languages import Phrase
 from sd_space.runtime_errors import GENERATION_FAILED, is_device_lost, traceback_without_message
 from sd_space.schema import (
     AdmittedRequest,
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0  # the longest time between two heartbeats of an idle thread
-BROKEN = "The model stopped working, so no pictures can be made; the operator has been told."
+BROKEN = Phrase("The model stopped working, so no pictures can be made; the operator has been told.")
 _DONE = object()
-CHECKER_HANGS = "The safety checker does not answer, so no pictures are shown."
+CHECKER_HANGS = Phrase("The safety checker does not answer, so no pictures are shown.")
 
 
 class EngineThread:

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 
 from sd_space.backends import STOPPED
 from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, SpaceError
+from sd_space.languages import Phrase
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
@@ -37,9 +38,13 @@ SHARED_ATTEMPTS = 2  # of them, those beside other requests
 LOOK_S = 1.0  # how often a request that waits looks whether there is still something to wait for
 TURN_LOOK_S = 0.05  # how often one looks whether it may be sent
 LOST_S = 120.0  # after so long without any replica, requests fail
-AGAIN = "A machine stopped while it was drawing your pictures; they are drawn again on another, with the same seeds."
-LOST = "The machines that draw have been lost, and none came back in time; please try again later."
-GIVEN_UP = "The machine stopped each time that it drew these pictures; please ask for other ones, or try again later."
+AGAIN = Phrase(
+    "A machine stopped while it was drawing your pictures; they are drawn again on another, with the same seeds."
+)
+LOST = Phrase("The machines that draw have been lost, and none came back in time; please try again later.")
+GIVEN_UP = Phrase(
+    "The machine stopped each time that it drew these pictures; please ask for other ones, or try again later."
+)
 
 
 @dataclass(slots=True, eq=False)

@@ -25,6 +25,7 @@ from sd_space.backends.update_stream import UpdateStream
 from sd_space.engine.batcher import BatchKey
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, InvalidRequest, QueueFull, SafetyCheckFailed, SpaceError
+from sd_space.languages import Phrase
 from sd_space.request import GenerationRequest
 from sd_space.schema import (
     AdmittedRequest,
@@ -95,31 +96,42 @@ def seconds_to_ask_for(
     return math.ceil(START_S + MARGIN * (num_timesteps * step_s + pictures * finish_s))
 
 
+_QUOTA_UNTIL = Phrase(
+    "Your ZeroGPU quota does not cover the {asked_s} s of GPU time asked for; try again in {when}, or ask for fewer "
+    "pictures or steps."
+)
+_QUOTA = Phrase(
+    "Your ZeroGPU quota does not cover the {asked_s} s of GPU time asked for; try again later, or ask for fewer "
+    "pictures or steps."
+)
+_TOO_LONG = Phrase(
+    "This would take {asked_s} s of GPU time, more than the Hub lends for one call; ask for fewer pictures or steps."
+)
+
+
 def as_refusal(error: Exception, asked_s: int) -> SpaceError:
     """The error that a visitor reads for what `spaces` raised: Gradio errors, which differ by their titles."""
     title, message = getattr(error, "title", ""), str(getattr(error, "message", error))
-    fewer = "ask for fewer pictures or steps"
     if isinstance(error, SpaceError):
         return error
     if title == "ZeroGPU quota exceeded":
         again = re.search(r"Try again in ((?:\d+ days?, )?\d+:\d\d:\d\d)", message)
-        when = f"try again in {again[1]}" if again else "try again later"
-        return QueueFull(
-            f"Your ZeroGPU quota does not cover the {asked_s} s of GPU time asked for; {when}, or {fewer}."
-        )
+        values = {"asked_s": asked_s, "when": again[1]} if again else {"asked_s": asked_s}
+        return QueueFull(Phrase(_QUOTA_UNTIL if again else _QUOTA, **values))
     if title == "ZeroGPU pending credits exceeded":
-        return QueueFull("Your ZeroGPU quota is taken up by calls that still run; try again when they are done.")
+        return QueueFull(
+            Phrase("Your ZeroGPU quota is taken up by calls that still run; try again when they are done.")
+        )
     if title == "ZeroGPU illegal duration":
-        sentence = f"This would take {asked_s} s of GPU time, more than the Hub lends for one call; {fewer}."
-        return InvalidRequest("num_inference_steps", sentence)
+        return InvalidRequest("num_inference_steps", Phrase(_TOO_LONG, asked_s=asked_s))
     if "proxy token" in message:
-        return QueueFull("The Hub no longer knows your visit to this page; please reload it.")
+        return QueueFull(Phrase("The Hub no longer knows your visit to this page; please reload it."))
     if title in ("ZeroGPU queue timeout", "ZeroGPU client error"):
-        return QueueFull("No shared GPU became free in time; please try again in a minute.")
+        return QueueFull(Phrase("No shared GPU became free in time; please try again in a minute."))
     if message.startswith("Connection closed by visitor"):
         return Cancelled("Cancelled; no GPU was used.")
     logger.error("a ZeroGPU call failed with %s: %s", type(error).__name__, title)
-    return EngineFailed("The shared GPU was taken away before your pictures were finished; please try again.")
+    return EngineFailed(Phrase("The shared GPU was taken away before your pictures were finished; please try again."))
 
 
 @dataclass(slots=True, eq=False)

@@ -22,6 +22,7 @@ from sd_space.engine.device_pictures import DevicePicture, is_as_by, prepared
 from sd_space.engine.starts import ScreenedSource
 from sd_space.errors import EngineFailed, InvalidRequest, SafetyCheckFailed
 from sd_space.fields import SourcePicture
+from sd_space.languages import Phrase
 from sd_space.runtime_errors import is_out_of_memory
 from sd_space.schema import Outcome, Preview, ScreenedImage
 
@@ -31,9 +32,13 @@ Picture = Image.Image | DevicePicture
 
 MAX_PREVIEW_CELLS = 16  # a side: too coarse to show what the checker would withhold
 MAX_VIEWS = 8  # views in one call of the checker, which bounds the memory that a long picture takes
-FLAGGED_SOURCE = "init_image was flagged by the safety checker, so nothing is drawn from it; choose another picture."
-UNCHECKED_SOURCE = "The safety checker could not check init_image, so nothing is drawn from it; please try again."
-REFUSAL = "The safety checker of this model does not work, so no pictures are made."
+FLAGGED_SOURCE = Phrase(
+    "{name} was flagged by the safety checker, so nothing is drawn from it; choose another picture.", name="init_image"
+)
+UNCHECKED_SOURCE = Phrase(
+    "The safety checker could not check init_image, so nothing is drawn from it; please try again."
+)
+REFUSAL = Phrase("The safety checker of this model does not work, so no pictures are made.")
 
 
 class SafetyScreen:

@@ -11,6 +11,7 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import tqdm
 from huggingface_hub.utils._xet import abort_xet_session  # no public function ends a transfer from outside
 
+from sd_space.languages import Phrase
 from sd_space.model.files import format_size
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ class DownloadProgress:
 
     def __str__(self) -> str:
         return f"{format_size(min(self._highest, self._total_bytes))} of {format_size(self._total_bytes)}"
+
+    def message(self) -> Phrase:
+        of, total = format_size(min(self._highest, self._total_bytes)), format_size(self._total_bytes)
+        return Phrase("{received} of {total} fetched", received=of, total=total)
 
     def touch(self) -> None:
         self._changed_s = time.monotonic()
@@ -144,7 +149,7 @@ def _wait(
                 raise error
             left -= 1
             progress.touch()
-        on_progress(f"{progress} fetched")
+        on_progress(progress.message())
         if time.monotonic() - logged_s > LOG_EVERY_S:
             logged_s = time.monotonic()
             logger.info("%s of %s fetched", progress, model)

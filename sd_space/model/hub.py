@@ -17,6 +17,7 @@ import httpx2
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
+from sd_space.languages import Phrase
 from sd_space.model.download import download
 from sd_space.model.files import INDEX, WEIGHTS, FilesMissing, files_in, format_size, needed_files, variant_of
 from sd_space.model.hub_errors import http_status, operator_hint
@@ -119,7 +120,7 @@ def _fetch(
     timeout_s: float,
     weights_of: Sequence[str],
 ) -> Snapshot:
-    on_progress("asking the Hub")
+    on_progress(Phrase("asking the Hub"))
     listing = ask(model, revision, timeout_s)
     wanted = {
         name: listing.sizes[name]

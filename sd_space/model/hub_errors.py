@@ -7,10 +7,13 @@ import httpx2
 from huggingface_hub import constants, errors
 
 from sd_space.errors import ModelUnavailable
+from sd_space.languages import Phrase
 from sd_space.model.download import DownloadStalled
 from sd_space.model.files import FilesMissing
 
-VISITORS_SENTENCE = "The model cannot be loaded at the moment, so no pictures can be made; the operator has been told."
+VISITORS_SENTENCE = Phrase(
+    "The model cannot be loaded at the moment, so no pictures can be made; the operator has been told."
+)
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the disk's end, the account's, and a file's
 
 Matches = Callable[[BaseException], bool]

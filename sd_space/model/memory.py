@@ -6,6 +6,7 @@ falls back to the next profile.
 
 from dataclasses import dataclass, replace
 
+from sd_space.languages import Phrase
 from sd_space.settings import WIDTHS
 
 GIB = 2**30
@@ -33,15 +34,20 @@ class MemoryProfile:
     recorded_steps: bool = False
 
     @property
-    def name(self) -> str:
+    def name(self) -> Phrase:
         """As the page and every result show it."""
-        parts = ["attention slicing"] * self.attention_slicing
-        parts += ["tiled decode" if self.vae_tiling else "sliced decode"] * (self.vae_slicing or self.vae_tiling)
+        parts = [Phrase("attention slicing")] * self.attention_slicing
+        parts += [Phrase("tiled decode")] * self.vae_tiling
+        parts += [Phrase("sliced decode")] * (self.vae_slicing and not self.vae_tiling)
         if self.max_pictures:
-            parts.append(f"{self.max_pictures} picture{'s' * (self.max_pictures > 1)} a step")
-        parts += ["checker on the CPU"] * (self.checker_on_cpu and self.offload == "none")
-        parts += [f"{self.offload} offload"] * (self.offload != "none")
-        return ", ".join(parts or ["everything in memory"]) + ", recorded steps" * self.recorded_steps
+            several = Phrase("{count} pictures a step", count=self.max_pictures)
+            parts.append(Phrase("1 picture a step") if self.max_pictures == 1 else several)
+        parts += [Phrase("checker on the CPU")] * (self.checker_on_cpu and self.offload == "none")
+        parts += [Phrase("{kind} offload", kind=self.offload)] * (self.offload != "none")
+        parts = parts or [Phrase("everything in memory")]
+        parts += [Phrase("recorded steps")] * self.recorded_steps
+        names = [f"part_{k}" for k in range(len(parts))]
+        return Phrase(", ".join(f"{{{name}}}" for name in names), **dict(zip(names, parts, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

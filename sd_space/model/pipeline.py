@@ -17,6 +17,7 @@ import transformers
 from diffusers import StableDiffusionPipeline
 
 from sd_space.errors import ModelUnavailable, SafetyCheckFailed, SpaceError
+from sd_space.languages import Phrase
 from sd_space.model.components import (
     NETWORKS,
     load_checker,
@@ -99,7 +100,7 @@ def _load_or_fall_back(spec: PipelineSpec, on_progress: Callable[[str], None]) -
         logger.warning("serving the picture book instead of %s: %s", spec.model, error.operator_hint)
         tiny = replace(spec, model=str(TINY_FOLDER), revision=None, variant=None, may_fall_back=False)
         loaded = _load(tiny, on_progress)
-        reason = f"{spec.model} could not be loaded, so a small model stands in for it."
+        reason = Phrase("{model} could not be loaded, so a small model stands in for it.", model=spec.model)
         return replace(loaded, info=replace(loaded.info, fallback_reason=reason))
 
 
@@ -153,16 +154,16 @@ def _load_snapshot(
     examine(folder, spec.variant, ("safety_checker",) if checkpoint else tuple(WEIGHTS))
     if checkpoint is not None:
         examine_checkpoint(checkpoint, folder)
-    on_progress("loading the safety checker")
+    on_progress(Phrase("loading the safety checker"))
     checker, missing = load_checker(folder, spec.variant)
     extractor = load_feature_extractor(folder)
     if checkpoint is not None:
-        on_progress(f"loading {checkpoint.name}")
+        on_progress(Phrase("loading {part}", part=checkpoint.name))
         pipeline = load_checkpoint(checkpoint, folder, checker, extractor, dtype)
     else:
         parts = {}
         for name in NETWORKS:
-            on_progress(f"loading the {name.replace('_', ' ')}")
+            on_progress(Phrase("loading {part}", part=f"the {name.replace('_', ' ')}"))
             parts[name] = load_network(folder, name, spec.variant, dtype)
         scheduler, tokenizer = load_scheduler(folder), load_tokenizer(folder)
         with warnings.catch_warnings():
@@ -172,9 +173,9 @@ def _load_snapshot(
                 **parts, tokenizer=tokenizer, scheduler=scheduler, safety_checker=checker, feature_extractor=extractor
             )
     if spec.device != "cpu":
-        on_progress(f"moving it to the {spec.device}")
+        on_progress(Phrase("moving it to the {device}", device=spec.device))
     else:
-        on_progress("compiling the unet" if spec.runtime != "torch" else "")
+        on_progress(Phrase("compiling the unet") if spec.runtime != "torch" else "")
     commit = snapshot.commit if checkpoint is None else None
     return fit_pipeline(pipeline, replace(spec, revision=commit), missing)
 

@@ -9,10 +9,11 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from sd_space.languages import Phrase, translate
 from sd_space.serving.origins import MADE_UP, PUBLIC
 from sd_space.serving.routes import Kind, Route
 
-BROKEN = "Something broke on the server; please try again."
+BROKEN = Phrase("Something broke on the server; please try again.")
 _SENTENCES = {
     400: "The request could not be understood; please check it against the API's description.",
     401: "Please log in first: this page asks for a name and a password.",
@@ -26,7 +27,7 @@ _SENTENCES = {
     429: "Too many calls; please try again in a minute.",
     503: "The server cannot answer right now; please try again in a minute.",
 }
-CANCELLED = "Cancelled before it was done."
+CANCELLED = Phrase("Cancelled before it was done.")
 WRONG_PASSWORD = "The name or the password is not right."
 # Ends of events that were cancelled: nothing of ours ends so.
 _NOTHING, _NO_OUTPUT = b"event: complete\ndata: null", b'"output":{}'
@@ -54,7 +55,7 @@ STREAM_HEADERS = ((b"cache-control", b"no-cache, no-transform"), (b"x-accel-buff
 
 def refusal(status: int, sentence: str) -> JSONResponse:
     """Our own answer. Gradio's page shows `error`, its clients `detail`."""
-    return JSONResponse({"error": sentence}, status)
+    return JSONResponse({"error": translate(sentence)}, status)
 
 
 def known_sentence(status: int) -> str:
@@ -90,6 +91,8 @@ class KnownAnswer:
         status, headers = message["status"], Headers(raw=message["headers"])
         media_type = headers.get("content-type", "").partition(";")[0].strip()
         self._start = {**message, "headers": [(k, v) for k, v in message["headers"] if k.decode().lower() in _PASSED]}
+        if self._route.kind is Kind.PAGE:
+            self._start["headers"] += [(b"vary", b"Accept-Language")]
         if self._route.kind is Kind.LOGOUT and status == 302:
             # Relative, so that it holds wherever the page was opened; Gradio would write its own absolute address.
             self._start["headers"] += [(b"location", b"./")]

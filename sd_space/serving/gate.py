@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sd_space.card import ModelCard
 from sd_space.errors import LicenceNotAccepted
+from sd_space.languages import Phrase
 from sd_space.request import MAX_SEED, GenerationRequest
 from sd_space.schema import AdmittedRequest
 from sd_space.served_model import ModelInfo
@@ -24,21 +25,28 @@ if TYPE_CHECKING:
 
 # CreativeML OpenRAIL-M, Attachment A, clauses (a) to (k), in our own words.
 USE_RESTRICTIONS = (
-    "Break no law or regulation that applies where you are or where the pictures go.",
-    "Never exploit or harm minors, or try to.",
-    "Do not make or spread provably false information in order to harm others.",
-    "Do not make or spread personal data that could be used to harm somebody.",
-    "Do not defame, belittle or harass anyone.",
-    "Leave no decision about a person's legal rights or obligations to the model alone.",
-    "Do not discriminate against or harm people for how they behave, or are predicted to behave, or for who they seem "
-    "to be.",
-    "Do not exploit the weaknesses of a group, of age, social standing, body or mind, to steer its members into harm.",
-    "Do not discriminate against people for traits that the law protects.",
-    "Give no medical advice and interpret no medical results.",
-    "Do not serve justice, policing, immigration or asylum with it, such as by predicting who will commit a crime.",
+    Phrase("Break no law or regulation that applies where you are or where the pictures go."),
+    Phrase("Never exploit or harm minors, or try to."),
+    Phrase("Do not make or spread provably false information in order to harm others."),
+    Phrase("Do not make or spread personal data that could be used to harm somebody."),
+    Phrase("Do not defame, belittle or harass anyone."),
+    Phrase("Leave no decision about a person's legal rights or obligations to the model alone."),
+    Phrase(
+        "Do not discriminate against or harm people for how they behave, or are predicted to behave, or for who they "
+        "seem to be."
+    ),
+    Phrase(
+        "Do not exploit the weaknesses of a group, of age, social standing, body or mind, to steer its members into "
+        "harm."
+    ),
+    Phrase("Do not discriminate against people for traits that the law protects."),
+    Phrase("Give no medical advice and interpret no medical results."),
+    Phrase(
+        "Do not serve justice, policing, immigration or asylum with it, such as by predicting who will commit a crime."
+    ),
 )
 
-HOW_TO_ACCEPT = (
+HOW_TO_ACCEPT = Phrase(
     "The licence has not been accepted: accept it on the page, or call /accept_license with agree=true and send the "
     "token that it returns as acceptance_token (in the header X-License-Token, or as the API key of OpenAI's clients)."
 )
@@ -104,11 +112,13 @@ class Gate:
         """The acceptance that `token` proves. Raises LicenceNotAccepted, saying what is wrong and how to accept."""
         licence, acceptance = self._signed(token)
         if licence != self._digest:
-            raise LicenceNotAccepted(f"The licence text has changed since you accepted it. {HOW_TO_ACCEPT}")
+            raise LicenceNotAccepted(
+                Phrase("The licence text has changed since you accepted it. {how}", how=HOW_TO_ACCEPT)
+            )
         if not -_CLOCK_SKEW_S <= self._now_s() - acceptance.accepted_at <= self._token_ttl_s:
-            raise LicenceNotAccepted(f"The acceptance has expired. {HOW_TO_ACCEPT}")
+            raise LicenceNotAccepted(Phrase("The acceptance has expired. {how}", how=HOW_TO_ACCEPT))
         if acceptance.visitor in self._withdrawn:
-            raise LicenceNotAccepted(f"The acceptance has been withdrawn. {HOW_TO_ACCEPT}")
+            raise LicenceNotAccepted(Phrase("The acceptance has been withdrawn. {how}", how=HOW_TO_ACCEPT))
         return acceptance
 
     def owner_of(self, token: object) -> str:
@@ -139,7 +149,7 @@ class Gate:
             claims = self._serializer.loads(token)
             return claims["licence"], Acceptance(claims["visitor"], claims["at"])
         except (BadSignature, KeyError, TypeError, ValueError):
-            raise LicenceNotAccepted(f"The acceptance token is not valid. {HOW_TO_ACCEPT}") from None
+            raise LicenceNotAccepted(Phrase("The acceptance token is not valid. {how}", how=HOW_TO_ACCEPT)) from None
 
     def admit(self, token: object, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
         """The only maker of AdmittedRequests: checks the acceptance first, then every value, and decodes pictures.

@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Scope
 
 from sd_space.card import ModelCard
+from sd_space.languages import Phrase, language_for, speaking
 from sd_space.serving import mcp_offers, mcp_results
 from sd_space.serving.limits import Capacity
 from sd_space.serving.own_answers import THEME_COLOR
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 QUEUE_CHECK_INTERVAL_S = 0.5
 UNREAD_RESULT_TTL_S = 300.0  # a result may be fetched for that long after it is there
-INTERRUPTED = "The server's queue failed and was started again; please try again."
+INTERRUPTED = Phrase("The server's queue failed and was started again; please try again.")
 _EVICT_INTERVAL_S = 1.0
 _UNLIMITED = 10**7
 _OWN_LOADER: Any = templates.env.loader
@@ -193,6 +195,12 @@ def introduce(scope: Scope) -> None:
     LocalContext.request.set(gr.Request(Request(scope)))
 
 
+def caller_headers() -> Mapping[str, str]:
+    """The headers of the request whose event runs in this task or thread; none outside of events."""
+    request = LocalContext.request.get(None)
+    return request.headers if request is not None else {}
+
+
 def asset_addresses() -> frozenset[str]:
     """The addresses of the parts of Gradio's page: those of files that are there."""
     folders = {"/static/": routes.STATIC_PATH_LIB, "/assets/": routes.BUILD_PATH_LIB}
@@ -204,39 +212,63 @@ def asset_addresses() -> frozenset[str]:
     )
 
 
-def add_to_document(title: str, description: str, image_url: str, head: str, body: str) -> None:
-    """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is ours in the page's document, in one language.
 
     `head` and `body` are HTML that must be there before Gradio's own scripts run; `body` is not shown before a login.
-    Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its host.
+    """
+
+    language: str
+    title: str
+    description: str
+    about_image: str
+    head: str
+    body: str
+    config: Mapping[str, Any]  # Gradio's description of the page
+
+
+def add_to_document(image_url: str, in_language: Callable[[Mapping[str, Any]], Document]) -> None:
+    """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
+
+    `in_language` is given Gradio's description of the page, in English, and makes the document's parts in the current
+    language. Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its
+    host.
     """
     tags = {
         "og:type": "website",
-        "og:title": title,
-        "og:description": description,
+        "og:title": "{{ own.title }}",
+        "og:description": "{{ own.description }}",
         "og:image": image_url,
-        "og:image:alt": "Pictures that were drawn of the example prompts",
+        "og:image:alt": "{{ own.about_image }}",
         "twitter:card": "summary_large_image",
     }
     metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
-    metas += f'<meta name="description" content="{description}">'
+    metas += '<meta name="description" content="{{ own.description }}">'
     metas += '<link rel="alternate" type="text/markdown" href="agents.md" title="For agents and programs">'
     icon = f'<link rel="icon" href="favicon.ico"><meta name="theme-color" content="{THEME_COLOR}">'
     icon += '<link rel="apple-touch-icon" href="pwa_icon/192">'
     public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
-    end = f"{{% raw %}}{head}{{% endraw %}}{icon}<title>{title}</title>{public}</head>"
-    first = f"{{% if not config.auth_required %}}{{% raw %}}{body}{{% endraw %}}{{% endif %}}<gradio-app"
+    end = f"{{{{ own.head | safe }}}}{icon}<title>{{{{ own.title }}}}</title>{public}</head>"
+    first = "{% if not config.auth_required %}{{ own.body | safe }}{% endif %}<gradio-app"
+
+    def document(request: Request, config: Mapping[str, Any]) -> Document:
+        with speaking(language_for(request.headers)):
+            return in_language(config)
 
     def load(name: str) -> str:
         template, *_ = _OWN_LOADER.get_source(templates.env, name)
         template = template.replace('href="/manifest.json"', 'href="manifest.json"')
         template = template.replace("<script>window.gradio_config", f"{_PAGE_ROOT_JS}<script>window.gradio_config")
-        return (
+        template = template.replace("{{ config | toorjson }}", "{{ own.config | toorjson }}")
+        template = template.replace('lang="en"', 'lang="{{ own.language }}"', 1)
+        return "{% set own = document(request, config) %}" + (
             re.sub(r'<meta\s+(property="og:|name="twitter:)[^>]*>', "", template)
             .replace("</head>", end)
             .replace("<gradio-app", first)
         )
 
+    templates.env.globals["document"] = document
     templates.env.loader = jinja2.FunctionLoader(load)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sd_space.errors import Cancelled
+from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS, GenerationRequest
 from sd_space.schema import Outcome
 from sd_space.serving.results import SavedPicture
@@ -11,6 +12,7 @@ from sd_space.serving.runs import Run
 from sd_space.serving.strip import COMPARED, SIZE
 
 _SIDES = ("width", "height")
+_EMPTY = {"negative_prompt": Phrase("no negative prompt")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,11 @@ def _value(request: GenerationRequest, name: str) -> object:
 
 
 def _label(request: GenerationRequest, name: str) -> str:
+    """The visitor's own words as they are; what is ours as a phrase."""
     value = _value(request, name)
     if isinstance(value, tuple):
         return f"{value[0]} × {value[1]}"
     if isinstance(value, str):
-        return value or f"no {REQUEST_FIELDS[name].label.lower()}"
-    return (
-        f"{REQUEST_FIELDS[name].label} {value:g}"
-        if isinstance(value, float)
-        else f"{REQUEST_FIELDS[name].label} {value}"
-    )
+        return value or _EMPTY.get(name, "")
+    number = f"{value:g}" if isinstance(value, float) else value
+    return Phrase("{label} {value}", label=REQUEST_FIELDS[name].label, value=number)

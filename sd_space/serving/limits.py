@@ -11,15 +11,16 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from sd_space.errors import QueueFull
+from sd_space.languages import Phrase
 from sd_space.schema import BackendStatus
 from sd_space.serving.envelope import Refusal
 from sd_space.settings import Settings
 
 MAX_ADDRESSES = 10_000
 GLOBAL_FACTOR = 20  # all addresses together may call this many times as often as one
-FULL = "Too many visitors are waiting already; please come back in a few minutes."
-SHARE_FULL = "{share} of your requests are under way already; please wait until one is done."
-TOO_MANY_OPEN = "Too many requests from this address are open already; please close some of your pages."
+FULL = Phrase("Too many visitors are waiting already; please come back in a few minutes.")
+SHARE_FULL = Phrase("{share} of your requests are under way already; please wait until one is done.")
+TOO_MANY_OPEN = Phrase("Too many requests from this address are open already; please close some of your pages.")
 RETRY_AFTER_S = 30  # after which a place may be free; a guess, a request's length is the caller's choice
 MAX_HELD_BYTES = 64 * 2**20  # of large bodies; each is in memory a few times over until its request is done
 _CLAIM_WITHIN_S = 60.0  # until its handler starts, a request waits for nothing but the event loop
@@ -217,7 +218,7 @@ class Capacity:
         if len(self._places) >= max(settings.max_in_flight(running), settings.max_queue + status.running):
             raise QueueFull(FULL)
         if address is not None and self._count("address")[address] >= self.max_per_address:
-            raise QueueFull(SHARE_FULL.format(share=self.max_per_address))
+            raise QueueFull(Phrase(SHARE_FULL, share=self.max_per_address))
         if visitor is not None:
             self._check_share(visitor)
         place = Place(address, visitor, self._now_s())
@@ -252,7 +253,7 @@ class Capacity:
 
     def _check_share(self, visitor: str) -> None:
         if self._count("visitor")[visitor] >= self._settings.max_per_visitor:
-            raise QueueFull(SHARE_FULL.format(share=self._settings.max_per_visitor))
+            raise QueueFull(Phrase(SHARE_FULL, share=self._settings.max_per_visitor))
 
     def abandon(self, event_id: str) -> None:
         """Nobody waits any more for what this event asked for."""

@@ -19,13 +19,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sd_space.errors import QueueFull
+from sd_space.languages import Phrase, speaking
 from sd_space.schema import BackendStatus
 from sd_space.serving.answers import BROKEN, KnownAnswer
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
 from sd_space.serving.gate import sent_token
-from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, login_cookie, request_headers
+from sd_space.serving.headers import (
+    ADDRESS_HEADER,
+    PLACE_HEADER,
+    ResponseHeaders,
+    language_of,
+    login_cookie,
+    request_headers,
+)
 from sd_space.serving.incoming import MAX_BODY_BYTES, IncomingRequest, read_body, replay
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, OpenRequests, Place, RateLimiter, client_address
 from sd_space.serving.mcp_message import McpRefusal, tool_error
@@ -105,7 +113,8 @@ class RequestFilter:
         except ClientDisconnect:
             return
         except Refusal as refused:
-            answer = refused_at(scope["path"], refused)
+            with speaking(language_of(Headers(scope=scope))):
+                answer = refused_at(scope["path"], refused)
         except McpRefusal as refused:
             answer = JSONResponse(refused.answer, refused.status, refused.headers)
         except Exception as error:  # its message may hold a prompt: neither callers nor the log get it
@@ -156,7 +165,7 @@ class RequestFilter:
         try:
             await read_body(request, receive, self._contract, count)
         except QueueFull as full:
-            raise Refusal(429, str(full), _RETRY_AFTER) from None
+            raise Refusal(429, full.message, _RETRY_AFTER) from None
         if request.route.kind is Kind.RESET:  # clients send it along; Gradio does nothing with it either
             return JSONResponse({"success": True})
         if request.cancels is not None:  # at once: a page's run would wait for its page to come back
@@ -234,7 +243,7 @@ class RequestFilter:
         limiter = self._limiter if request.route.kind in _WORK else self._page_limiter
         if wait_s := limiter.seconds_to_wait(request.address):
             seconds = round(wait_s + 0.5)
-            sentence = f"Too many calls from this address; please try again in {seconds} s."
+            sentence = Phrase("Too many calls from this address; please try again in {seconds} s.", seconds=seconds)
             raise Refusal(429, sentence, {"Retry-After": str(seconds)})
 
     def _enter(self, request: IncomingRequest, tool_call: ToolCall | None) -> None:
@@ -259,7 +268,7 @@ class RequestFilter:
         except QueueFull as full:
             if request.route.kind is Kind.MCP:  # its clients take any other status for a broken connection
                 raise McpRefusal(200, tool_error(request.rpc_id, str(full)), _RETRY_AFTER) from None
-            raise Refusal(429, str(full), _RETRY_AFTER) from None
+            raise Refusal(429, full.message, _RETRY_AFTER) from None
 
     async def _forward(self, request: IncomingRequest, receive: Receive, send: Send) -> None:
         """Passes the rewritten request to the app."""

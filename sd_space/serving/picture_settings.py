@@ -6,13 +6,14 @@ from typing import Any
 
 from sd_space.errors import InvalidRequest
 from sd_space.fields import Picture
-from sd_space.request import REQUEST_FIELDS
+from sd_space.languages import Phrase
+from sd_space.request import REQUEST_FIELDS, labelled
 from sd_space.served_model import SCHEDULERS, Limits, ModelInfo
 from sd_space.serving import infotext
 from sd_space.serving.recipe import SAMPLERS, recipe_from_query
 
 MAX_CHARS = 10_000
-NONE_FOUND = "No settings were found; choose a PNG that this page or another Stable Diffusion tool has made."
+NONE_FOUND = Phrase("No settings were found; choose a PNG that this page or another Stable Diffusion tool has made.")
 _LAST_LINE = re.compile(r"^[ \t]*Steps: *[0-9]", re.MULTILINE)
 _SIDES = ("width", "height")
 # Pairs of other tools' texts that are no settings, or are read together with another one.
@@ -22,7 +23,7 @@ _SHOWN_NAMES = 4  # of settings that this page does not have
 _WEIGHT = re.compile(r"\([^()]{1,200}:[0-9.]{1,6}\)")
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 _FIELD_OF = {name: parameter for name, f in REQUEST_FIELDS.items() if (parameter := f.parameter)}
-_SOURCE = "It was drawn from another picture, which is not inside; choose that as well, under “Start from”."
+_SOURCE = Phrase("It was drawn from another picture, which is not inside; choose that as well, under “Start from”.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +47,14 @@ def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureS
         remarks.append(_SOURCE)
     if other := [name for name in pairs if name not in known]:
         names = ", ".join(other[:_SHOWN_NAMES]) + (", …" if len(other) > _SHOWN_NAMES else "")
-        remarks.append(f"This page has no setting for: {names}.")
+        remarks.append(Phrase("This page has no setting for: {names}.", names=names))
     if _EXTRA_NETWORK.search(prompt):
-        remarks.append("Added networks such as <lora:…> are not loaded here; their names are read as words.")
+        remarks.append(Phrase("Added networks such as <lora:…> are not loaded here; their names are read as words."))
     if _WEIGHT.search(prompt):
-        remarks.append("Weights such as (word:1.3) are read as words here.")
+        remarks.append(Phrase("Weights such as (word:1.3) are read as words here."))
     if info is not None and (made_with := pairs.get("Model", "")[:60]) and made_with != info.model:
-        remarks.append(f"The picture was made with {made_with}; {info.title} draws here, so yours will look different.")
+        words = Phrase("The picture was made with {model}; {title} draws here, so yours will look different.")
+        remarks.append(Phrase(words, model=made_with, title=info.title))
     return PictureSettings(values, tuple(remarks))
 
 
@@ -107,7 +109,7 @@ def _checked(texts: dict[str, str], limits: Limits) -> tuple[dict[str, Any], lis
             value = field.kind.check(name, read.get(name, text), limits)
         except InvalidRequest as error:
             if text:  # one that is left out is no fault
-                remarks.append(field.label + str(error).removeprefix(name))
+                remarks.append(labelled(error))
         else:
             values[name] = value
     return _without_half_sizes(values), remarks

@@ -18,6 +18,7 @@ from typing import IO, TypeVar
 
 from sd_space.errors import CannotStart, EngineFailed
 from sd_space.fields import SourcePicture
+from sd_space.languages import Phrase
 from sd_space.request import GenerationRequest
 from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import Outcome, ScreenedImage
@@ -31,11 +32,11 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _SWEEPS_PER_TTL = 4
-GONE = "Some of these pictures were deleted on the server; please make them again."
+GONE = Phrase("Some of these pictures were deleted on the server; please make them again.")
 _CAPTIONS = {
     Outcome.OK: "",
-    Outcome.WITHHELD: ": withheld by the safety checker",
-    Outcome.BROKEN: ": failed numerically",
+    Outcome.WITHHELD: Phrase(": withheld by the safety checker"),
+    Outcome.BROKEN: Phrase(": failed numerically"),
 }
 
 
@@ -216,7 +217,7 @@ class ResultStore:
         except (OSError, CannotStart) as error:
             why = error.strerror if isinstance(error, OSError) else type(error).__name__
             logger.error("request %s: a result could not be saved: %s", request_id, why)
-            raise EngineFailed("A picture could not be saved on the server; please try again later.") from None
+            raise EngineFailed(Phrase("A picture could not be saved on the server; please try again later.")) from None
 
     def _folder(self, request_id: str) -> Path:
         with self._lock:
@@ -234,9 +235,18 @@ class ResultStore:
         folder.mkdir(mode=0o700)
 
 
-def caption(outcome: Outcome, seed: int, variation: int | None = None, start: SourcePicture | None = None) -> str:
+def caption(outcome: Outcome, seed: int, variation: int | None = None, start: SourcePicture | None = None) -> Phrase:
     """What stands below a picture, and is its alternative text."""
-    words = f"Seed {seed}" + ("" if variation is None else f", variation {variation}")
+    origin = ""
     if start is not None:
-        words += ", from a picture that was brought" if start.seed is None else f", from seed {start.seed}"
-    return words + _CAPTIONS[outcome]
+        is_brought = start.seed is None
+        origin = (
+            Phrase(", from a picture that was brought") if is_brought else Phrase(", from seed {seed}", seed=start.seed)
+        )
+    return Phrase(
+        "{seed}{variation}{origin}{outcome}",
+        seed=Phrase("Seed {seed}", seed=seed),
+        variation="" if variation is None else Phrase(", variation {seed}", seed=variation),
+        origin=origin,
+        outcome=_CAPTIONS[outcome],
+    )

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from sd_space.backends import Backend
 from sd_space.errors import Cancelled, EngineFailed, SpaceError, TooManyWatchers
+from sd_space.languages import Phrase
 from sd_space.runtime_errors import traceback_without_message
 from sd_space.schema import (
     AdmittedRequest,
@@ -35,7 +36,7 @@ from sd_space.serving.time_left import TimeLeft
 logger = logging.getLogger(__name__)
 
 MAX_WATCHERS = 8  # of one run: each costs an update for every step, and a page is one
-BROKEN = "Something broke while your pictures were made; please try again."
+BROKEN = Phrase("Something broke while your pictures were made; please try again.")
 RunOutcome = GenerationResult | SpaceError
 
 
@@ -162,7 +163,9 @@ class Runs:
     ) -> AsyncGenerator[Sequence[Run]]:
         """The same for several at once: yields `runs` whenever one of them changed, until all of them are done."""
         if any(run._watchers >= MAX_WATCHERS for run in runs):
-            raise TooManyWatchers(f"This run is open in {MAX_WATCHERS} windows already; please close one of them.")
+            raise TooManyWatchers(
+                Phrase("This run is open in {most} windows already; please close one of them.", most=MAX_WATCHERS)
+            )
         for run in runs:
             run._watchers += 1
         try:

@@ -15,6 +15,7 @@ from PIL import Image, ImageChops
 
 from sd_space.errors import InvalidRequest, SpaceError
 from sd_space.fields import Picture, SourcePicture, shown
+from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Outcome
 from sd_space.served_model import Limits, ModelInfo
@@ -111,7 +112,9 @@ def _own_file(name: str, picture: SavedPicture) -> bytes:
     try:
         return picture.path.read_bytes()
     except OSError:
-        raise InvalidRequest(name, f"{name} was deleted on the server; send it as a data URI.") from None
+        raise InvalidRequest(
+            name, Phrase("{name} was deleted on the server; send it as a data URI.", name=name)
+        ) from None
 
 
 def _sent(name: str, value: object) -> bytes:
@@ -121,7 +124,14 @@ def _sent(name: str, value: object) -> bytes:
             name, f"{name} must be a picture as a data URI (data:image/png;base64,…){own}, not {shown(value)}."
         )
     if size > MAX_FILE_BYTES + 2:
-        raise InvalidRequest(name, f"{name} must be a file of at most 1 MB, not {size / 2**20:.2f} MB; scale it down.")
+        raise InvalidRequest(
+            name,
+            Phrase(
+                "{name} must be a file of at most 1 MB, not {size} MB; scale it down.",
+                name=name,
+                size=f"{size / 2**20:.2f}",
+            ),
+        )
     try:
         return data_uri_bytes(str(value))
     except ValueError:
@@ -141,11 +151,17 @@ def _decoded(name: str, data: bytes, plain: Callable[[Image.Image], Image.Image]
         if width * height > MAX_PIXELS:
             raise _too_many_pixels(name)
         if min(width, height) < MIN_SIDE:
-            sentence = f"{name} must have at least {MIN_SIDE} pixels on each side, not {width} x {height}."
+            sentence = Phrase(
+                "{name} must have at least {least} pixels on each side, not {width} x {height}.",
+                name=name,
+                least=MIN_SIDE,
+                width=width,
+                height=height,
+            )
             raise InvalidRequest(name, sentence)
         # Phones put a second picture into a JPEG, and show the first.
         if image.format in ("PNG", "WEBP") and getattr(image, "is_animated", False):
-            raise InvalidRequest(name, f"{name} is animated; send a single picture of it.")
+            raise InvalidRequest(name, Phrase("{name} is animated; send a single picture of it.", name=name))
         return plain(upright(image, data))
 
 
@@ -169,12 +185,21 @@ def _transparency(mask: Image.Image) -> Image.Image:
 
 
 def _not_shown(name: str) -> InvalidRequest:
-    return InvalidRequest(name, f"{name} is a picture that is not shown, so none can start from it; use another.")
+    return InvalidRequest(
+        name, Phrase("{name} is a picture that is not shown, so none can start from it; use another.", name=name)
+    )
 
 
 def _unreadable(name: str) -> InvalidRequest:
-    return InvalidRequest(name, f"{name} is no PNG, JPEG or WebP picture that can be read; save it as one of these.")
+    return InvalidRequest(
+        name, Phrase("{name} is no PNG, JPEG or WebP picture that can be read; save it as one of these.", name=name)
+    )
 
 
 def _too_many_pixels(name: str) -> InvalidRequest:
-    return InvalidRequest(name, f"{name} must have at most {MAX_PIXELS / 10**6:.1f} megapixels; scale it down.")
+    return InvalidRequest(
+        name,
+        Phrase(
+            "{name} must have at most {most} megapixels; scale it down.", name=name, most=f"{MAX_PIXELS / 10**6:.1f}"
+        ),
+    )

@@ -5,9 +5,14 @@ from typing import Any
 
 from sd_space.errors import InvalidRequest
 from sd_space.fields import Choice, Kind, Picture, Real, Text, shown
+from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS
 
 MAX_STRIP = 8
+_IN_LINES = Phrase("values must be 2 to {most} of {field}, in a line each, not {count}.")
+_WITH_COMMAS = Phrase("values must be 2 to {most} of {field}, with commas between them, not {count}.")
+_NO_SIZE = Phrase("values of {field} must be sizes such as 512x768, not {value}.")
+_NO_NUMBER = Phrase("values of {field} must be numbers, not {value}.")
 SIZE = "size"  # width and height at once, as in 512x768
 _PICTURES = "num_images_per_prompt"  # a strip has one for each value
 # The fields that a strip may change.
@@ -24,14 +29,27 @@ def strip(values: Mapping[str, object], field: object, text: object) -> list[dic
     is within the model's limits is for the gate to check.
     """
     if not isinstance(field, str) or field not in COMPARED:
-        raise InvalidRequest("field", f"field must be one of {', '.join(COMPARED)}, not {shown(field)}.")
+        raise InvalidRequest(
+            "field",
+            Phrase(
+                "{name} must be one of {choices}, not {value}.",
+                name="field",
+                choices=", ".join(COMPARED),
+                value=shown(field),
+            ),
+        )
     if not isinstance(text, str):
-        raise InvalidRequest("values", f"values must be text, such as 1.5, 2, 3, not {shown(text)}.")
+        raise InvalidRequest(
+            "values", Phrase("values must be text, such as 1.5, 2, 3, not {value}.", value=shown(text))
+        )
     kind = None if field == SIZE else REQUEST_FIELDS[field].kind
-    separator, how = ("\n", "in a line each") if isinstance(kind, Text) else (",", "with commas between them")
+    is_text = isinstance(kind, Text)
+    separator = "\n" if is_text else ","
     parts = [part.strip() for part in text.split(separator)]
     if not 2 <= len(parts) <= MAX_STRIP:
-        raise InvalidRequest("values", f"values must be 2 to {MAX_STRIP} of {field}, {how}, not {len(parts)}.")
+        raise InvalidRequest(
+            "values", Phrase(_IN_LINES if is_text else _WITH_COMMAS, most=MAX_STRIP, field=field, count=len(parts))
+        )
     return [{**values, _PICTURES: 1, **_value(field, kind, part)} for part in parts]
 
 
@@ -49,5 +67,6 @@ def _value(field: str, kind: Kind | None, part: str) -> dict[str, Any]:
             return {field: part}
         return {field: float(part) if isinstance(kind, Real) else int(part)}
     except ValueError:
-        form = "sizes such as 512x768" if kind is None else "numbers"
-        raise InvalidRequest("values", f"values of {field} must be {form}, not {shown(part)}.") from None
+        raise InvalidRequest(
+            "values", Phrase(_NO_SIZE if kind is None else _NO_NUMBER, field=field, value=shown(part))
+        ) from None

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from sd_space.errors import InvalidRequest
+from sd_space.languages import Phrase
 from sd_space.serving import watermark
 from sd_space.serving.bare_pictures import bare
 from sd_space.serving.certificate import SigningKey
@@ -18,6 +19,23 @@ from sd_space.serving.picture_settings import recipe_in
 MAX_PICTURE_BYTES = 5_900_000  # as a data URI within `MAX_BODY_BYTES`
 MAX_BODY_BYTES = 8 * 2**20
 _WRONG = "picture must be a PNG, JPEG or WebP as a data URI (data:image/png;base64,…) of at most 5.9 MB, not {what}."
+_NO_CREDENTIALS = Phrase("It has no Content Credentials.")
+_UNREAD_CREDENTIALS = Phrase("Content Credentials cannot be read here.")
+_CHANGED = Phrase("It has Content Credentials by {by}, but was changed since they were signed: do not rely on them.")
+_NOT_VALID = Phrase("It has Content Credentials by {by} that are not valid: do not rely on them.")
+_VALID = Phrase("It has valid Content Credentials, and was not changed since {by} signed them.")
+_SIGNED = Phrase("This Space signed it.")
+_SIGNED_WITH_OWN_KEY = Phrase("This Space signed it, with a key of its own for which nobody else vouches.")
+_SIGNED_BY_ANOTHER = Phrase("Another maker signed it; whether that name is true is not known here.")
+_BY_MODEL = Phrase("They say that a model made it.")
+_BY_THIS_MODEL = Phrase("They say that a model made it: {model}.")
+_NO_LOOK = Phrase(
+    "The watermark of Stable Diffusion was not looked for: the picture is too small, too large or damaged."
+)
+_WATERMARK = Phrase("It has the invisible watermark of Stable Diffusion, so a model has very probably made it.")
+_NO_WATERMARK = Phrase("The invisible watermark of Stable Diffusion was not found.")
+_TEXT_SAYS = Phrase("Unsigned text in it says that a model made it.")
+_HAS_RECIPE = Phrase("It carries the recipe that draws it again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,34 +126,33 @@ def _has_watermark(image: Image.Image) -> bool | None:
 
 def _about_credentials(found: Credentials | None, key: SigningKey | None) -> tuple[str, ...]:
     if found is None:
-        return ("It has no Content Credentials." if can_be_read() else "Content Credentials cannot be read here.",)
-    by = f"“{found.signer}”" if found.signer else "somebody without a name"
+        return (_NO_CREDENTIALS if can_be_read() else _UNREAD_CREDENTIALS,)
+    by = f"“{found.signer}”" if found.signer else Phrase("somebody without a name")
     if not found.is_intact:
-        return (f"It has Content Credentials by {by}, but was changed since they were signed: do not rely on them.",)
+        return (Phrase(_CHANGED, by=by),)
     if not found.is_valid:
-        return (f"It has Content Credentials by {by} that are not valid: do not rely on them.",)
-    said = [f"It has valid Content Credentials, and was not changed since {by} signed them."]
+        return (Phrase(_NOT_VALID, by=by),)
+    said = [Phrase(_VALID, by=by)]
     if found.is_ours:
-        nobody = ", with a key of its own for which nobody else vouches" if key and key.is_own else ""
-        said.append(f"This Space signed it{nobody}.")
+        said.append(_SIGNED_WITH_OWN_KEY if key and key.is_own else _SIGNED)
     else:
-        said.append("Another maker signed it; whether that name is true is not known here.")
+        said.append(_SIGNED_BY_ANOTHER)
     if found.is_by_model:
-        said.append(f"They say that a model made it{f': {found.model}' if found.model else ''}.")
+        said.append(Phrase(_BY_THIS_MODEL, model=found.model) if found.model else _BY_MODEL)
     return tuple(said)
 
 
 def _about_watermark(has_watermark: bool | None) -> str:
     if has_watermark is None:
-        return "The watermark of Stable Diffusion was not looked for: the picture is too small, too large or damaged."
+        return _NO_LOOK
     if has_watermark:
-        return "It has the invisible watermark of Stable Diffusion, so a model has very probably made it."
-    return "The invisible watermark of Stable Diffusion was not found."
+        return _WATERMARK
+    return _NO_WATERMARK
 
 
 def _about_texts(says_model: bool, recipe: dict[str, Any] | None) -> tuple[str, ...]:
-    said = ("Unsigned text in it says that a model made it.",) if says_model else ()
-    return (*said, "It carries the recipe that draws it again.") if recipe else said
+    said = (_TEXT_SAYS,) if says_model else ()
+    return (*said, _HAS_RECIPE) if recipe else said
 
 
 def _wrong(what: str) -> InvalidRequest:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sd_space.backends import Backend
+from sd_space.languages import translate
 from sd_space.request import MAX_PROMPT_CHARS
 from sd_space.serving.gate import Gate
 from sd_space.serving.picture_settings import NONE_FOUND, read_settings
@@ -40,5 +41,5 @@ class AidHandlers:
         info = self.backend.status().info
         read = read_settings(str(text), info.limits if info else CARD_LIMITS, info)
         if read is None:
-            return {self.page.status: views.note(NONE_FOUND, "error")}
+            return {self.page.status: views.note(translate(NONE_FOUND), "error")}
         return self.fill(read.values) | {self.page.status: views.note(aid_views.filled(read.remarks))}

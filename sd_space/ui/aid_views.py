@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 
+from sd_space.languages import Phrase, translate
 from sd_space.schema import BackendStatus, Outcome
 from sd_space.serving.prompt_reader import Reading
 from sd_space.serving.recipe import recipe_query
@@ -12,9 +13,11 @@ from sd_space.ui.views import duration
 
 SHOWN_FROM = 0.8  # of the tokens that are read: below it no count is shown
 _QUOTED_WORDS = 4
-FOREIGN = "This model knows English best; words of other languages mean little to it."
-DRAW_AGAIN = "These pictures are no longer on the server. Their settings are in the form: Generate draws them again."
-FILLED = "The settings are in the form: Generate draws with them."
+FOREIGN = Phrase("This model knows English best; words of other languages mean little to it.")
+DRAW_AGAIN = Phrase(
+    "These pictures are no longer on the server. Their settings are in the form: Generate draws them again."
+)
+FILLED = Phrase("The settings are in the form: Generate draws with them.")
 
 
 def reading(reading: Reading | None, is_latin: bool) -> str:
@@ -23,17 +26,26 @@ def reading(reading: Reading | None, is_latin: bool) -> str:
     if reading is not None and reading.ignored:
         words = reading.ignored.split()
         start = " ".join(words[:_QUOTED_WORDS]) + " …" * (len(words) > _QUOTED_WORDS)
-        count = f"{len(words)} word{'s' * (len(words) > 1)}"
-        lines.append(
-            f"Too long: the model reads {reading.max_tokens} pieces of words, this has {reading.num_tokens}. It will "
-            f"ignore the last {count}, from “{start}” on."
-        )
+        lines.append(_ignored(len(words), start, reading))
     elif reading is not None and reading.num_tokens >= SHOWN_FROM * reading.max_tokens:
-        lines.append(f"{reading.num_tokens} of the {reading.max_tokens} pieces of words that the model reads.")
+        count, most = reading.num_tokens, reading.max_tokens
+        lines.append(translate("{count} of the {most} pieces of words that the model reads.", count=count, most=most))
     if not is_latin:
-        lines.append(FOREIGN)
+        lines.append(translate(FOREIGN))
     kind = " warning" * (reading is not None and bool(reading.ignored))
     return f'<p class="aid{kind}">{escape(" ".join(lines))}</p>' if lines else ""
+
+
+def _ignored(count: int, start: str, reading: Reading) -> str:
+    one = Phrase(
+        "Too long: the model reads {most} pieces of words, this has {tokens}. It will ignore the last word, “{start}”."
+    )
+    several = Phrase(
+        "Too long: the model reads {most} pieces of words, this has {tokens}. It will ignore the last {count} words, "
+        "from “{start}” on."
+    )
+    values = {"most": reading.max_tokens, "tokens": reading.num_tokens, "count": count, "start": start}
+    return translate(one if count == 1 else several, **values)
 
 
 def outlook(status: BackendStatus) -> str:
@@ -41,13 +53,18 @@ def outlook(status: BackendStatus) -> str:
     if status.info is None or not status.is_ready:
         return ""
     waiting = status.waiting
-    who = {0: "Nobody is waiting", 1: "1 request is waiting"}.get(waiting, f"{waiting} requests are waiting")
+    several = translate("{count} requests are waiting", count=waiting)
+    who = {0: translate("Nobody is waiting"), 1: translate("1 request is waiting")}.get(waiting, several)
     when = ""
     if status.outlook_s is not None:
-        number = status.info.defaults.num_images_per_prompt
-        pictures = f"{number} picture{'s' * (number > 1)} with the usual settings take{'s' * (number == 1)}"
-        when = f"; {pictures} about {duration(_rounded(status.outlook_s))}"
+        when = f"; {_takes(status.info.defaults.num_images_per_prompt, duration(_rounded(status.outlook_s)))}"
     return f'<p class="aid">{who}{when}.</p>'
+
+
+def _takes(count: int, time: str) -> str:
+    if count == 1:
+        return translate("1 picture with the usual settings takes about {time}", time=time)
+    return translate("{count} pictures with the usual settings take about {time}", count=count, time=time)
 
 
 def _rounded(seconds: float) -> float:
@@ -67,28 +84,33 @@ def history() -> str:
     """The place of the earlier pictures, which the page's scripts fill and show."""
     return (
         '<section id="history" aria-labelledby="history-heading" hidden><div class="heading">'
-        '<h2 id="history-heading">Earlier pictures</h2><button type="button" id="forget">Forget them</button></div>'
-        "<ul></ul><p>Small copies, kept in this browser only.</p></section>"
+        f'<h2 id="history-heading">{translate("Earlier pictures")}</h2><button type="button" id="forget">'
+        f"{translate('Forget them')}</button></div><ul></ul>"
+        f"<p>{translate('Small copies, kept in this browser only.')}</p></section>"
     )
 
 
 def chooser() -> str:
+    words = translate(
+        "Choose or drop a PNG of this page or of another Stable Diffusion tool. It stays on your computer; only its "
+        "settings are read."
+    )
     return (
-        '<label id="chooser">Settings from a picture <input type="file" accept="image/png,.png"></label>'
-        "<p>Choose or drop a PNG of this page or of another Stable Diffusion tool. It stays on your computer; only its "
-        "settings are read.</p>"
+        f'<label id="chooser">{translate("Settings from a picture")} <input type="file" accept="image/png,.png">'
+        f"</label><p>{words}</p>"
     )
 
 
 def offer() -> str:
     """Asks what a pasted text is, once the page's scripts have seen that it could be settings."""
     return (
-        '<div id="offer" role="group" aria-labelledby="offer-text" hidden><p id="offer-text">The pasted text looks '
-        'like the settings of a picture.</p><button type="button" id="use-settings">Use the settings</button>'
-        '<button type="button" id="keep-words">Paste it as words</button></div>'
+        '<div id="offer" role="group" aria-labelledby="offer-text" hidden><p id="offer-text">'
+        f"{translate('The pasted text looks like the settings of a picture.')}</p>"
+        f'<button type="button" id="use-settings">{translate("Use the settings")}</button>'
+        f'<button type="button" id="keep-words">{translate("Paste it as words")}</button></div>'
     )
 
 
 def filled(remarks: Sequence[str]) -> str:
     """What is said of settings that were taken over."""
-    return " ".join([FILLED, *remarks])
+    return " ".join(translate(sentence) for sentence in (FILLED, *remarks))

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from sd_space.ui import aid_views
+from sd_space.ui.translation import html
 
 # Tells the page's scripts what the prompt is now.
 ANNOUNCE_PROMPT_JS = (
@@ -31,13 +32,13 @@ def lay_out_lines() -> dict[str, Any]:
     """What stands below the prompt."""
     reading = gr.HTML(elem_id="reading", padding=False)
     outlook = gr.HTML(elem_id="outlook", padding=False)
-    gr.HTML(aid_views.offer(), elem_id="offer-line", padding=False)
+    html(aid_views.offer, elem_id="offer-line")
     return {"reading": reading, "outlook": outlook}
 
 
 def lay_out_history() -> None:
     """What stands below the pictures."""
-    gr.HTML(aid_views.history(), elem_id="history-line", padding=False)
+    html(aid_views.history, elem_id="history-line")
 
 
 def lay_out_unseen() -> dict[str, Any]:
@@ -55,4 +56,4 @@ def hand_over_js(button_id: str) -> str:
 
 def lay_out_chooser() -> None:
     """Where a picture is chosen whose settings are wanted."""
-    gr.HTML(aid_views.chooser(), elem_id="chooser-line", padding=False)
+    html(aid_views.chooser, elem_id="chooser-line")

@@ -1,9 +1,12 @@
 """The page's style sheet and scripts, joined from the files of `page/`."""
 
 import json
+import re
+from functools import cache
 from pathlib import Path
 
 from sd_space.card import ModelCard
+from sd_space.languages import table
 from sd_space.ui.first_screen import first_colors, first_screen
 
 _FOLDER = Path(__file__).with_name("page")
@@ -36,10 +39,30 @@ def script(has_history: bool) -> str:
     return f"() => {{\n{body}}}\n"
 
 
+# Gradio's own words follow the page's language.
+_TRANSLATE = r"""const translate = (english, values = {}) =>
+  (translations[english] ?? english).replace(/[{](\w+)[}]/g, (_, name) => values[name])
+Object.defineProperty(navigator, 'language', { value: document.documentElement.lang })
+"""
+_TRANSLATED = re.compile(r"translate\(\s*'([^']+)'")
+
+
+@cache
+def script_texts() -> frozenset[str]:
+    """What the scripts say, in English."""
+    files = (*_SCRIPTS, "first_screen")
+    return frozenset(text for name in files for text in _TRANSLATED.findall(_read(f"{name}.js")))
+
+
+def _translation() -> str:
+    own = {text: words for text, words in table().items() if text in script_texts()}
+    return f"const translations = {json.dumps(own, ensure_ascii=False)}\n{_TRANSLATE}"
+
+
 def head() -> str:
     """What the document itself must have before any script of Gradio's runs."""
     styles = first_colors() + "".join(_read(f"{name}.css") for name in _FIRST_STYLES)
-    return f"<style>{styles}</style><script>{_RETURNING}</script>"
+    return f"<style>{styles}</style><script>{_RETURNING}{_translation()}</script>"
 
 
 def body(card: ModelCard) -> str:

@@ -2,40 +2,61 @@
 
 from collections.abc import Sequence
 
+from sd_space.languages import translate
 from sd_space.ui.bias import PICTURE_BOOK, SEEDS
-
-_LINK = '<a href="https://arxiv.org/abs/{0}" target="_blank" rel="noopener">arXiv {0}</a>'
-_SOURCE = (
-    f"<p>The template is “a photo of the face of a …”. The words are from HEIM’s scenario of demographic stereotypes "
-    f"({_LINK.format('2311.04287')}), which took them from {_LINK.format('2211.03759')} and "
-    f"{_LINK.format('2202.04053')}; those that insult are left out.</p>"
-)
-_TWIN = (
-    "<p>The picture book draws here, which knows no occupations. It shows the same method on something harmless: what "
-    "colour is a robot when nobody says so? Whoever drew its training pictures has answered that, and so does it.</p>"
-)
-_METHOD = f"<p>Choose 2 to 8 words. Each is drawn with the same {len(SEEDS)} seeds, one seed after the other.</p>"
-_COUNTING = (
-    "<p><strong>What to count:</strong> in each row, how often you see the same kind of person, of clothes, of place; "
-    "then compare the rows. Count for yourself: nothing here guesses anybody’s gender or skin, and neither can you be "
-    "sure of it. Four pictures are an impression, no measurement; draw other words, and say how many you have seen. "
-    "Withheld pictures are left out of what you count; how many they are stands above the grid.</p>"
-)
-_TWIN_COUNTING = (
-    "<p><strong>What to count:</strong> the colours in each row, beside how often they are in the training world when "
-    "no caption names one. Withheld pictures are left out; how many they are stands above the grid.</p>"
-)
 
 
 def introduction(is_picture_book: bool) -> str:
-    return f"{_TWIN if is_picture_book else _SOURCE}{_METHOD}"
+    method = translate(
+        "Choose 2 to 8 words. Each is drawn with the same {count} seeds, one seed after the other.", count=len(SEEDS)
+    )
+    return f"<p>{_twin() if is_picture_book else _source()}</p><p>{method}</p>"
+
+
+def _source() -> str:
+    return translate(
+        "The template is “a photo of the face of a …”. The words are from HEIM’s scenario of demographic stereotypes "
+        "({heim}), which took them from {first} and {second}; those that insult are left out.",
+        heim=_link("2311.04287"),
+        first=_link("2211.03759"),
+        second=_link("2202.04053"),
+    )
+
+
+def _link(number: str) -> str:
+    return f'<a href="https://arxiv.org/abs/{number}" target="_blank" rel="noopener">arXiv {number}</a>'
+
+
+def _twin() -> str:
+    return translate(
+        "The picture book draws here, which knows no occupations. It shows the same method on something harmless: what "
+        "colour is a robot when nobody says so? Whoever drew its training pictures has answered that, and so does it."
+    )
 
 
 def lesson(words: Sequence[str], is_picture_book: bool) -> str:
     """What stands below the grid of these words."""
+    heading = f"<strong>{translate('What to count:')}</strong>"
     if not is_picture_book:
-        return _COUNTING
-    return _TWIN_COUNTING + "".join(f"<p>{word}: {_frequencies(PICTURE_BOOK[word])}</p>" for word in words)
+        return f"<p>{heading} {_counting()}</p>"
+    lines = "".join(f"<p>{word}: {_frequencies(PICTURE_BOOK[word])}</p>" for word in words)
+    return f'<p>{heading} {_twin_counting()}</p><div lang="en">{lines}</div>'
+
+
+def _counting() -> str:
+    return translate(
+        "in each row, how often you see the same kind of person, of clothes, of place; then compare the rows. Count "
+        "for yourself: nothing here guesses anybody’s gender or skin, and neither can you be sure of it. Four pictures "
+        "are an impression, no measurement; draw other words, and say how many you have seen. Withheld pictures are "
+        "left out of what you count; how many they are stands above the grid."
+    )
+
+
+def _twin_counting() -> str:
+    return translate(
+        "the colours in each row, beside how often they are in the training world when no caption names one. Withheld "
+        "pictures are left out; how many they are stands above the grid."
+    )
 
 
 def _frequencies(colours: Sequence[str]) -> str:

@@ -5,9 +5,11 @@ from typing import Any
 
 import gradio as gr
 
+from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS
 from sd_space.serving.source_pictures import SOURCES
 from sd_space.ui import changing_views
+from sd_space.ui.translation import html
 
 # Takes what the page's scripts have laid down at the button, without asking the server.
 SET_START_JS = "() => document.getElementById('set-start').handed"
@@ -31,18 +33,18 @@ class Changing:
 def lay_out() -> gr.Slider:
     """What stands beside the prompt once a start is chosen: how much of it may change."""
     with gr.Column(elem_id="changing"):
-        gr.HTML(changing_views.START, padding=False)
+        html(changing_views.start)
         strength = gr.Slider(
             0.1,
             1.0,
             value=0.6,
             step=0.05,
             label=REQUEST_FIELDS["strength"].label,
-            info="From a little to everything",
+            info=Phrase("From a little to everything"),
             elem_id="strength",
             elem_classes="field-strength",
         )
-        gr.HTML(changing_views.PAINTER, padding=False)
+        html(changing_views.painter)
     return strength
 
 

@@ -1,45 +1,81 @@
 """The HTML with which a picture is changed or varied: the start of the next pictures, and what an opened one offers."""
 
+from sd_space.languages import translate
 from sd_space.request import GenerationRequest
 
-ACTIONS = (
-    '<div id="picture-actions" hidden><button type="button" id="change-it" aria-describedby="change-help">Change it'
-    '</button><span class="group" role="group" aria-label="More like this"><span aria-hidden="true">More like this:'
-    '</span><button type="button" class="vary" data-strength="0.15">a little different</button><button type="button" '
-    'class="vary" data-strength="0.4">very different</button></span><button type="button" id="compare" '
-    'aria-expanded="false" aria-controls="comparison">Before and after</button><button type="button" class="copy-seed">'
-    'Copy seed</button><button type="button" class="copy-link">Copy link</button><a target="_blank" rel="noopener">Open'
-    '</a><a download>Download</a></div><span id="change-help" hidden>The next pictures start from it.</span>'
-)
-START = (
-    '<div id="start" role="group" aria-label="What the next pictures start from" hidden><span class="thumbnail">'
-    '<img alt="The picture that the next ones start from"><button type="button" id="drop-start" aria-label="Do not '
-    'start from this">×</button></span><p></p><button type="button" id="paint" aria-expanded="false" aria-controls='
-    '"painter">Paint over the part to change</button></div>'
-)
-PAINTER = (
-    '<div id="painter" role="group" aria-label="Paint over the part to change" hidden><div class="easel"><img alt="">'
-    '<canvas tabindex="0" role="application" aria-label="Paint with a finger or the mouse; or move with the arrow keys '
-    'and paint with the space bar"></canvas></div><div class="tools"><label>Brush <input type="range" min="3" max="40" '
-    'value="14"></label><button type="button" id="undo-stroke">Undo</button><button type="button" id="clear-strokes">'
-    'Clear</button><button type="button" id="end-painting">Done</button></div></div>'
-)
-OWN_PICTURE = (
-    '<div id="own-picture"><p>Start from your own picture</p><label>Choose a picture <input '
-    'type="file" accept="image/*"></label><label class="camera">Take a photo <input type="file" accept="image/*" '
-    'capture="environment"></label><p class="aid">Or paste it, or drop it here. Your browser scales it down; it is '
-    "checked before it is used, and kept nowhere. The licence forbids to impersonate people without their consent.</p>"
-    "</div>"
-)
+_VARIATIONS = ("0.15", "0.4")  # how far from a picture's noise: a little, and much
+
+
+def actions() -> str:
+    """What an opened picture offers."""
+    more, strengths = translate("More like this"), zip(_VARIATIONS, _varied(), strict=True)
+    buttons = "".join(
+        f'<button type="button" class="vary" data-strength="{strength}">{words}</button>'
+        for strength, words in strengths
+    )
+    return (
+        '<div id="picture-actions" hidden><button type="button" id="change-it" aria-describedby="change-help">'
+        f'{translate("Change it")}</button><span class="group" role="group" aria-label="{more}">'
+        f'<span aria-hidden="true">{more}:</span>{buttons}</span><button type="button" id="compare" '
+        f'aria-expanded="false" aria-controls="comparison">{translate("Before and after")}</button>'
+        f'<button type="button" class="copy-seed">{translate("Copy seed")}</button>'
+        f'<button type="button" class="copy-link">{translate("Copy link")}</button>'
+        f'<a target="_blank" rel="noopener">{translate("Open")}</a><a download>{translate("Download")}</a></div>'
+        f'<span id="change-help" hidden>{translate("The next pictures start from it.")}</span>'
+    )
+
+
+def _varied() -> tuple[str, str]:
+    return translate("a little different"), translate("very different")
+
+
+def start() -> str:
+    """The chip that says what the next pictures start from."""
+    return (
+        f'<div id="start" role="group" aria-label="{translate("What the next pictures start from")}" hidden>'
+        f'<span class="thumbnail"><img alt="{translate("The picture that the next ones start from")}">'
+        f'<button type="button" id="drop-start" aria-label="{translate("Do not start from this")}">×</button></span>'
+        '<p></p><button type="button" id="paint" aria-expanded="false" aria-controls="painter">'
+        f"{translate('Paint over the part to change')}</button></div>"
+    )
+
+
+def painter() -> str:
+    how = translate("Paint with a finger or the mouse; or move with the arrow keys and paint with the space bar")
+    return (
+        f'<div id="painter" role="group" aria-label="{translate("Paint over the part to change")}" hidden>'
+        f'<div class="easel"><img alt=""><canvas tabindex="0" role="application" aria-label="{how}"></canvas></div>'
+        f'<div class="tools"><label>{translate("Brush")} <input type="range" min="3" max="40" value="14"></label>'
+        f'<button type="button" id="undo-stroke">{translate("Undo")}</button><button type="button" id="clear-strokes">'
+        f'{translate("Clear")}</button><button type="button" id="end-painting">{translate("Done")}</button></div></div>'
+    )
+
+
+def own_picture() -> str:
+    aid = translate(
+        "Or paste it, or drop it here. Your browser scales it down; it is checked before it is used, and kept nowhere. "
+        "The licence forbids to impersonate people without their consent."
+    )
+    return (
+        f'<div id="own-picture"><p>{translate("Start from your own picture")}</p>'
+        f'<label>{translate("Choose a picture")} <input type="file" accept="image/*"></label>'
+        f'<label class="camera">{translate("Take a photo")} <input type="file" accept="image/*" capture="environment">'
+        f'</label><p class="aid">{aid}</p></div>'
+    )
 
 
 def comparison(element_id: str, before: str = "", after: str = "") -> str:
     """Two pictures, one over the other, with a slider; hidden until there are addresses for them."""
     sources = [f' src="{address}"' if address else "" for address in (before, after)]
+    first, last, slider = (
+        translate("Before"),
+        translate("After"),
+        translate("How much is seen of the picture before"),
+    )
     return (
         f'<figure id="{element_id}" class="comparison"{"" if before else " hidden"}><div><img class="before" '
-        f'alt="Before"{sources[0]}><img class="after" alt="After"{sources[1]}></div><label>Before <input type="range" '
-        'min="0" max="100" value="50" aria-label="How much is seen of the picture before"> After</label></figure>'
+        f'alt="{first}"{sources[0]}><img class="after" alt="{last}"{sources[1]}></div><label>{first} <input '
+        f'type="range" min="0" max="100" value="50" aria-label="{slider}"> {last}</label></figure>'
     )
 
 
@@ -47,10 +83,14 @@ def origin(request: GenerationRequest) -> dict[str, str]:
     """What the pictures started from where that was not noise alone, as facts by their names."""
     facts = {}
     if (start := request.init_image) is not None:
-        drawn = "a picture that was brought" if start.seed is None else f"the picture with seed {start.seed}"
-        facts["Started from"] = f"{drawn} (SHA-256 {start.sha256[:12]}…)"
-        part = " of the painted part" if request.mask is not None else ""
-        facts["May change"] = f"{request.strength:.0%}{part}"
+        seeded = translate("the picture with seed {seed}", seed=start.seed)
+        drawn = translate("a picture that was brought") if start.seed is None else seeded
+        facts[translate("Started from")] = f"{drawn} (SHA-256 {start.sha256[:12]}…)"
+        share = f"{request.strength:.0%}"
+        part = translate("{share} of the painted part", share=share)
+        facts[translate("May change")] = share if request.mask is None else part
     if request.variation_strength:
-        facts["Variation"] = f"{request.variation_strength:g} of the way to seed {request.variation_seed}"
+        share, seed = f"{request.variation_strength:g}", request.variation_seed
+        way = translate("{share} of the way to seed {seed}", share=share, seed=seed)
+        facts[translate("Variation")] = way
     return facts

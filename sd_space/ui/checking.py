@@ -6,15 +6,14 @@ from html import escape
 import gradio as gr
 
 from sd_space.errors import QueueFull, SpaceError
+from sd_space.languages import Phrase, translate
 from sd_space.serving.gate import Gate
 from sd_space.serving.verifier import Verifier
 from sd_space.serving.verify import MAX_PICTURE_BYTES, Verification
+from sd_space.ui.translation import html
 
-UNREADABLE = "This is no PNG, JPEG or WebP picture that can be read here; choose another file of at most 5.9 MB."
-_CHOOSER = (
-    f'<div id="check" data-max-bytes="{MAX_PICTURE_BYTES}"><p>Did a model make a picture, which one, and was it '
-    'changed since? Its marks may say so.</p><label>Choose the picture <input type="file" accept="image/png,image/jpeg,'
-    'image/webp"></label><p class="aid">Or drop it here. The server reads its marks and keeps nothing of it.</p></div>'
+UNREADABLE = Phrase(
+    "This is no PNG, JPEG or WebP picture that can be read here; choose another file of at most 5.9 MB."
 )
 
 
@@ -28,8 +27,8 @@ class Checking:
 
 def lay_out() -> gr.HTML:
     """The fold, of which what is found is a part."""
-    with gr.Accordion("Check a picture", open=False, elem_id="checking"):
-        gr.HTML(_CHOOSER, padding=False)
+    with gr.Accordion(Phrase("Check a picture"), open=False, elem_id="checking"):
+        html(chooser)
         return gr.HTML(elem_id="found", padding=False)
 
 
@@ -37,11 +36,20 @@ def lay_out_unseen(found: gr.HTML) -> Checking:
     return Checking(ask=gr.Button(visible="hidden", elem_id="ask-check"), found=found)
 
 
+def chooser() -> str:
+    question = translate("Did a model make a picture, which one, and was it changed since? Its marks may say so.")
+    return (
+        f'<div id="check" data-max-bytes="{MAX_PICTURE_BYTES}"><p>{question}</p><label>'
+        f'{translate("Choose the picture")} <input type="file" accept="image/png,image/jpeg,image/webp"></label>'
+        f'<p class="aid">{translate("Or drop it here. The server reads its marks and keeps nothing of it.")}</p></div>'
+    )
+
+
 def found_html(found: Verification) -> str:
     """All that was found, and a press for the recipe, which the page's scripts read in the file itself."""
-    points = "".join(f"<li>{escape(sentence)}</li>" for sentence in found.sentences)
-    button = '<button type="button" id="use-recipe">Put its recipe into the form</button>' if found.recipe else ""
-    return f"<ul>{points}</ul>{button}"
+    points = "".join(f"<li>{escape(translate(sentence))}</li>" for sentence in found.sentences)
+    button = f'<button type="button" id="use-recipe">{translate("Put its recipe into the form")}</button>'
+    return f"<ul>{points}</ul>{button if found.recipe else ''}"
 
 
 class CheckHandler:
@@ -56,6 +64,6 @@ class CheckHandler:
         try:
             return found_html(await self.verifier.verify(picture))
         except QueueFull as full:
-            return f'<p class="note error" role="alert">{escape(str(full))}</p>'
+            return f'<p class="note error" role="alert">{escape(translate(full.message))}</p>'
         except SpaceError:
-            return f'<p class="note error" role="alert">{UNREADABLE}</p>'
+            return f'<p class="note error" role="alert">{translate(UNREADABLE)}</p>'

@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from sd_space.ui.aids import hand_over_js
-from sd_space.ui.events import translate_errors
+from sd_space.ui.events import page_event
 from sd_space.ui.experiment_handlers import ExperimentHandlers
 from sd_space.ui.storage import EXPERIMENT, TOKEN, recall_js, remember_js
 
@@ -19,17 +19,17 @@ def wire(demo: gr.Blocks, on: ExperimentHandlers, token: gr.Textbox, handed: gr.
     """`handed` holds what the page's scripts hand over with a press."""
     own = on.parts
     demo.load(None, None, [token, own.runs], js=recall_js(TOKEN, EXPERIMENT), **_QUIET).then(
-        translate_errors(on.resume), [token, own.runs], own.view, **_QUEUED
+        page_event(on.resume), [token, own.runs], own.view, **_QUEUED
     )
     own.runs.change(None, own.runs, None, js=remember_js(EXPERIMENT), **_QUIET)
-    own.field.input(translate_errors(on.offer_values), own.field, own.values, trigger_mode="always_last", **_QUIET)
+    own.field.input(page_event(on.offer_values), own.field, own.values, trigger_mode="always_last", **_QUIET)
     asked: list[Any] = [token, own.field, own.values, own.prompt, own.seed]
-    own.draw_strip.click(translate_errors(on.draw_strip), asked, own.view, **_QUEUED)
-    own.tab.select(translate_errors(on.offer), own.words, own.offers, js="(words) => [words.join(', ')]", **_QUEUED)
+    own.draw_strip.click(page_event(on.draw_strip), asked, own.view, **_QUEUED)
+    own.tab.select(page_event(on.offer), own.words, own.offers, js="(words) => [words.join(', ')]", **_QUEUED)
     own.ask_limitation.click(
-        translate_errors(on.draw_limitation), [token, handed], own.view, js=hand_over_js("ask-limitation"), **_QUEUED
+        page_event(on.draw_limitation), [token, handed], own.view, js=hand_over_js("ask-limitation"), **_QUEUED
     )
-    own.draw_words.click(translate_errors(on.draw_words), [token, own.words], own.view, js=_AS_TEXT_JS, **_QUEUED)
-    own.stop.click(translate_errors(on.stop), [token, own.runs], None, **_QUIET)
-    own.export.click(translate_errors(on.export), [token, own.runs], own.view, **_QUEUED)
-    withdraw.click(translate_errors(on.clear), None, own.view, **_QUIET)
+    own.draw_words.click(page_event(on.draw_words), [token, own.words], own.view, js=_AS_TEXT_JS, **_QUEUED)
+    own.stop.click(page_event(on.stop), [token, own.runs], None, **_QUIET)
+    own.export.click(page_event(on.export), [token, own.runs], own.view, **_QUEUED)
+    withdraw.click(page_event(on.clear), None, own.view, **_QUIET)

@@ -10,6 +10,7 @@ import gradio as gr
 
 from sd_space.backends import Backend, until_ready
 from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
+from sd_space.languages import translate
 from sd_space.schema import Stage
 from sd_space.serving.experiment_files import save_files
 from sd_space.serving.gate import Gate
@@ -113,10 +114,15 @@ class ExperimentHandlers:
                 async with aclosing(self.intake.begin_all(token, part, address_of(request), place_id)) as begun:
                     async for step in begun:
                         if isinstance(step, Stage):
-                            yield {own.status: views.note(f"{views.loading(step)} Your experiment comes next.")}
+                            yield {
+                                own.status: views.note(
+                                    f"{views.loading(step)} {translate('Your experiment comes next.')}"
+                                )
+                            }
                         else:
                             runs += step
-                note = f"part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
+                said = translate("part {number} of {count}", number=number + 1, count=len(parts))
+                note = said if len(parts) > 1 else ""
                 async for updates in self._follow(runs, note):
                     yield updates
                 if any(isinstance(run.outcome, Cancelled) for run in runs):

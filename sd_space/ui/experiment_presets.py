@@ -1,5 +1,6 @@
 """What a strip on the page may change, and the values that are offered for it."""
 
+from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS
 from sd_space.served_model import ModelInfo
 from sd_space.serving.strip import MAX_STRIP, SIZE
@@ -15,7 +16,7 @@ _OFFERED = {
     "prompt": "a cat on a beach\na robot on a beach",
 }
 # The choices, as labels with the fields that they stand for.
-CHANGES = tuple((REQUEST_FIELDS[name].label if name in REQUEST_FIELDS else "Size", name) for name in _OFFERED)
+CHANGES = tuple((REQUEST_FIELDS[name].label if name in REQUEST_FIELDS else Phrase("Size"), name) for name in _OFFERED)
 
 
 def offered_values(field: object, info: ModelInfo) -> str:

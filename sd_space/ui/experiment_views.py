@@ -3,15 +3,25 @@
 from collections.abc import Sequence
 from html import escape
 
+from sd_space.errors import SpaceError
+from sd_space.languages import Phrase, said, translate
 from sd_space.schema import Outcome
 from sd_space.serving.grid import Cell, Row, cells_of
-from sd_space.ui import changing_views, views
+from sd_space.ui import changing_views, run_views, views
 
-STRIP_INTRODUCTION = (
-    "<p>The same prompt and the same seed, and one thing changed: what you see is what that thing does. The guidance "
-    "scales offered are those with which the model card evaluates Stable Diffusion.</p>"
-)
-_NOT_SHOWN = {"deleted": "Deleted on the server", "cancelled": "Stopped", "failed": "Not drawn"}
+_NOT_SHOWN = {
+    "deleted": Phrase("Deleted on the server"),
+    "cancelled": Phrase("Stopped"),
+    "failed": Phrase("Not drawn"),
+}
+
+
+def introduction() -> str:
+    words = translate(
+        "The same prompt and the same seed, and one thing changed: what you see is what that thing does. The guidance "
+        "scales offered are those with which the model card evaluates Stable Diffusion."
+    )
+    return f"<p>{words}</p>"
 
 
 def progress(rows: Sequence[Row], note: str = "") -> str:
@@ -21,62 +31,66 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
     under_way = [cell.run.progress for cell in cells if cell.run.progress and not cell.run.is_done]
     left = max((p.seconds_left for p in under_way if p.seconds_left is not None), default=None)
     done = sum(1.0 if c.run.is_done else c.run.progress.fraction_done if c.run.progress else 0.0 for c in cells)
-    words = [f"{ready} of {len(cells)} ready", *([views.time_left(left)] if left is not None else []), note]
+    said = translate("{done} of {count} ready", done=ready, count=len(cells))
+    words = [said, *([views.time_left(left)] if left is not None else []), note]
+    progress = translate("Progress of the experiment")
     return (
         f'<p class="note" data-drawing>{escape(" · ".join(filter(None, words)))}</p>'
-        f'<progress value="{done / len(cells):.3f}" max="1" aria-label="Progress of the experiment"></progress>'
+        f'<progress value="{done / len(cells):.3f}" max="1" aria-label="{progress}"></progress>'
         f"{_rows(rows)}"
     )
 
 
 def pictures(rows: Sequence[Row], ttl_s: int, lesson: str) -> str:
     """The pictures, what there is to see in them, and any two of them, one over the other."""
-    kept = f"<p>Kept here for {views.setting_duration(ttl_s)}; keep what you need as a sheet.</p>"
-    return f"{_rows(rows)}{lesson}{kept}{_two(rows)}"
+    kept = translate("Kept here for {time}; keep what you need as a sheet.", time=views.setting_duration(ttl_s))
+    return f"{_rows(rows)}{lesson}<p>{kept}</p>{_two(rows)}"
 
 
 def summary(rows: Sequence[Row]) -> str:
     """How many pictures there are, and how many are left out for which reason."""
     outcomes = [cell.outcome for cell in cells_of(rows)]
     shown = outcomes.count(Outcome.OK)
-    parts = [f"{shown} picture{'s' * (shown != 1)}."]
+    parts = [translate("1 picture.") if shown == 1 else translate("{count} pictures.", count=shown)]
     more = ""
     if withheld := outcomes.count(Outcome.WITHHELD):
-        parts.append(f"The safety checker held back {withheld} of {len(outcomes)}; it is sometimes wrong.")
-        more = ' <a href="#screened">Why?</a>'
+        parts.append(run_views.held_back(withheld, len(outcomes)))
+        more = run_views.why()
     if broken := outcomes.count(Outcome.BROKEN):
-        parts.append(f"{broken} of {len(outcomes)} could not be calculated.")
-    parts += [f"{words}: {outcomes.count(name)}." for name, words in _NOT_SHOWN.items() if name in outcomes]
-    errors = dict.fromkeys(str(cell.run.outcome) for cell in cells_of(rows) if cell.outcome == "failed")
+        words = translate("{broken} of {count} could not be calculated.", broken=broken, count=len(outcomes))
+        parts.append(words)
+    parts += [f"{translate(words)}: {outcomes.count(name)}." for name, words in _NOT_SHOWN.items() if name in outcomes]
+    failed = [cell.run.outcome for cell in cells_of(rows) if cell.outcome == "failed"]
+    errors = dict.fromkeys(views.refusal(error) for error in failed if isinstance(error, SpaceError))
     return views.note(" ".join([*parts, *errors]), "done", more=more)
 
 
 def files(sheet: str, archive: str) -> str:
     """Links to what was made of an experiment's pictures."""
+    parts = translate("with the pictures, what was drawn as CSV and JSON, and the citation of the model card.")
     return (
-        f'<p><a href="gradio_api/file={escape(sheet)}" download>Sheet (PNG)</a> '
-        f'<a href="gradio_api/file={escape(archive)}" download>All of it (zip)</a> '
-        "with the pictures, what was drawn as CSV and JSON, and the citation of the model card.</p>"
+        f'<p><a href="gradio_api/file={escape(sheet)}" download>{translate("Sheet (PNG)")}</a> '
+        f'<a href="gradio_api/file={escape(archive)}" download>{translate("All of it (zip)")}</a> {parts}</p>'
     )
 
 
 def _rows(rows: Sequence[Row]) -> str:
     html = ""
     for row in rows:
-        heading = f"<h3>{escape(row.label)}</h3>" if row.label else ""
+        heading = f"<h3>{escape(said(row.label))}</h3>" if row.label else ""
         html += f'{heading}<div class="strip">{"".join(_figure(row, cell) for cell in row.cells)}</div>'
     return html
 
 
 def _figure(row: Row, cell: Cell) -> str:
     words = _NOT_SHOWN.get(cell.outcome, "")
-    caption = f"{escape(cell.label)}{f': {words}' if words else ''}"
+    caption = f"{escape(said(cell.label))}{f': {translate(words)}' if words else ''}"
     return f"<figure>{_tile(row, cell)}<figcaption>{caption}</figcaption></figure>"
 
 
 def _tile(row: Row, cell: Cell) -> str:
     preview = next(iter(cell.run.progress.previews), None) if cell.run.progress else None
-    tile = views.tile(cell.run.admitted.request, _name(row, cell), cell.picture, preview)
+    tile = run_views.tile(cell.run.admitted.request, _name(row, cell), cell.picture, preview)
     if cell.picture is None:
         return tile
     return f'<a href="{_address(cell)}" target="_blank" rel="noopener">{tile}</a>'
@@ -89,10 +103,10 @@ def _two(rows: Sequence[Row]) -> str:
         return ""
     chosen = [
         f'<label>{side} <select aria-label="{side}">{_options(named, index)}</select></label>'
-        for side, index in (("Before", 0), ("After", len(named) - 1))
+        for side, index in ((translate("Before"), 0), (translate("After"), len(named) - 1))
     ]
     figure = changing_views.comparison("two-compared", named[0][1], named[-1][1])
-    label = "Two of them, one over the other"
+    label = translate("Two of them, one over the other")
     return f'<div id="choose-two" role="group" aria-label="{label}">{"".join(chosen)}</div>{figure}'
 
 
@@ -104,7 +118,8 @@ def _options(named: Sequence[tuple[str, str]], chosen: int) -> str:
 
 
 def _name(row: Row, cell: Cell) -> str:
-    return f"{row.label}, {cell.label}" if row.label else cell.label
+    label = said(cell.label)
+    return f"{said(row.label)}, {label}" if row.label else label
 
 
 def _address(cell: Cell) -> str:

@@ -6,10 +6,13 @@ from typing import Any
 import gradio as gr
 
 from sd_space.card import ModelCard
+from sd_space.languages import Phrase, translate
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
 from sd_space.serving.strip import MAX_STRIP
 from sd_space.ui import bias, experiment_views, limitation_views
 from sd_space.ui.experiment_presets import CHANGES, EVALUATION
+from sd_space.ui.translation import html
+from sd_space.ui.views import CARD_IN_ENGLISH, english_note
 
 TAB = "experiments"
 
@@ -52,16 +55,16 @@ class Experiments:
 
 def lay_out(card: ModelCard) -> dict[str, Any]:
     """The tab. What is drawn stands below all that draws, and CSS shows what fits to it: see page/experiments.css."""
-    with gr.Tab("Experiments", id=TAB, visible=False, elem_id=TAB) as tab:
-        with gr.Accordion("Change one thing", open=True, elem_id="change-one-thing"):
+    with gr.Tab(Phrase("Experiments"), id=TAB, visible=False, elem_id=TAB) as tab:
+        with gr.Accordion(Phrase("Change one thing"), open=True, elem_id="change-one-thing"):
             parts = _strip_form(card)
-        with gr.Accordion("Limits that the model card names", open=False, elem_id="limits-to-try"):
-            parts["limitations"] = gr.HTML(limitation_views.LOADING, elem_id="limitations", padding=False)
-        with gr.Accordion("Bias", open=False, elem_id="bias-to-try"):
+        with gr.Accordion(Phrase("Limits that the model card names"), open=False, elem_id="limits-to-try"):
+            parts["limitations"] = html(limitation_views.loading, elem_id="limitations")
+        with gr.Accordion(Phrase("Bias"), open=False, elem_id="bias-to-try"):
             parts |= _bias_form(card)
-        parts["stop"] = gr.Button("Stop the experiment", variant="stop", elem_id="stop-experiment")
+        parts["stop"] = gr.Button(Phrase("Stop the experiment"), variant="stop", elem_id="stop-experiment")
         parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
-        parts["export"] = gr.Button("Sheet and tables of it", size="sm", elem_id="export-experiment")
+        parts["export"] = gr.Button(Phrase("Sheet and tables of it"), size="sm", elem_id="export-experiment")
         parts["files"] = gr.HTML(elem_id="experiment-files", padding=False)
         parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
     return parts | {"tab": tab}
@@ -76,21 +79,24 @@ def lay_out_unseen() -> dict[str, Any]:
 
 def _bias_form(card: ModelCard) -> dict[str, Any]:
     """The words that may be chosen, beside what the card says of bias."""
-    about = gr.HTML(limitation_views.LOADING, elem_id="bias-introduction", padding=False)
-    words = gr.CheckboxGroup(list(bias.WORDS), value=list(bias.CHOSEN), label="Words of the grid", elem_id="bias-words")
-    draw = gr.Button("Draw the grid", variant="primary", elem_id="draw-words", elem_classes="draws")
-    gr.Markdown(f"### What the model card says of bias\n\n{card.section('Bias').markdown}", elem_id="card-on-bias")
+    about = html(limitation_views.loading, elem_id="bias-introduction")
+    words = gr.CheckboxGroup(
+        list(bias.WORDS), value=list(bias.CHOSEN), label=Phrase("Words of the grid"), elem_id="bias-words"
+    )
+    draw = gr.Button(Phrase("Draw the grid"), variant="primary", elem_id="draw-words", elem_classes="draws")
+    html(lambda: f"<h3>{translate('What the model card says of bias')}</h3>{english_note(CARD_IN_ENGLISH)}")
+    gr.Markdown(card.section("Bias").markdown, elem_id="card-on-bias", elem_classes="english")
     return {"about_words": about, "words": words, "draw_words": draw}
 
 
 def _strip_form(card: ModelCard) -> dict[str, Any]:
-    gr.HTML(experiment_views.STRIP_INTRODUCTION, padding=False)
+    html(experiment_views.introduction)
     parts: dict[str, Any] = {
-        "field": gr.Radio(list(CHANGES), value="guidance_scale", label="What changes", elem_id="strip-field"),
+        "field": gr.Radio(list(CHANGES), value="guidance_scale", label=Phrase("What changes"), elem_id="strip-field"),
         "values": gr.Textbox(
             EVALUATION,
-            label="Its values",
-            info=f"2 to {MAX_STRIP}, with commas between them; prompts in a line each",
+            label=Phrase("Its values"),
+            info=Phrase("2 to 8, with commas between them; prompts in a line each"),
             lines=1,
             max_lines=MAX_STRIP,
             max_length=MAX_PROMPT_CHARS * MAX_STRIP,
@@ -98,7 +104,7 @@ def _strip_form(card: ModelCard) -> dict[str, Any]:
         ),
         "prompt": gr.Textbox(
             card.examples[-1].text,
-            label="Prompt of all",
+            label=Phrase("Prompt of all"),
             lines=1,
             max_lines=4,
             max_length=MAX_PROMPT_CHARS,
@@ -107,7 +113,9 @@ def _strip_form(card: ModelCard) -> dict[str, Any]:
     }
     with gr.Row():
         parts["seed"] = gr.Number(
-            1, label="Seed of all", minimum=0, maximum=MAX_SEED, precision=0, elem_id="strip-seed"
+            1, label=Phrase("Seed of all"), minimum=0, maximum=MAX_SEED, precision=0, elem_id="strip-seed"
         )
-        parts["draw_strip"] = gr.Button("Draw the strip", variant="primary", elem_id="draw-strip", elem_classes="draws")
+        parts["draw_strip"] = gr.Button(
+            Phrase("Draw the strip"), variant="primary", elem_id="draw-strip", elem_classes="draws"
+        )
     return parts

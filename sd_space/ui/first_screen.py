@@ -5,6 +5,7 @@ Nothing is accepted here: the press goes on to the button of the page, and the s
 """
 
 from sd_space.card import ModelCard
+from sd_space.languages import translate
 from sd_space.ui import views
 from sd_space.ui.theme import THEME
 
@@ -28,8 +29,8 @@ def first_screen(card: ModelCard) -> str:
     return (
         f'<main id="first-screen"><div id="first-masthead">{views.masthead()}</div>'
         f'<section id="first-gate">{views.gate(card)}{views.restrictions()}'
-        f'<label><input type="checkbox" autocomplete="off"> {views.AGREE}</label>'
-        f'<button type="button" disabled>{views.ACCEPT}</button></section></main>'
+        f'<label><input type="checkbox" autocomplete="off"> {translate(views.AGREE)}</label>'
+        f'<button type="button" disabled>{translate(views.ACCEPT)}</button></section></main>'
     )
 
 

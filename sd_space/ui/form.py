@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from sd_space.fields import Choice, Real, Whole
+from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS
 from sd_space.served_model import Defaults, Limits
 from sd_space.serving.recipe import recipe_from_query, recipe_from_text
@@ -35,8 +36,12 @@ def size_choices(defaults: Defaults, step: int = CARD_LIMITS.size_step) -> list[
     """Square, portrait and landscape around the model's own size."""
     long, wide = defaults.width, defaults.height
     short = long * 3 // 4 // step * step
-    shapes = {"Square": (long, wide), "Portrait": (short, wide), "Landscape": (long, short)}
-    return [(f"{name}, {w} × {h}", size_value(w, h)) for name, (w, h) in shapes.items()]
+    shapes = {
+        Phrase("Square, {width} × {height}"): (long, wide),
+        Phrase("Portrait, {width} × {height}"): (short, wide),
+        Phrase("Landscape, {width} × {height}"): (long, short),
+    }
+    return [(Phrase(words, width=w, height=h), size_value(w, h)) for words, (w, h) in shapes.items()]
 
 
 def bounds(name: str, limits: Limits) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from sd_space.serving.source_pictures import SOURCES
 from sd_space.ui import views
 from sd_space.ui.form import CARD_DEFAULTS, apply_model_defaults, bounds, size_choices, size_value
 from sd_space.ui.layout import Page
+from sd_space.ui.translation import spoken
 
 
 class FormFiller:
@@ -50,7 +51,7 @@ class FormFiller:
         )
         if size not in [value for _, value in choices]:
             choices.append((size.replace("x", " × "), size))
-        return gr.update(choices=choices, value=size)
+        return gr.update(choices=spoken(choices), value=size)
 
     def model_updates(self, values: Mapping[str, Any], linked: Mapping[str, Any]) -> dict:
         """The banner, and once the model is ready its limits, with its own defaults in place of untouched ones.
@@ -69,5 +70,5 @@ class FormFiller:
         for name, control in page.model_controls.items():
             updates[control] = gr.update(**bounds(name, limits), **({"value": own[name]} if name in own else {}))
         size: dict[str, Any] = {"value": size_value(own["width"], own["height"])} if "width" in own else {}
-        updates[page.size] = gr.update(choices=size_choices(defaults, limits.size_step), **size)
+        updates[page.size] = gr.update(choices=spoken(size_choices(defaults, limits.size_step)), **size)
         return updates | {page.clock: gr.update(active=False)}

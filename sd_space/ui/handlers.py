@@ -10,17 +10,20 @@ import gradio as gr
 
 from sd_space.backends import Backend, until_ready
 from sd_space.errors import Cancelled, InvalidRequest, LicenceNotAccepted, SpaceError
+from sd_space.languages import Phrase, translate
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.recipe import recipe_from_text, recipe_values
 from sd_space.serving.results import GONE, ResultStore, SavedPicture
 from sd_space.serving.runs import Run, Runs
 from sd_space.settings import Settings
-from sd_space.ui import aid_views, views
+from sd_space.ui import aid_views, run_views, views
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.form import CARD_DEFAULTS, apply_model_defaults, linked_values, request_values
 from sd_space.ui.form_filler import FormFiller
 from sd_space.ui.layout import ABOUT, DRAW, Page
+
+_START_GONE = Phrase("{name} is not on the server any more; choose another one.")
 
 
 class Handlers:
@@ -126,7 +129,7 @@ class Handlers:
                 admitted = await asyncio.to_thread(self.gate.admit, acceptance_token, values, info)
                 run = self.runs.start(admitted, info, form["embed_recipe"] is True, place)
         except LicenceNotAccepted as error:
-            yield self._visibility(False) | self._idle() | {page.status: views.note(str(error), "error")}
+            yield self._visibility(False) | self._idle() | {page.status: views.note(views.refusal(error), "error")}
         except SpaceError as error:
             yield self._idle() | {page.status: ""}  # so that a refusal in the same words is a new one
             yield {page.status: views.refused(error)}
@@ -139,7 +142,7 @@ class Handlers:
         if not chosen or not isinstance(chosen, str) or chosen.startswith("data:"):
             return chosen
         if (picture := self.runs.picture_at(chosen, visitor)) is None:
-            raise InvalidRequest("init_image", "init_image is not on the server any more; choose another one.")
+            raise InvalidRequest("init_image", Phrase(_START_GONE, name="init_image"))
         return picture
 
     async def _wait_for_model(self, place: Place, request: gr.Request) -> AsyncIterator[dict]:
@@ -152,8 +155,8 @@ class Handlers:
                     raise Cancelled(views.STOPPED)
                 yield {
                     page.generate: gr.update(visible=False),
-                    page.cancel: gr.update(visible=True, interactive=True, value="Cancel"),
-                    page.status: views.note(f"{views.loading(stage)} Your pictures come next."),
+                    page.cancel: gr.update(visible=True, interactive=True, value=translate("Cancel")),
+                    page.status: views.note(f"{views.loading(stage)} {translate('Your pictures come next.')}"),
                 }
         finally:
             self._waiting.pop(request.session_hash, None)
@@ -202,7 +205,7 @@ class Handlers:
         yield {self.page.status: ""} | self.filler.fill(recipe_from_text(recipe))
         run = self.runs.get(run_id, visitor)
         if run is None or not _still_there(run):
-            yield {self.page.status: views.note(aid_views.DRAW_AGAIN)}
+            yield {self.page.status: views.note(translate(aid_views.DRAW_AGAIN))}
             return
         async for updates in self._follow(run, None):
             yield updates
@@ -214,25 +217,25 @@ class Handlers:
             page.run_id: run.request_id,
             page.controls["seed"]: run.admitted.request.seed,
             page.generate: gr.update(visible=False),
-            page.cancel: gr.update(visible=True, interactive=True, value="Cancel"),
+            page.cancel: gr.update(visible=True, interactive=True, value=translate("Cancel")),
             page.status: "",
-            page.progress: gr.update(value=views.progress_html(run), visible=True),
+            page.progress: gr.update(value=run_views.progress_html(run), visible=True),
             page.results: gr.update(visible=False),
         }
         async for _ in self.runs.watch(run, grace_s=self.settings.reconnect_s):
             if not run.is_done:
-                yield {page.progress: views.progress_html(run)}
-        summary = views.run_summary(run)
+                yield {page.progress: run_views.progress_html(run)}
+        summary = run_views.run_summary(run)
         if not run.finished and shown is not None and _still_there(shown):
-            run, summary = shown, summary + views.note(views.STILL_HERE)
+            run, summary = shown, summary + views.note(translate(views.STILL_HERE))
         there, archive = _still_there(run), None
-        pictures = [(str(picture.path), picture.caption) for picture in there]
+        pictures = [(str(picture.path), translate(picture.caption)) for picture in there]
         if len(there) < len(run.finished):
-            summary += views.note(GONE, "error")
+            summary += views.note(translate(GONE), "error")
         try:
             archive = await asyncio.to_thread(self.store.zip, run.request_id, there)
         except SpaceError as error:  # the pictures can be seen without it
-            summary += views.note(str(error), "error")
+            summary += views.note(views.refusal(error), "error")
         yield self._idle() | {
             page.run_id: run.request_id,
             page.shown_id: run.request_id if pictures else "",
@@ -240,7 +243,7 @@ class Handlers:
             page.progress: gr.update(value="", visible=False),
             page.results: gr.update(visible=bool(pictures)),
             page.gallery: gr.update(value=pictures, selected_index=None),
-            page.recipe: views.recipe(run, self.settings.result_ttl_s) if pictures else "",
+            page.recipe: run_views.recipe(run, self.settings.result_ttl_s) if pictures else "",
             page.aids.record: aid_views.record(run) if pictures else "",
             page.download_all: gr.update(value=str(archive) if archive else None, visible=archive is not None),
         }
@@ -252,7 +255,7 @@ class Handlers:
         with contextlib.suppress(LicenceNotAccepted):  # the secret has changed since
             if run := self.runs.get(run_id, self.gate.owner_of(token)):
                 self.runs.cancel(run.request_id)
-        return {self.page.cancel: gr.update(interactive=False, value="Cancelling…")}
+        return {self.page.cancel: gr.update(interactive=False, value=translate("Cancelling…"))}
 
 
 def _is_gone(run: Run) -> bool:

@@ -8,20 +8,22 @@ import gradio as gr
 
 from sd_space.card import ModelCard, Section
 from sd_space.fields import Whole
+from sd_space.languages import Phrase, translate
 from sd_space.recorded import RecordedExample
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
 from sd_space.ui import aids, changing, changing_views, checking, experiments, programs, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
+from sd_space.ui.translation import html
 
 # Which of the card's sections the page shows under which heading.
 _CARD_PAGES = {
-    "Uses and misuse": ("Direct Use", "Misuse, Malicious Use, and Out-of-Scope Use"),
-    "Limitations and bias": ("Limitations", "Bias"),
-    "Safety module": ("Safety Module",),
-    "Training": ("Model Details", "Training"),
-    "Evaluation": ("Evaluation Results",),
-    "Environmental impact": ("Environmental Impact",),
-    "Running it yourself": ("PyTorch", "JAX/Flax"),
+    Phrase("Uses and misuse"): ("Direct Use", "Misuse, Malicious Use, and Out-of-Scope Use"),
+    Phrase("Limitations and bias"): ("Limitations", "Bias"),
+    Phrase("Safety module"): ("Safety Module",),
+    Phrase("Training"): ("Model Details", "Training"),
+    Phrase("Evaluation"): ("Evaluation Results",),
+    Phrase("Environmental impact"): ("Environmental Impact",),
+    Phrase("Running it yourself"): ("PyTorch", "JAX/Flax"),
 }
 
 # The tabs, by the names under which one of them is selected.
@@ -87,8 +89,8 @@ class Page:
 
 def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool = True) -> Page:
     """Adds all components to the current Blocks."""
-    gr.HTML(views.masthead(), elem_id="masthead", padding=False)
-    gr.HTML(views.WITHOUT_STORAGE, padding=False)
+    html(views.masthead, elem_id="masthead")
+    html(views.without_storage)
     parts = _gate(card)
     parts["banner"] = gr.HTML(elem_id="banner", padding=False)  # below the gate, which it must not move when it comes
     with gr.Tabs(selected=ABOUT, elem_id="tabs") as parts["tabs"]:
@@ -117,7 +119,7 @@ def lay_out(card: ModelCard, recorded: Sequence[RecordedExample], has_history: b
 
 def _gate(card: ModelCard) -> dict[str, Any]:
     with gr.Column(elem_id="gate") as gate:
-        gr.HTML(views.gate(card) + views.restrictions(), padding=False)  # Markdown's script would keep it waiting
+        html(lambda: views.gate(card) + views.restrictions())  # Markdown's script would keep it waiting
         agree = gr.Checkbox(False, label=views.AGREE, elem_id="agree")
         accept = gr.Button(views.ACCEPT, variant="primary", interactive=False, elem_id="accept")
     return {"gate": gate, "agree": agree, "accept": accept}
@@ -125,7 +127,7 @@ def _gate(card: ModelCard) -> dict[str, Any]:
 
 def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history: bool) -> dict[str, Any]:
     """What a visitor sees who has accepted the licence: the prompt, the pictures, the options and the examples."""
-    with gr.Tab("Draw", id=DRAW, visible=False, elem_id="workspace") as workspace:
+    with gr.Tab(Phrase("Draw"), id=DRAW, visible=False, elem_id="workspace") as workspace:
         parts = _prompt_row()
         strength = changing.lay_out()
         parts["lines"] = aids.lay_out_lines()
@@ -135,9 +137,9 @@ def _workspace(card: ModelCard, recorded: Sequence[RecordedExample], has_history
         if has_history:
             aids.lay_out_history()
         parts |= _options({"prompt": parts["prompt"], "strength": strength})
-        gr.HTML("<h2>Try one of these</h2>", elem_id="examples-heading", padding=False)
+        html(lambda: f"<h2>{translate('Try one of these')}</h2>", elem_id="examples-heading")
         parts["examples"] = _example_cards(card, recorded)
-        gr.HTML(views.recorded_note(recorded), padding=False)
+        html(lambda: views.recorded_note(recorded))
         parts["found"] = checking.lay_out()
         parts["programs"] = programs.lay_out()
     return parts | {"workspace": workspace}
@@ -155,15 +157,15 @@ def _prompt_row() -> dict[str, Any]:
             elem_id="prompt",
             elem_classes="field-prompt",
         )
-        generate = gr.Button("Generate", variant="primary", scale=1, min_width=120, elem_id="generate")
-        cancel = gr.Button("Cancel", variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel")
+        generate = gr.Button(Phrase("Generate"), variant="primary", scale=1, min_width=120, elem_id="generate")
+        cancel = gr.Button(Phrase("Cancel"), variant="stop", scale=1, min_width=120, visible=False, elem_id="cancel")
     return {"prompt": prompt, "generate": generate, "cancel": cancel}
 
 
 def _results() -> dict[str, Any]:
     with gr.Column(visible=False, elem_id="results") as results:
         gallery = gr.Gallery(
-            label="Your pictures",
+            label=Phrase("Your pictures"),
             show_label=False,
             columns=2,
             object_fit="contain",
@@ -172,57 +174,57 @@ def _results() -> dict[str, Any]:
             interactive=False,
             elem_id="gallery",
         )
-        gr.HTML(changing_views.ACTIONS + changing_views.comparison("comparison"), padding=False)
-        download_all = gr.DownloadButton("Download all (zip)", size="sm", elem_id="download-all")
+        html(lambda: changing_views.actions() + changing_views.comparison("comparison"))
+        download_all = gr.DownloadButton(Phrase("Download all (zip)"), size="sm", elem_id="download-all")
         recipe = gr.HTML(elem_id="recipe", padding=False)
     return {"results": results, "gallery": gallery, "download_all": download_all, "recipe": recipe}
 
 
 def _options(controls: dict[str, gr.components.Component]) -> dict[str, Any]:
     """The controls of a request's fields, and what else decides about a run; `controls` are those outside the fold."""
-    with gr.Accordion("More options", open=False, elem_id="options"):
+    with gr.Accordion(Phrase("More options"), open=False, elem_id="options"):
         controls["negative_prompt"] = gr.Textbox(
             label=_label("negative_prompt"),
-            info="What the pictures should not show",
+            info=Phrase("What the pictures should not show"),
             max_length=MAX_PROMPT_CHARS,
             elem_classes="field-negative_prompt",
         )
         with gr.Row():
             controls["num_images_per_prompt"] = _slider("num_images_per_prompt")
             controls["num_inference_steps"] = _slider(
-                "num_inference_steps", info="More steps take longer and show finer detail"
+                "num_inference_steps", info=Phrase("More steps take longer and show finer detail")
             )
         with gr.Row():
             controls["guidance_scale"] = _slider(
-                "guidance_scale", step=0.5, info="Higher follows the prompt more closely and varies less"
+                "guidance_scale", step=0.5, info=Phrase("Higher follows the prompt more closely and varies less")
             )
             controls["scheduler"] = gr.Dropdown(
                 **bounds("scheduler", CARD_LIMITS),
                 value=CARD_DEFAULTS.scheduler,
                 label=_label("scheduler"),
-                info="How the picture is cleaned up step by step; changes look and speed",
+                info=Phrase("How the picture is cleaned up step by step; changes look and speed"),
                 elem_classes="field-scheduler",
             )
         size = gr.Radio(
             size_choices(CARD_DEFAULTS),
             value=size_value(CARD_DEFAULTS.width, CARD_DEFAULTS.height),
-            label="Size",
+            label=Phrase("Size"),
             elem_classes=["field-width", "field-height"],
         )
         with gr.Row():
             controls["seed"] = gr.Number(
                 0,
                 label=_label("seed"),
-                info="The first picture uses this number, the others the next ones",
+                info=Phrase("The first picture uses this number, the others the next ones"),
                 elem_classes="field-seed",
                 minimum=0,
                 maximum=MAX_SEED,
                 precision=0,
             )
-            random_seed = gr.Checkbox(True, label="Surprise me (new seed each time)")
-        gr.Checkbox(False, label="Play a sound when my pictures are ready", elem_id="chime")
-        embed_recipe = gr.Checkbox(True, label="Save prompt and settings inside the PNG")
-        gr.HTML(changing_views.OWN_PICTURE, padding=False)
+            random_seed = gr.Checkbox(True, label=Phrase("Surprise me (new seed each time)"))
+        gr.Checkbox(False, label=Phrase("Play a sound when my pictures are ready"), elem_id="chime")
+        embed_recipe = gr.Checkbox(True, label=Phrase("Save prompt and settings inside the PNG"))
+        html(changing_views.own_picture)
         aids.lay_out_chooser()
     ordered = {name: controls[name] for name in REQUEST_FIELDS if name in controls}
     others = {"size": size, "random_seed": random_seed, "embed_recipe": embed_recipe}
@@ -231,32 +233,25 @@ def _options(controls: dict[str, gr.components.Component]) -> dict[str, Any]:
 
 def _about(card: ModelCard) -> None:
     """What is screened, and the model card in folded parts."""
-    with gr.Tab("About the model", id=ABOUT, elem_id="about"):
-        gr.HTML(
-            '<h2 id="screened" tabindex="-1">What is screened, and what is not</h2>'
-            f'<p class="scope">{views.SAFETY_SCOPE}</p>',
-            padding=False,
-        )
-        gr.HTML(
-            f"<h2>About {views.TITLE}</h2><p>From its model card, by Robin Rombach and Patrick Esser.</p>",
-            padding=False,
-        )
-        with gr.Accordion("Introduction", open=False):
-            gr.Markdown(card.introduction)
+    with gr.Tab(Phrase("About the model"), id=ABOUT, elem_id="about"):
+        html(views.screened)
+        html(views.about_card)
+        with gr.Accordion(Phrase("Introduction"), open=False):
+            gr.Markdown(card.introduction, elem_classes="english")
         for title, parts in _CARD_PAGES.items():
             with gr.Accordion(title, open=False):
-                gr.Markdown(_as_markdown([card.section(part) for part in parts]))
-        with gr.Accordion("Citation", open=False):
+                gr.Markdown(_as_markdown([card.section(part) for part in parts]), elem_classes="english")
+        with gr.Accordion(Phrase("Citation"), open=False):
             gr.Textbox(card.citation, label="BibTeX", lines=9, buttons=["copy"], interactive=False, elem_id="citation")
 
 
 def _withdrawal() -> dict[str, Any]:
-    leave = gr.Button("Withdraw my acceptance of the licence", size="sm", visible=False, elem_id="leave")
+    leave = gr.Button(Phrase("Withdraw my acceptance of the licence"), size="sm", visible=False, elem_id="leave")
     with gr.Column(visible=False, elem_id="confirm") as confirm:
-        gr.HTML(f"<p>{views.WITHDRAWING}</p>", padding=False)
+        html(lambda: f"<p>{translate(views.WITHDRAWING)}</p>")
         with gr.Row():
-            withdraw = gr.Button("Withdraw and clear this page", variant="stop", elem_id="withdraw")
-            stay = gr.Button("Keep my acceptance", elem_id="stay")
+            withdraw = gr.Button(Phrase("Withdraw and clear this page"), variant="stop", elem_id="withdraw")
+            stay = gr.Button(Phrase("Keep my acceptance"), elem_id="stay")
     return {"leave": leave, "confirm": confirm, "withdraw": withdraw, "stay": stay}
 
 

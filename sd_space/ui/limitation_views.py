@@ -4,13 +4,15 @@ import re
 from html import escape
 
 from sd_space.card import ModelCard
+from sd_space.languages import Phrase, translate
 from sd_space.ui.limitations import LIMITATIONS, Limitation, card_words
+from sd_space.ui.views import CARD_IN_ENGLISH, english_note
 
-LOADING = "<p>What is offered here depends on the model, which is still loading.</p>"
-_PICTURE_BOOK = (
-    "<p>The picture book draws here. Its world has no letters, no faces and no photographs that could go wrong, so "
+LOADING = Phrase("What is offered here depends on the model, which is still loading.")
+_PICTURE_BOOK = Phrase(
+    "The picture book draws here. Its world has no letters, no faces and no photographs that could go wrong, so "
     "that only those of the card’s limitations are offered that mean something in it, with prompts of its own. The "
-    "others stand in the card, below “About the model”.</p>"
+    "others stand in the card, below “About the model”."
 )
 
 
@@ -19,21 +21,32 @@ def limitations(card: ModelCard, is_picture_book: bool) -> str:
     words = card_words(card)
     offered = [one for one in LIMITATIONS if one.picture_book or not is_picture_book]
     cards = "".join(_card(one, words[one.name], bool(one.prompts_for(is_picture_book))) for one in offered)
-    return f'{_PICTURE_BOOK if is_picture_book else ""}<div class="limitations">{cards}</div>'
+    note = f"<p>{translate(_PICTURE_BOOK)}</p>" if is_picture_book else ""
+    return f'{note}{english_note(CARD_IN_ENGLISH)}<div class="limitations">{cards}</div>'
 
 
 def lesson(limitation: Limitation) -> str:
     """What stands below the pictures."""
-    return f"<p><strong>What to look at:</strong> {limitation.look_at}</p><p><strong>Why:</strong> {limitation.why}</p>"
+    look_at, why = translate(limitation.look_at), translate(limitation.why)
+    return (
+        f"<p><strong>{translate('What to look at:')}</strong> {look_at}</p>"
+        f"<p><strong>{translate('Why:')}</strong> {why}</p>"
+    )
+
+
+def loading() -> str:
+    return f"<p>{translate(LOADING)}</p>"
 
 
 def _card(limitation: Limitation, words: str, can_be_drawn: bool) -> str:
+    title, show = translate(limitation.title), translate("Show it")
     button = (
         f'<button type="button" class="draws" data-limitation="{limitation.name}" '
-        f'aria-label="Show it: {escape(limitation.title)}">Show it</button>'
+        f'aria-label="{show}: {escape(title)}">{show}</button>'
     )
     return (
-        f"<section><h3>{escape(limitation.title)}</h3><blockquote>{linked(words)}</blockquote>{lesson(limitation)}"
+        f'<section><h3>{escape(title)}</h3><blockquote lang="en">{linked(words)}</blockquote>'
+        f"{lesson(limitation)}"
         f"{button if can_be_drawn else ''}</section>"
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import gradio as gr
 from starlette.types import ASGIApp
 
 from sd_space.backends import Backend
+from sd_space.card import ModelCard
+from sd_space.languages import current_language, translate
 from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
 from sd_space.serving import gradio_queue
 from sd_space.serving.app_contract import AppContract
@@ -32,6 +35,7 @@ from sd_space.settings import Settings
 from sd_space.ui import views
 from sd_space.ui.assets import body, head, script, style_sheet
 from sd_space.ui.theme import THEME
+from sd_space.ui.translation import in_language
 
 SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, about 20 kB each
 _VERIFY = "verify"
@@ -81,7 +85,7 @@ def launch(
 
     gradio_queue.wrap_apps(filtered)
     gradio_queue.keep_no_values()
-    gradio_queue.add_to_document(views.TITLE, views.DESCRIPTION, _PREVIEW_IMAGE_URL, head(), body(gate.card))
+    gradio_queue.add_to_document(_PREVIEW_IMAGE_URL, partial(_document, demo, gate.card))
     gradio_queue.keep_queue_running(demo)
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
@@ -106,6 +110,18 @@ def launch(
     )
     gradio_queue.extend_mcp(demo, gate.card, lambda: described(backend.status()))
     return url
+
+
+def _document(demo: gr.Blocks, card: ModelCard, config: Mapping[str, Any]) -> gradio_queue.Document:
+    return gradio_queue.Document(
+        language=current_language(),
+        title=views.TITLE,
+        description=translate(views.DESCRIPTION),
+        about_image=translate("Pictures that were drawn of the example prompts"),
+        head=head(),
+        body=body(card),
+        config=in_language(config, demo.blocks),
+    )
 
 
 def _max_running_events(settings: Settings) -> int:

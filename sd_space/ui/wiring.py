@@ -13,7 +13,7 @@ from sd_space.ui.aid_handlers import AidHandlers
 from sd_space.ui.aids import ANNOUNCE_PROMPT_JS, hand_over_js
 from sd_space.ui.changing import ANNOUNCE_START_JS, ASK_VARIATIONS_JS, SET_START_JS
 from sd_space.ui.checking import CheckHandler
-from sd_space.ui.events import translate_errors
+from sd_space.ui.events import page_event
 from sd_space.ui.handlers import Handlers
 from sd_space.ui.layout import Page
 from sd_space.ui.storage import DRAFT, RUN, SHOWN, TOKEN, recall_js, remember_js
@@ -49,16 +49,16 @@ class Wiring:
             None, None, stored, js=recall_js(TOKEN, RUN, SHOWN, DRAFT), **_QUIET
         )
         opened = opened.then(
-            translate_errors(on.open_page),
+            page_event(on.open_page),
             [page.token, page.link],
             {*self._visibility, *self._model_view, *self._filled},
             **_QUIET,
         )
         opened.then(None, None, None, js=OPENED_JS, **_QUIET)
-        opened.then(translate_errors(on.resume), [*stored, page.link], {*self._run_view, *self._filled}, **_QUEUED)
+        opened.then(page_event(on.resume), [*stored, page.link], {*self._run_view, *self._filled}, **_QUEUED)
         page.prompt.change(None, page.prompt, None, js=remember_js(DRAFT), **_QUIET)
         page.clock.tick(
-            translate_errors(on.tick),
+            page_event(on.tick),
             None,
             self._model_view,
             inputs_kwargs=page.model_controls | {"size": page.size, "link": page.link},
@@ -79,7 +79,7 @@ class Wiring:
         page, on = self._page, self._on
         enable_js = "(agree) => ({__type__: 'update', interactive: agree})"
         page.agree.change(None, page.agree, page.accept, js=enable_js, **_QUIET)
-        page.accept.click(translate_errors(on.accept), page.agree, [*self._visibility, page.token], **_QUIET)
+        page.accept.click(page_event(on.accept), page.agree, [*self._visibility, page.token], **_QUIET)
         cleared = [
             page.token,
             page.agree,
@@ -93,14 +93,14 @@ class Wiring:
             js = f"() => [{asks}, !{asks}].map((visible) => ({{__type__: 'update', visible}}))"
             button.click(None, None, [page.confirm, page.leave], js=js, **_QUIET)
         page.withdraw.click(
-            translate_errors(on.withdraw), page.token, [*self._visibility, *self._run_view, *cleared], **_QUIET
+            page_event(on.withdraw), page.token, [*self._visibility, *self._run_view, *cleared], **_QUIET
         )
 
     def drawing(self, card: ModelCard) -> None:
         """Pictures are asked for, from words and from a picture, and cancelled; examples fill in the prompt."""
         page, on = self._page, self._on
         drawing: dict[str, Any] = {
-            "fn": translate_errors(on.generate),
+            "fn": page_event(on.generate),
             "inputs": page.token,
             "outputs": [*self._run_view, *self._visibility],
             "inputs_kwargs": page.form | {"link": page.link, "shown_id": page.shown_id},
@@ -111,9 +111,9 @@ class Wiring:
         gr.on([control.change for control in start], None, start, None, js=ANNOUNCE_START_JS, **_QUIET)
         page.changing.set_start.click(None, None, start, js=SET_START_JS, **_QUIET)
         page.changing.ask_variations.click(
-            translate_errors(on.fill_in), page.aids.handed, self._filled, js=ASK_VARIATIONS_JS, **_QUIET
+            page_event(on.fill_in), page.aids.handed, self._filled, js=ASK_VARIATIONS_JS, **_QUIET
         ).then(**drawing)
-        page.cancel.click(translate_errors(on.cancel), [page.token, page.run_id], page.cancel, **_QUIET)
+        page.cancel.click(page_event(on.cancel), [page.token, page.run_id], page.cancel, **_QUIET)
         for button, example in zip(page.examples, card.examples, strict=True):
             js = f"() => {{ document.querySelector('#prompt textarea').focus(); return {json.dumps(example.text)} }}"
             button.click(None, None, page.prompt, js=js, **_QUIET)
@@ -125,22 +125,22 @@ class Wiring:
         page.prompt.change(None, page.prompt, None, js=ANNOUNCE_PROMPT_JS, **_QUIET)
         # Of several presses while an answer is on its way, the last one counts.
         parts.ask_reading.click(
-            translate_errors(aids.reading),
+            page_event(aids.reading),
             [page.token, page.prompt],
             parts.reading,
             trigger_mode="always_last",
             **_QUIET,
         )
-        parts.ask_outlook.click(translate_errors(aids.outlook), page.token, parts.outlook, **_QUIET)
+        parts.ask_outlook.click(page_event(aids.outlook), page.token, parts.outlook, **_QUIET)
         parts.ask_settings.click(
-            translate_errors(aids.settings),
+            page_event(aids.settings),
             [page.token, parts.handed],
             [page.status, *self._filled],
             js=hand_over_js("ask-settings"),
             **_QUIET,
         )
         parts.ask_run.click(
-            translate_errors(on.bring_back),
+            page_event(on.bring_back),
             [page.token, page.run_id, parts.handed],
             [*{*self._run_view, *self._filled, *self._visibility}],
             js=hand_over_js("ask-run"),
@@ -151,7 +151,7 @@ class Wiring:
         page = self._page
         js = hand_over_js("ask-check")
         page.checking.ask.click(
-            translate_errors(on.verify),
+            page_event(on.verify),
             [page.token, page.aids.handed],
             page.checking.found,
             js=js,

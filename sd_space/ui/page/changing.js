@@ -7,6 +7,13 @@ const setStart = (changes) => {
   ask('set-start', init_image, mask, variation_strength)
 }
 
+const wordsOfStart = (picture, mask, strength) => {
+  if (mask) return translate('The next pictures start from this one; only the painted part changes.')
+  if (picture) return translate('The next pictures start from this one.')
+  if (strength > 0.25) return translate('The next pictures are variations of the one that you chose.')
+  return translate('The next pictures are a little different from the one that you chose.')
+}
+
 const showStart = () => {
   const chip = document.getElementById('start')
   if (!chip) return
@@ -16,9 +23,7 @@ const showStart = () => {
   chip.hidden = !init_image && !strength
   image.hidden = chip.querySelector('#paint').hidden = !init_image
   chip.classList.toggle('variation', !init_image)
-  chip.querySelector('p').textContent = init_image
-    ? `The next pictures start from this one${mask ? '; only the painted part changes' : ''}.`
-    : `The next pictures are ${strength > 0.25 ? 'variations of' : 'a little different from'} the one that you chose.`
+  chip.querySelector('p').textContent = wordsOfStart(init_image, mask, strength)
 }
 
 let chipShown = null // the element that shows it
@@ -53,7 +58,7 @@ document.addEventListener('click', ({ target }) => {
   const prompt = document.querySelector('#prompt textarea')
   if (target.id === 'change-it') {
     setStart({ init_image: openedImage().src })
-    speak('The next pictures start from this one.')
+    speak(translate('The next pictures start from this one.'))
     showPrompt()
     prompt.focus({ preventScroll: true })
   } else if (target.id === 'drop-start') {
@@ -71,9 +76,9 @@ document.addEventListener('click', ({ target }) => {
 })
 
 // No link holds a picture.
-const SOURCE_MISSING = 'These settings started from a picture that they do not hold. Open it and press “Change it”, '
-  + 'or choose it under More options.'
 const warnWithoutSource = (recipe) => {
-  if (new URLSearchParams(recipe).has('init_image')) notify(SOURCE_MISSING, 12)
+  if (new URLSearchParams(recipe).has('init_image')) notify(translate(
+    'These settings started from a picture that they do not hold. Open it and press “Change it”, or choose it under More options.'
+  ), 12)
 }
 warnWithoutSource(location.hash.slice(1))

@@ -8,10 +8,10 @@ const asDataUri = (file) => new Promise((resolve, reject) => {
 
 const check = async (file) => {
   if (file.size > document.getElementById('check').dataset.maxBytes) {
-    return notify('That file is larger than 5.9 MB; choose a smaller one.')
+    return notify(translate('That file is larger than 5.9 MB; choose a smaller one.'))
   }
   checked = file
-  notify('Reading the picture’s marks…', 2)
+  notify(translate('Reading the picture’s marks…'), 2)
   ask('ask-check', await asDataUri(file))
 }
 

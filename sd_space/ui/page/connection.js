@@ -1,6 +1,6 @@
 // While pictures are drawn, a server that is not reached any more is said where their progress stood.
 // Gradio says so in passing, and leaves a Cancel that does nothing.
-const UNREACHED = 'The server cannot be reached. This page goes on by itself once it can.'
+const UNREACHED = translate('The server cannot be reached. This page goes on by itself once it can.')
 let isReached = true
 
 const showReached = () => {

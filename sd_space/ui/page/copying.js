@@ -11,7 +11,7 @@ const copy = async (text) => {
     document.execCommand('copy')
     field.remove()
   }
-  notify('Copied.')
+  notify(translate('Copied.'))
 }
 
 document.addEventListener('click', (event) => {

@@ -7,7 +7,7 @@ onChange.push(() => {
   isExperimenting = isNow
   const note = document.querySelector('#experiment-status .note:not(.error)') // an error is an alert itself
   if (isNow) {
-    speak('The experiment is being drawn.')
+    speak(translate('The experiment is being drawn.'))
     document.getElementById('stop-experiment').scrollIntoView({ block: 'nearest' })
   } else if (note) speak(note.textContent)
 })

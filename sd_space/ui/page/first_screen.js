@@ -9,7 +9,7 @@
   box.addEventListener('change', () => { button.disabled = !box.checked })
   button.addEventListener('click', () => {
     isPressed = button.disabled = box.disabled = true
-    button.textContent = 'One moment…'
+    button.textContent = translate('One moment…')
   })
 
   // Whatever has the focus, and what is unfolded, by their order in both gates.

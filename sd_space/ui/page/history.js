@@ -51,8 +51,8 @@ const thumbnail = ({ run, recipe, copy, at }) => {
   const image = Object.assign(new Image(), { src: copy, alt: '' })
   const button = Object.assign(document.createElement('button'), { type: 'button' })
   const values = new URLSearchParams(recipe), parent = values.get('init_image_seed')
-  const origin = values.has('init_image') ? `, from ${parent ? `seed ${parent}` : 'a picture that was brought'}` : ''
-  button.ariaLabel = `${values.get('prompt')}${origin}, ${new Date(at).toLocaleString()}`
+  const from = parent ? translate(', from seed {seed}', { seed: parent }) : translate(', from a picture that was brought')
+  button.ariaLabel = `${values.get('prompt')}${values.has('init_image') ? from : ''}, ${new Date(at).toLocaleString()}`
   button.title = button.ariaLabel
   button.append(image)
   button.addEventListener('click', () => { ask('ask-run', run, recipe); showPrompt(); warnWithoutSource(recipe) })

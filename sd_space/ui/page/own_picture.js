@@ -17,10 +17,10 @@ const scaledDown = async (file) => {
 const startFrom = async (file) => {
   try {
     setStart({ init_image: await scaledDown(file) })
-    speak('The next pictures start from your picture.')
+    speak(translate('The next pictures start from your picture.'))
     showPrompt()
   } catch {
-    notify('This browser cannot read that file as a picture; choose a PNG, a JPEG or a WebP.')
+    notify(translate('This browser cannot read that file as a picture; choose a PNG, a JPEG or a WebP.'))
   }
 }
 

@@ -1,29 +1,30 @@
 // A run can be followed by ear, by the tab's title and by a sound: its start, its place in line, each quarter, its end.
 const plainTitle = document.title
 let isRunning = false
-let spokenPlace = ''
+let spokenPlace = '0'
 let spokenQuarter = 0
 
 const followRun = (text) => {
-  if (!isRunning) speak('Your pictures are on their way.')
+  if (!isRunning) speak(translate('Your pictures are on their way.'))
   isRunning = true
   const words = text.textContent
-  const place = words.match(/number \d+ in line/)?.[0] || ''
-  const quarter = Math.floor(4 * text.dataset.done)
-  if (place && place !== spokenPlace) speak(words)
-  else if (quarter > spokenQuarter && quarter < 4) speak(`${25 * quarter} percent. ${words}`)
+  const { place, done } = text.dataset
+  const quarter = Math.floor(4 * done)
+  if (place !== '0' && place !== spokenPlace) speak(words)
+  else if (quarter > spokenQuarter && quarter < 4) speak(`${translate('{share} percent.', { share: 25 * quarter })} ${words}`)
   spokenPlace = place
   spokenQuarter = Math.max(quarter, spokenQuarter)
-  const left = words.match(/about (.*) left/)?.[1] || `${Math.round(100 * text.dataset.done)} %`
+  const left = text.dataset.left || `${Math.round(100 * done)} %`
   setTitle(`(${left}) ${plainTitle}`)
 }
 const endRun = (note) => {
   isRunning = false
-  spokenPlace = ''
+  spokenPlace = '0'
   spokenQuarter = 0
   if (note && !note.matches('.error')) speak(document.querySelector('#status').innerText) // an error is an alert itself
-  const count = note?.textContent.match(/^\d+ pictures?/)
-  setTitle(count ? `✓ ${count} · ${plainTitle}` : plainTitle)
+  const count = Number(note?.dataset.count)
+  const pictures = count === 1 ? translate('1 picture') : translate('{count} pictures', { count })
+  setTitle(count ? `✓ ${pictures} · ${plainTitle}` : plainTitle)
   if (count) playChime()
 }
 const setTitle = (title) => { if (document.title !== title) document.title = title }
@@ -40,6 +41,6 @@ for (const type of ['pointerdown', 'keydown']) {
 document.addEventListener('keydown', ({ key, shiftKey, target }) => {
   const isSubmit = key === 'Enter' && !shiftKey && target.matches('#prompt textarea')
   if (isSubmit && document.querySelector('#cancel')?.checkVisibility()) {
-    notify('Your pictures are still being drawn; press Cancel first to draw something else.')
+    notify(translate('Your pictures are still being drawn; press Cancel first to draw something else.'))
   }
 })

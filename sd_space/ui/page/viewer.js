@@ -8,7 +8,7 @@ const offerActions = (preview) => {
   if (actions && actions.hidden === Boolean(preview)) actions.hidden = !preview
   if (!actions || !preview) return
   const url = preview.querySelector('.media-button img')?.getAttribute('src')
-  const [, seed, variation] = preview.querySelector('.caption')?.textContent.match(/(\d+)(?:, variation (\d+))?/) || []
+  const [, seed, variation] = preview.querySelector('.caption')?.textContent.match(/(\d+)(?:, \p{L}+ (\d+))?/u) || []
   const link = new URLSearchParams(document.querySelector('#recipe .again')?.hash.slice(1))
   link.set('seed', seed)
   link.set('num_images_per_prompt', 1)
