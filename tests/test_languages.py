@@ -15,8 +15,8 @@ from sd_space.card import load_card
 from sd_space.errors import InvalidRequest
 from sd_space.languages import ENGLISH, Phrase, language_for, said, speaking, tables, translate
 from sd_space.request import labelled
+from sd_space.serving.callers import PAGE_USER, USER_HEADER, language_of
 from sd_space.serving.gate import licence_digest
-from sd_space.serving.headers import PAGE_USER, USER_HEADER, language_of
 from sd_space.ui.assets import script_texts
 from sd_space.ui.limitations import LIMITATIONS
 

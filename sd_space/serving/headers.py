@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Scope, Send
 
-from sd_space.languages import ENGLISH, language_for
+from sd_space.serving.callers import USER_HEADER
 from sd_space.serving.origins import HUB, MADE_UP
 from sd_space.serving.routes import FILE
 from sd_space.settings import Settings
 
 PLACE_HEADER = "x-sd-space-place"  # of a request for pictures, for its handler
 ADDRESS_HEADER = "x-sd-space-address"  # where its caller has reached the page
-USER_HEADER, PAGE_USER = "x-gradio-user", "app"  # by which Gradio's page is known; programs are others
 TOOL_CALL_HEADER = "x-sd-space-tool-call"  # the MCP client's call for which Gradio's MCP server makes a request
 # `x-ip-token` is how ZeroGPU knows whose quota a call takes.
 _PASSED = [
@@ -34,11 +33,6 @@ _LOGIN_COOKIE = re.compile(r"(?<![^; ])access-token-(unsecure-)?([A-Za-z0-9_-]{1
 _POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; frame-ancestors "
 )
-
-
-def language_of(headers: Headers) -> str:
-    """That of the page's visitors; programs are answered in English."""
-    return language_for(headers) if headers.get(USER_HEADER) == PAGE_USER else ENGLISH
 
 
 def login_cookie(headers: Headers) -> str:

@@ -23,17 +23,11 @@ from sd_space.languages import Phrase, speaking
 from sd_space.schema import BackendStatus
 from sd_space.serving.answers import BROKEN, KnownAnswer
 from sd_space.serving.app_contract import AppContract
+from sd_space.serving.callers import language_of
 from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import EventStreams
 from sd_space.serving.gate import sent_token
-from sd_space.serving.headers import (
-    ADDRESS_HEADER,
-    PLACE_HEADER,
-    ResponseHeaders,
-    language_of,
-    login_cookie,
-    request_headers,
-)
+from sd_space.serving.headers import ADDRESS_HEADER, PLACE_HEADER, ResponseHeaders, login_cookie, request_headers
 from sd_space.serving.incoming import MAX_BODY_BYTES, IncomingRequest, read_body, replay
 from sd_space.serving.limits import RETRY_AFTER_S, Capacity, OpenRequests, Place, RateLimiter, client_address
 from sd_space.serving.mcp_message import McpRefusal, tool_error
@@ -95,7 +89,8 @@ class RequestFilter:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, receive, self._response_headers.added(scope, send))
+            with speaking(language_of(Headers(scope=scope))):
+                await self._answer(scope, receive, self._response_headers.added(scope, send))
         else:  # Gradio has no other kind
             await send({"type": "websocket.close", "code": 1008})
 
@@ -113,8 +108,7 @@ class RequestFilter:
         except ClientDisconnect:
             return
         except Refusal as refused:
-            with speaking(language_of(Headers(scope=scope))):
-                answer = refused_at(scope["path"], refused)
+            answer = refused_at(scope["path"], refused)
         except McpRefusal as refused:
             answer = JSONResponse(refused.answer, refused.status, refused.headers)
         except Exception as error:  # its message may hold a prompt: neither callers nor the log get it

@@ -186,16 +186,16 @@ def english_note(words: Phrase) -> str:
 
 def gate(card: ModelCard) -> str:
     """The card's words about the licence: a heading, paragraphs, and a list of points that begin with their numbers."""
-    html = f"<h2>{escape(card.gate_heading)}</h2>"
+    html = f'<h2 lang="en">{escape(card.gate_heading)}</h2>'
     for is_list, lines in groupby(card.gate_prompt.splitlines(), lambda line: bool(re.match(r"\d+\. ", line))):
         words = [escape(line.strip()) for line in lines if line.strip()]
         if is_list:
             points = "".join(f"<li>{point.partition('. ')[2]}</li>" for point in words)
-            html += f"<ol>{points}</ol>"
+            html += f'<ol lang="en">{points}</ol>'
         else:
-            html += "".join(f"<p>{line}</p>" for line in words)
+            html += "".join(f'<p lang="en">{line}</p>' for line in words)
     link = f'<a href="{LICENCE_URL}" target="_blank" rel="noopener">{LICENCE_URL}</a>'
-    return f'{english_note(LICENCE_IN_ENGLISH)}<div lang="en">{html.replace(LICENCE_URL, link)}</div>'
+    return english_note(LICENCE_IN_ENGLISH) + html.replace(LICENCE_URL, link)
 
 
 def restrictions() -> str:

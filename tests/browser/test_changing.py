@@ -132,7 +132,7 @@ def test_more_like_one_is_drawn_with_one_press_and_its_link_says_how(workspace):
     more = page.get_by_role("group", name="More like this")
     seed = page.locator("#picture-actions .copy-seed").get_attribute("data-copy")
     more.get_by_role("button", name="a little different").press("Enter")
-    varied = page.get_by_role("button", name=re.compile(rf"seed {seed}, variation \d+"))
+    varied = page.get_by_role("button", name=re.compile(rf"Seed {seed}, variation \d+"))
     expect(varied).to_have_count(4)
     expect(page.locator("#start")).to_contain_text("a little different from the one")
     varied.last.press("Enter")

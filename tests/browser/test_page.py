@@ -72,9 +72,9 @@ def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
     alternatives = [picture.get_attribute("alt") for picture in finished_pictures(page).all()]
     assert all(re.search(r"[Ss]eed \d+", text) for text in alternatives)
     assert len(set(alternatives)) == 4
-    expect(page.get_by_role("button", name=re.compile(r"^Picture \d of 4: A small cabin .*, seed \d+$"))).to_have_count(
-        4
-    )
+    expect(
+        page.get_by_role("button", name=re.compile(r"^Picture \d of 4: A small cabin .*\. Seed \d+$"))
+    ).to_have_count(4)
     assert page.foreign == [], "the page asked another host"
     assert page.errors == []
 
