@@ -13,6 +13,7 @@ from sd_space.recorded import ICON
 from sd_space.schema import BackendStatus, Stage
 from sd_space.serving import limits
 from sd_space.serving.app_contract import AppContract
+from sd_space.serving.callers import PAGE_USER, USER_HEADER
 from sd_space.serving.envelope import Parameter
 from sd_space.serving.incoming import MAX_BODY_BYTES, MAX_PICTURE_BODY_BYTES
 from sd_space.serving.limits import Capacity
@@ -290,6 +291,13 @@ def test_more_calls_than_the_rate_wait_and_a_minute_later_they_do_not(tmp_path):
     door.clock.now_s = 30.0
     assert [door.post().status_code for _ in range(2)] == [200, 429]
     assert 'sd_space_refusals_total{status="429"} 3.0' in door.client.get("/metrics").text
+
+
+def test_the_page_is_refused_in_its_visitors_language_and_a_program_in_english(tmp_path):
+    door, german = Filtered(tmp_path, rate_per_minute=1), {"Accept-Language": "de"}
+    door.post()
+    page = door.post(headers=german | {USER_HEADER: PAGE_USER})
+    assert "versuchen Sie es in" in page.json()["error"] and "try again in" in door.post(headers=german).json()["error"]
 
 
 TOOL_CALL = {
