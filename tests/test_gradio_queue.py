@@ -121,7 +121,15 @@ def test_gradio_still_starts_its_server_through_the_function_that_is_replaced():
 
 @pytest.mark.parametrize(
     "piece",
-    ['href="/manifest.json"', "<script>window.gradio_config", "</head>", "<gradio-app", '<meta property="og:title"'],
+    [
+        'lang="en"',
+        "{{ config | toorjson }}",
+        'href="/manifest.json"',
+        "<script>window.gradio_config",
+        "</head>",
+        "<gradio-app",
+        '<meta property="og:title"',
+    ],
 )
 def test_gradios_page_still_has_what_is_replaced_in_it(piece):
     template, *_ = gradio_queue._OWN_LOADER.get_source(routes.templates.env, "frontend/index.html")

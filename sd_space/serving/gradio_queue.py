@@ -10,7 +10,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from starlette.types import ASGIApp, Scope
 from sd_space.card import ModelCard
 from sd_space.languages import Phrase, language_for, speaking
 from sd_space.serving import mcp_offers, mcp_results
+from sd_space.serving.document import Document, link_preview
 from sd_space.serving.limits import Capacity
 from sd_space.serving.own_answers import THEME_COLOR
 
@@ -212,22 +212,6 @@ def asset_addresses() -> frozenset[str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """What is ours in the page's document, in one language.
-
-    `head` and `body` are HTML that must be there before Gradio's own scripts run; `body` is not shown before a login.
-    """
-
-    language: str
-    title: str
-    description: str
-    about_image: str
-    head: str
-    body: str
-    config: Mapping[str, Any]  # Gradio's description of the page
-
-
 def add_to_document(image_url: str, in_language: Callable[[Mapping[str, Any]], Document]) -> None:
     """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
 
@@ -235,20 +219,9 @@ def add_to_document(image_url: str, in_language: Callable[[Mapping[str, Any]], D
     language. Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its
     host.
     """
-    tags = {
-        "og:type": "website",
-        "og:title": "{{ own.title }}",
-        "og:description": "{{ own.description }}",
-        "og:image": image_url,
-        "og:image:alt": "{{ own.about_image }}",
-        "twitter:card": "summary_large_image",
-    }
-    metas = "".join(f'<meta property="{name}" content="{content}">' for name, content in tags.items())
-    metas += '<meta name="description" content="{{ own.description }}">'
-    metas += '<link rel="alternate" type="text/markdown" href="agents.md" title="For agents and programs">'
     icon = f'<link rel="icon" href="favicon.ico"><meta name="theme-color" content="{THEME_COLOR}">'
     icon += '<link rel="apple-touch-icon" href="pwa_icon/192">'
-    public = f"{{% if not config.auth_required %}}{metas}{{% endif %}}"
+    public = f"{{% if not config.auth_required %}}{link_preview(image_url)}{{% endif %}}"
     end = f"{{{{ own.head | safe }}}}{icon}<title>{{{{ own.title }}}}</title>{public}</head>"
     first = "{% if not config.auth_required %}{{ own.body | safe }}{% endif %}<gradio-app"
 

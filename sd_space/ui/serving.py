@@ -16,6 +16,7 @@ from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
 from sd_space.serving import gradio_queue
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.credentials import Claim
+from sd_space.serving.document import Document
 from sd_space.serving.envelope import Endpoints, Parameter
 from sd_space.serving.gate import Gate
 from sd_space.serving.incoming import MAX_PICTURE_BODY_BYTES
@@ -112,8 +113,8 @@ def launch(
     return url
 
 
-def _document(demo: gr.Blocks, card: ModelCard, config: Mapping[str, Any]) -> gradio_queue.Document:
-    return gradio_queue.Document(
+def _document(demo: gr.Blocks, card: ModelCard, config: Mapping[str, Any]) -> Document:
+    return Document(
         language=current_language(),
         title=views.TITLE,
         description=translate(views.DESCRIPTION),
