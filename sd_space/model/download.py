@@ -40,8 +40,8 @@ class DownloadProgress:
         return f"{format_size(min(self._highest, self._total_bytes))} of {format_size(self._total_bytes)}"
 
     def message(self) -> Phrase:
-        of, total = format_size(min(self._highest, self._total_bytes)), format_size(self._total_bytes)
-        return Phrase("{received} of {total} fetched", received=of, total=total)
+        received, total = format_size(min(self._highest, self._total_bytes)), format_size(self._total_bytes)
+        return Phrase("{received} of {total} fetched", received=received, total=total)
 
     def touch(self) -> None:
         self._changed_s = time.monotonic()

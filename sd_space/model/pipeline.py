@@ -46,6 +46,12 @@ from sd_space.settings import V1_4, V1_4_REVISION, WIDTHS
 
 logger = logging.getLogger(__name__)
 
+_LOADING = {
+    "text_encoder": Phrase("loading the text encoder"),
+    "vae": Phrase("loading the vae"),
+    "unet": Phrase("loading the unet"),
+}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedPipeline:
@@ -163,7 +169,7 @@ def _load_snapshot(
     else:
         parts = {}
         for name in NETWORKS:
-            on_progress(Phrase("loading {part}", part=f"the {name.replace('_', ' ')}"))
+            on_progress(_LOADING[name])
             parts[name] = load_network(folder, name, spec.variant, dtype)
         scheduler, tokenizer = load_scheduler(folder), load_tokenizer(folder)
         with warnings.catch_warnings():

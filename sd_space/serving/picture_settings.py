@@ -54,7 +54,8 @@ def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureS
         remarks.append(Phrase("Weights such as (word:1.3) are read as words here."))
     if info is not None and (made_with := pairs.get("Model", "")[:60]) and made_with != info.model:
         words = Phrase("The picture was made with {model}; {title} draws here, so yours will look different.")
-        remarks.append(Phrase(words, model=made_with, title=info.title))
+        title = Phrase("Picture book") if info.is_picture_book else info.title
+        remarks.append(Phrase(words, model=made_with, title=title))
     return PictureSettings(values, tuple(remarks))
 
 

@@ -121,8 +121,8 @@ class ExperimentHandlers:
                             }
                         else:
                             runs += step
-                said = translate("part {number} of {count}", number=number + 1, count=len(parts))
-                note = said if len(parts) > 1 else ""
+                words = translate("part {number} of {count}", number=number + 1, count=len(parts))
+                note = words if len(parts) > 1 else ""
                 async for updates in self._follow(runs, note):
                     yield updates
                 if any(isinstance(run.outcome, Cancelled) for run in runs):

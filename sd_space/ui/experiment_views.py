@@ -31,12 +31,12 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
     under_way = [cell.run.progress for cell in cells if cell.run.progress and not cell.run.is_done]
     left = max((p.seconds_left for p in under_way if p.seconds_left is not None), default=None)
     done = sum(1.0 if c.run.is_done else c.run.progress.fraction_done if c.run.progress else 0.0 for c in cells)
-    said = translate("{done} of {count} ready", done=ready, count=len(cells))
-    words = [said, *([views.time_left(left)] if left is not None else []), note]
-    progress = translate("Progress of the experiment")
+    progress = translate("{done} of {count} ready", done=ready, count=len(cells))
+    words = [progress, *([views.time_left(left)] if left is not None else []), note]
+    label = translate("Progress of the experiment")
     return (
         f'<p class="note" data-drawing>{escape(" · ".join(filter(None, words)))}</p>'
-        f'<progress value="{done / len(cells):.3f}" max="1" aria-label="{progress}"></progress>'
+        f'<progress value="{done / len(cells):.3f}" max="1" aria-label="{label}"></progress>'
         f"{_rows(rows)}"
     )
 
