@@ -2,7 +2,7 @@
 
 import pytest
 
-from sd_space.ui.assets import script
+from sd_space.ui.assets import head, script
 from sd_space.ui.storage import DRAFT, RUN, TOKEN, recall_js, remember_js
 
 ITEMS = (TOKEN, RUN, DRAFT)
@@ -65,6 +65,7 @@ def test_copies_of_pictures_are_deleted_where_none_are_to_be_kept_any_more(page,
     """The setting may have changed since, or the acceptance be withdrawn in another tab."""
     remember(page, token, "r", "")
     assert page.evaluate(KEPT) == 1
+    page.evaluate("(head) => document.head.append(document.createRange().createContextualFragment(head))", head())
     page.evaluate(f"({script(has_history)})()")
     page.wait_for_function(f"async (left) => await ({KEPT})() === left", arg=left)
 
