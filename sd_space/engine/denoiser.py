@@ -237,7 +237,7 @@ class Denoiser:
     def free_memory(self) -> None:
         """Gives cached device memory back after an out-of-memory error."""
         if self.device.type != "cpu":
-            torch.accelerator.empty_cache()
+            torch.get_device_module(self.device).empty_cache()
 
     def _predict_noise(self, states: list[DenoisingState], samples: list[torch.Tensor]) -> list[torch.Tensor]:
         """The noise in each of `samples`: (2, C, H/f, W/f), without and with the prompt; one row without guidance."""
