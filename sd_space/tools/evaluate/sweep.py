@@ -17,7 +17,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from sd_space.backends.loading import build_engine, load
-from sd_space.card import load_card
 from sd_space.engine.schedules import NoiseSchedules
 from sd_space.errors import CannotStart, InvalidRequest, SpaceError
 from sd_space.schema import AdmittedRequest, Outcome, ScreenedImage
@@ -78,11 +77,11 @@ class Row:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="as SD_SPACE_MODEL, which it replaces; the other settings count as well")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="one a line, or JSON lines; the card's when left out"
+        "--prompts", type=Path, metavar="FILE", help="one a line, or JSON lines (default: the card's six)"
     )
     parser.add_argument("--guidance-scales", default=SCALES, help="2 to 8 of them (default: %(default)s, the card's)")
     parser.add_argument(
-        "--scorer", help="a CLIP model, as a folder or a Hub id; the picture book has a scorer of its own"
+        "--scorer", help="a CLIP model, as a folder or a Hub id; the picture book has a scorer and prompts of its own"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets sweep.md and sweep.png")
     parser.add_argument("--steps", type=int, default=STEPS, help="of PLMS (default: %(default)s)")
@@ -95,14 +94,21 @@ def run(options: argparse.Namespace) -> dict:
     try:
         loaded = load(settings)
         judge = judge_for(options, loaded.info)
-        admitted = admit(settings, wanted(options), loaded.info)
+        prompts = read_prompts(options.prompts) if options.prompts else judge.prompts
+        admitted = admit(settings, wanted(options, prompts), loaded.info)
         engine = build_engine(loaded, settings)
         steps = NoiseSchedules(loaded.pipeline.scheduler.config).num_timesteps(admitted[0].request)
         figures = [row.figures() for row in drawn_rows(engine, admitted, judge, steps * len(admitted))]
     except (SpaceError, CannotStart) as error:
         raise SystemExit(getattr(error, "operator_hint", None) or str(error)) from None
     told = {name: getattr(loaded.info, name) for name in ("model", "revision", "device", "dtype", "runtime")}
-    told |= {"steps": options.steps, "scheduler": SCHEDULER, "seeds": options.seeds, "pictures": len(admitted)}
+    told |= {
+        "steps": options.steps,
+        "scheduler": SCHEDULER,
+        "prompts": len(prompts),
+        "seeds": options.seeds,
+        "pictures": len(admitted),
+    }
     told |= {"score": judge.name, "pictures_per_unet_call": pictures_per_call(engine)}
     save(options.out, told, figures)
     return {**told, "rows": figures, "published": PUBLISHED, "table": "sweep.md", "plot": "sweep.png"}
@@ -124,21 +130,19 @@ def judge_for(options: argparse.Namespace, info: ModelInfo) -> Judge:
     )
 
 
-def wanted(options: argparse.Namespace) -> list[dict]:
+def wanted(options: argparse.Namespace, prompts: Sequence[str]) -> list[dict]:
     """The values of all requests: for each prompt and seed a strip of the guidance scales."""
     every = {"num_inference_steps": options.steps, "scheduler": SCHEDULER}
     return [
         values
-        for prompt in read_prompts(options.prompts)
+        for prompt in prompts
         for seed in range(options.seeds)
         for values in strip({**every, "prompt": prompt, "seed": seed}, "guidance_scale", options.guidance_scales)
     ]
 
 
-def read_prompts(path: Path | None) -> list[str]:
+def read_prompts(path: Path) -> list[str]:
     """A prompt from each line that is not empty, in JSON or as it is."""
-    if path is None:
-        return [example.text for example in load_card().examples]
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         return [json.loads(line)["prompt"] if line.startswith("{") else line.strip() for line in lines]
