@@ -17,7 +17,7 @@ from sd_space.tools.bench.figures import plain, save
 
 BENCHMARKS = (
     "report", "machine", "recipe", "exactness", "batch", "size", "engine", "ladder", "startup", "clock", "faults",
-    "schedulers", "levers", "attention", "recordings", "overhead", "scale", "picture", "processes", "mixed",
+    "schedulers", "levers", "attention", "recordings", "overhead", "scale", "picture", "processes", "mixed", "strip",
     "gpu_tests",
 )  # fmt: skip
 
