@@ -27,12 +27,14 @@ class AdmittedRequest:
     """A request past the gate: made only in `gate.py`, and all that a backend takes.
 
     `visitor` groups one visitor's requests for fair turns; it is derived from the acceptance token, never an address.
+    Those with a lower `priority` are drawn first.
     """
 
     request_id: str
     request: GenerationRequest
     visitor: str
     accepted_at: float
+    priority: int = 0
 
 
 class Outcome(StrEnum):

@@ -44,6 +44,7 @@ def test_the_cards_guidance_sweep_is_one_press_and_one_place(tmp_path):
         assert max(places) == 1
         asked = [admitted.request for admitted in host.backend.started]
         assert ", ".join(f"{r.guidance_scale:g}" for r in asked) == EVALUATION
+        assert {admitted.priority for admitted in host.backend.started} == {0}
         assert {(r.seed, r.prompt, r.num_images_per_prompt) for r in asked} == {
             (1, "a photo of an astronaut riding a horse on mars", 1)
         }

@@ -38,9 +38,17 @@ class ActiveRequest:
     def new_trajectory(self, trajectory_id: int) -> Trajectory:
         """The request's next picture."""
         index = len(self.trajectories)
-        seed, key = self.request.seeds[index], BatchKey.of(self.request)
         self.trajectories.append(
-            Trajectory(trajectory_id, self.request_id, self.admitted.visitor, seed, index, key, self.num_timesteps)
+            Trajectory(
+                trajectory_id,
+                self.request_id,
+                self.admitted.visitor,
+                self.request.seeds[index],
+                index,
+                BatchKey.of(self.request),
+                self.num_timesteps,
+                priority=self.admitted.priority,
+            )
         )
         return self.trajectories[-1]
 

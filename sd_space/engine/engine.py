@@ -7,11 +7,10 @@ cancelled leaves at the next step, and a picture is decoded, screened and delive
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 
 from sd_space.engine.active_request import ActiveRequest
-from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory, TrajectoryStatus
+from sd_space.engine.batcher import BatchKey, FairQueue, StepBatcher, Trajectory, TrajectoryStatus
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import DenoisingState
 from sd_space.engine.finishing import Finished, Finisher
@@ -78,7 +77,7 @@ class Engine:
         self._beside = beside
         self._requests: dict[str, ActiveRequest] = {}  # by request_id
         self._states: dict[int, DenoisingState] = {}  # by trajectory_id
-        self._denoised: deque[Trajectory] = deque()  # finished, but not decoded yet
+        self._denoised = FairQueue()  # finished, but not decoded yet
         self._max_batch_by_key: dict[BatchKey, int] = {}  # the pictures that fit a call, where more ran out of memory
         self._updates: list[Update] = []
         self._next_id = 0
@@ -181,7 +180,8 @@ class Engine:
             if error is not None and not is_out_of_memory(error):
                 self._fail(trajectory.request_id, error)
         advanced = [t for t, error in results if error is None and t.request_id in self._requests]
-        self._denoised.extend(self.batcher.advance(advanced))
+        for trajectory in self.batcher.advance(advanced):
+            self._denoised.add(trajectory)
         if full:
             self._recover([trajectory for trajectory, _ in full], full[0][1].with_traceback(None))
 
@@ -219,9 +219,7 @@ class Engine:
         """
         is_alone = not len(self.batcher)
         if self._denoised and not self._finisher.under_way:
-            group = [self._denoised.popleft()]
-            while self._denoised and len(self._requests) == 1 and is_alone:
-                group.append(self._denoised.popleft())
+            group = self._denoised.pop(None if is_alone and len(self._requests) == 1 else 1)
             beside = not is_alone and self._beside()
             if not beside:
                 self._record(self._pacer.finish())
@@ -262,7 +260,7 @@ class Engine:
         self.batcher.remove(request_id)
         for trajectory in active.trajectories:
             self._states.pop(trajectory.trajectory_id, None)
-        self._denoised = deque(t for t in self._denoised if t.request_id != request_id)
+        self._denoised.remove(request_id)
         self._report_failure(request_id, error)
 
     def _report_failure(self, request_id: str, error: Exception) -> None:
@@ -276,7 +274,7 @@ class Engine:
         if not due:
             return
         positions = self.batcher.queue_positions()
-        denoised = (*self._finisher.under_way, *self._denoised)
+        denoised = (*self._finisher.under_way, *self._denoised.in_order())
         seconds_left = self.times.forecast(denoised, self.batcher.in_order(), self.width, self._pacer.under_way)
         for active in due:
             active.reported_s = now_s

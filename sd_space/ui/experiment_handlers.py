@@ -26,6 +26,7 @@ from sd_space.ui.experiments import Experiments
 from sd_space.ui.limitations import SEEDS, limitation_shown_by, prompts_of
 
 MAX_RUNS = MAX_STRIP * len(bias.SEEDS)  # of the largest experiment
+LOWEST_PRIORITY = 1  # everything else has 0
 Parts = Sequence[Sequence[Mapping[str, Any]]]  # the values of the requests of each strip
 
 
@@ -94,23 +95,29 @@ class ExperimentHandlers:
             yield updates
 
     async def draw_words(self, acceptance_token: str, words: str, request: gr.Request) -> AsyncIterator[dict]:
-        """A strip of all words for each seed, one after the other: together they may be more than one may have."""
+        """A strip of all words for each seed, one after the other: together they may be more than one may have.
+
+        They are drawn while nobody else needs the device.
+        """
 
         def plan() -> Parts:
             prompts = bias.prompts_of(words, self._is_picture_book)
             return [[one_picture(prompt, seed) for prompt in prompts] for seed in bias.SEEDS]
 
-        async for updates in self._draw(acceptance_token, plan, request):
+        async for updates in self._draw(acceptance_token, plan, request, LOWEST_PRIORITY):
             yield updates
 
-    async def _draw(self, token: str, plan: Callable[[], Parts], request: gr.Request) -> AsyncIterator[dict]:
+    async def _draw(
+        self, token: str, plan: Callable[[], Parts], request: gr.Request, priority: int = 0
+    ) -> AsyncIterator[dict]:
         """Draws the parts one after the other, so that none is larger than a strip, until one of them is stopped."""
         own, runs, refusal = self.parts, list[Run](), None
         try:
             parts = plan()
             for number, part in enumerate(parts):
                 place_id = None if number else place_id_of(request)
-                async with aclosing(self.intake.begin_all(token, part, address_of(request), place_id)) as begun:
+                begin = self.intake.begin_all(token, part, address_of(request), place_id, priority)
+                async with aclosing(begin) as begun:
                     async for step in begun:
                         if isinstance(step, Stage):
                             yield {own.status: views.note(f"{views.loading(step)} Your experiment comes next.")}

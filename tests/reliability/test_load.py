@@ -346,12 +346,12 @@ def test_nobody_takes_the_service_from_others(server_for, arrive, claim):
     attempted(server_for(claim), arrive, claim)
 
 
-ROUND_BY_ROUND = "for turn in range(longest):\n        for trajectories in self._ring.values():"
-VISITOR_BY_VISITOR = "for trajectories in self._ring.values():\n        for turn in range(longest):"
+ROUND_BY_ROUND = "for turn in range(max(map(len, visitors))):\n            for trajectories in visitors:"
+VISITOR_BY_VISITOR = "for trajectories in visitors:\n            for turn in range(max(map(len, visitors))):"
 LIMITS, CLIENT_ADDRESS = "sd_space.serving.limits:", "sd_space.serving.middleware:client_address"
 MUTANTS = (
     Mutant(
-        "sd_space.engine.batcher:StepBatcher.in_order", ROUND_BY_ROUND, VISITOR_BY_VISITOR, "L202", "behind one picture"
+        "sd_space.engine.batcher:FairQueue.in_order", ROUND_BY_ROUND, VISITOR_BY_VISITOR, "L202", "behind one picture"
     ),
     Mutant(
         f"{LIMITS}Capacity._check_share", ">= self._settings.max_per_visitor", ">= 99", "L203", "4 of your requests"
