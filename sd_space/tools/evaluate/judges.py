@@ -35,7 +35,7 @@ class PictureBookJudge:
     what the checkpoint knows best, it is sure at any guidance scale.
     """
 
-    name = "sureness of the picture book's scorer that what is named is seen (up is better)"
+    name = "confidence of the picture book's scorer that what is named is seen (up is better)"
 
     def __init__(self, state: Path):
         self._scorer = scorer.train(state, "convolutional", seed=100)
