@@ -23,8 +23,6 @@ from sd_space.recorded import CONTACT_SHEET, ICON
 
 from .server import ROOT, Server
 
-pytestmark = pytest.mark.served  # by the server that the browser's tests use
-
 PROMPT = "A small cabin on top of a snowy mountain"
 QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
 
