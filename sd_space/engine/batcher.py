@@ -48,6 +48,7 @@ class Trajectory:
     step_index: int = 0
     last_tick: int = -1
     status: TrajectoryStatus = TrajectoryStatus.WAITING
+    of_step: int | None = None  # of an inspection: the step that it shows; it has no steps of its own
 
     @property
     def steps_left(self) -> int:
