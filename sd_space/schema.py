@@ -111,7 +111,7 @@ class PictureFinished:
     index: int
     image: ScreenedImage
     device: str = ""  # that drew it, where there are several
-    of_step: int | None = None  # of an inspection: the step that it shows, counted from 1
+    of_step: int | None = None  # of an inspection: the step that it shows, from 1; 0 is the picture once more
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,8 @@ class FakeBackend:
         else:
             for index, image in list(enumerate(images))[1:]:
                 yield PictureFinished(admitted.request_id, index, image)
-            for step, image in enumerate(self._inspected(admitted, images), start=1):
+            first = 1 if admitted.inspection is Inspection.STEPS else 0
+            for step, image in enumerate(self._inspected(admitted, images), first):
                 images.append(image)
                 yield PictureFinished(admitted.request_id, len(images) - 1, image, of_step=step)
             yield GenerationResult(admitted.request_id, tuple(images), {"total": 2.0}, devices=self.drawn_on)

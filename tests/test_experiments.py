@@ -229,9 +229,9 @@ def test_the_steps_of_a_picture_are_shown_with_guidance_and_without(tmp_path):
             assert names == [
                 "sheet.png",
                 "01-seed-1.png",
-                "01-seed-1-seen-01.png",
+                "01-seed-1-step-01.png",
                 "02-seed-1.png",
-                "02-seed-1-seen-01.png",
+                "02-seed-1-step-01.png",
             ]
 
     play(tmp_path, scene)
@@ -243,6 +243,7 @@ def test_no_step_is_shown_of_a_withheld_picture_and_that_is_said(tmp_path):
         host.backend.proceed.set()
         await window.do("click", "draw-steps")
         assert "Of a picture that was held back no step is decoded." in window[PICTURES]
+        assert "Play" not in window[PICTURES]
         assert window[PICTURES].count("<img") == 2 and window[PICTURES].count(": withheld") == 2
 
     play(tmp_path, scene, FakeBackend(outcomes=(Outcome.WITHHELD,)))
@@ -261,7 +262,7 @@ def test_the_first_verdict_on_a_picture_stays(tmp_path):
         host.backend.proceed.set()
         await window.do("click", "draw-steps")
         assert window[PICTURES].count("<img") == 2 and window[PICTURES].count(": withheld") == 2
-        assert not list(host.store.root.rglob("*seen*"))
+        assert not list(host.store.root.rglob("*step*"))
 
     play(tmp_path, scene, Undecided(outcomes=(Outcome.WITHHELD,)))
 

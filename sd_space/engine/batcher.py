@@ -48,7 +48,7 @@ class Trajectory:
     step_index: int = 0
     last_tick: int = -1
     status: TrajectoryStatus = TrajectoryStatus.WAITING
-    of_step: int | None = None  # of an inspection: the step that it shows; it has no steps of its own
+    of_step: int | None = None  # of an inspection, with no steps of its own: the one that it shows, or 0
 
     @property
     def steps_left(self) -> int:

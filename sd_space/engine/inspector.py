@@ -31,9 +31,7 @@ class Inspector:
         if active.admitted.inspection is Inspection.AUTOENCODER:
             for picture in pictures:
                 source = self._screen.passed(active.images[picture.index])
-                active.predictions[picture.index, picture.step_index] = self._denoiser.encode_source(
-                    source, None
-                ).mode()
+                active.predictions[picture.index, 0] = self._denoiser.encode_source(source, None).mode()
         return [
             (active.new_inspected(pictures[index], step), latents)
             for (index, step), latents in sorted(active.predictions.items(), key=lambda item: item[0])

@@ -49,7 +49,7 @@ class SavedPicture:
     caption: str
     watermark: bool = False
     credentials: bool = False
-    of_step: int | None = None  # of an inspection: the step that it shows
+    of_step: int | None = None  # of an inspection: the step that it shows, or 0
 
 
 @dataclass(slots=True, eq=False)
@@ -139,7 +139,8 @@ class ResultStore:
         own = request if is_step else request.of_picture(index)
         variation = own.variation_seed if request.variation_strength else None
         seeds = f"seed-{image.seed}" + (f"-variation-{variation}" if variation is not None else "")
-        seeds += f"-seen-{index:02d}" if is_step else ""
+        if is_step:
+            seeds += f"-step-{of_step:02d}" if of_step else "-decoded-again"
         name = f"{seeds}.png" if is_ok else f"{seeds}-{image.outcome}.png"
         embed_recipe = embed_recipe and not is_step
         path, applied = self._write(

@@ -11,8 +11,8 @@ from sd_space.serving.results import SavedPicture
 from sd_space.ui import changing_views, views
 
 STEPS_INTRODUCTION = (
-    "<p>One prompt and one seed, drawn twice: with guidance, and without it. Once both pictures have passed the safety "
-    "checker, you see what the model expected of them on the way. Each of these steps is checked as well.</p>"
+    "<p>One prompt and one seed, drawn twice: with guidance, and without it. Once a picture has passed the safety "
+    "checker, you see what the model expected of it on the way. Each of these steps is checked as well.</p>"
 )
 STEPS_LESSON = (
     "<p><strong>What to look at:</strong> Start at the first step. When is it decided where things are, when what they "
@@ -42,12 +42,13 @@ def _player(cells: Sequence[Cell]) -> str:
     last = len(steps)
     figures = "".join(_frames(cell, steps, labels) for cell in cells)
     controls = (
-        '<button type="button" data-play="Play" data-pause="Pause">Play</button><input type="range" min="0" '
-        f'max="{last}" value="{last}" aria-label="Step" aria-valuetext="{labels[-1]}"><span>{labels[-1]}</span>'
+        '<div class="controls"><button type="button" data-play="Play" data-pause="Pause">Play</button>'
+        f'<input type="range" min="0" max="{last}" value="{last}" aria-label="Step" aria-valuetext="{labels[-1]}">'
+        f"<span>{labels[-1]}</span></div>"
     )
     return (
         f'<div id="steps-player" role="group" aria-label="The steps of the pictures"><div class="strip">{figures}</div>'
-        f'<div class="controls">{controls}</div></div>{_not_shown(cells)}'
+        f"{controls if steps else ''}</div>{_not_shown(cells)}"
     )
 
 
@@ -103,7 +104,7 @@ def _difference(difference: Difference) -> str:
 
 
 def _by_step(cell: Cell) -> dict[int, SavedPicture]:
-    return {p.of_step: p for p in cell.run.inspected.values() if p.of_step is not None and p.path.is_file()}
+    return {p.of_step: p for p in cell.run.inspected.values() if p.of_step and p.path.is_file()}
 
 
 def _address(path: str) -> str:

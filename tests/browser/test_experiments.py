@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from .axe import violations
 from .test_page import withdraw
 
 LOADED = "(image) => image.complete && image.naturalWidth > 0"
@@ -95,6 +96,7 @@ def test_a_run_is_seen_step_by_step_and_what_the_autoencoder_loses(workspace):
     player.get_by_role("button", name="Play").click()
     expect(player).to_contain_text("The finished picture")
     expect(player.get_by_role("button", name="Play")).to_be_visible()
+    assert violations(page) == []
     page.emulate_media(reduced_motion="reduce")
     expect(player.get_by_role("button")).to_be_hidden()
     page.get_by_role("button", name="How it works").click()
