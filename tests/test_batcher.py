@@ -148,7 +148,7 @@ def test_what_is_done_is_taken_out_in_turns_of_the_visitors():
         add(queue, name, visitor="class")
     first = queue.pop(1)
     add(queue, "other")
-    assert names(first + queue.pop(1) + queue.pop(1) + queue.pop(None)) == [
+    assert names(first + queue.pop(1) + queue.pop(1) + queue.pop(9)) == [
         "strip0-0",
         "strip1-0",
         "other0",

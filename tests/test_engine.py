@@ -477,7 +477,7 @@ def test_hundreds_of_requests_leave_nothing_behind(noise_painter):
     some_requests(20)
     before = some_requests(20)
     assert some_requests(100) < before + 50
-    assert not engine._states and not engine._requests and not engine._denoised
+    assert not engine._states and not engine._requests and not engine._finisher.in_line
     assert engine.counts() == (0, 0)
 
 

@@ -50,6 +50,7 @@ class Trajectory:
     last_tick: int = -1
     status: TrajectoryStatus = TrajectoryStatus.WAITING
     priority: int = 0
+    of_step: int | None = None  # of an inspection, with no steps of its own: the one that it shows, or 0
 
     @property
     def steps_left(self) -> int:
@@ -87,8 +88,8 @@ class FairQueue:
         elif was_first:
             self._ring.move_to_end(key)
 
-    def pop(self, most: int | None) -> list[Trajectory]:
-        """Takes out the first ones: all of them, or `most`."""
+    def pop(self, most: int) -> list[Trajectory]:
+        """Takes out the first ones, at most so many."""
         first = list(islice(self.in_order(), most))
         for trajectory in first:
             self.take_out(trajectory)

@@ -9,13 +9,13 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sd_space.card import ModelCard
 from sd_space.errors import LicenceNotAccepted
 from sd_space.request import MAX_SEED, GenerationRequest
-from sd_space.schema import AdmittedRequest
+from sd_space.schema import AdmittedRequest, Inspection
 from sd_space.served_model import ModelInfo
 from sd_space.serving.source_pictures import read_sources
 
@@ -141,25 +141,30 @@ class Gate:
         except (BadSignature, KeyError, TypeError, ValueError):
             raise LicenceNotAccepted(f"The acceptance token is not valid. {HOW_TO_ACCEPT}") from None
 
-    def admit(self, token: object, values: Mapping[str, object], info: ModelInfo, priority: int = 0) -> AdmittedRequest:
+    def admit(
+        self,
+        token: object,
+        values: Mapping[str, object],
+        info: ModelInfo,
+        priority: int = 0,
+        inspection: Inspection | None = None,
+    ) -> AdmittedRequest:
         """The only maker of AdmittedRequests: checks the acceptance first, then every value, and decodes pictures.
 
         Raises LicenceNotAccepted, or InvalidRequest for a value outside the model's limits.
         """
-        return self._admitted(self.verify_token(token), values, info, priority)
+        admitted = self._admitted(self.verify_token(token), values, info)
+        return replace(admitted, priority=priority, inspection=inspection)
 
     def admit_operator(self, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
         """For a command on this machine: who runs the model there has accepted its licence. Raises InvalidRequest."""
         return self._admitted(Acceptance("operator", self._now_s()), values, info)
 
-    def _admitted(
-        self, acceptance: Acceptance, values: Mapping[str, object], info: ModelInfo, priority: int = 0
-    ) -> AdmittedRequest:
+    def _admitted(self, acceptance: Acceptance, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
         values = read_sources(values, info)
         return AdmittedRequest(
             request_id=secrets.token_urlsafe(16),
             request=GenerationRequest.parse(values, info, random_seed=secrets.randbelow(MAX_SEED + 1)),
             visitor=acceptance.visitor,
             accepted_at=acceptance.accepted_at,
-            priority=priority,
         )

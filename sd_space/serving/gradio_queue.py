@@ -204,17 +204,21 @@ def asset_addresses() -> frozenset[str]:
     )
 
 
-def add_to_document(title: str, description: str, image_url: str, head: str, body: str) -> None:
+def add_to_document(title: str, description: str, url: str, image: str, head: str, body: str) -> None:
     """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
 
-    `head` and `body` are HTML that must be there before Gradio's own scripts run; `body` is not shown before a login.
+    `image` is below `url`, the page's. `head` and `body` are HTML that must be there before Gradio's own scripts run;
+    `body` is not shown before a login.
     Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its host.
     """
     tags = {
         "og:type": "website",
         "og:title": title,
         "og:description": description,
-        "og:image": image_url,
+        "og:url": url,
+        "og:image": f"{url}{image}",
+        "og:image:width": "1200",
+        "og:image:height": "630",
         "og:image:alt": "Pictures that were drawn of the example prompts",
         "twitter:card": "summary_large_image",
     }

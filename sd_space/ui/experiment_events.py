@@ -30,6 +30,7 @@ def wire(demo: gr.Blocks, on: ExperimentHandlers, token: gr.Textbox, handed: gr.
         translate_errors(on.draw_limitation), [token, handed], own.view, js=hand_over_js("ask-limitation"), **_QUEUED
     )
     own.draw_words.click(translate_errors(on.draw_words), [token, own.words], own.view, js=_AS_TEXT_JS, **_QUEUED)
+    own.draw_steps.click(translate_errors(on.draw_steps), [token, own.steps_prompt], own.view, **_QUEUED)
     own.stop.click(translate_errors(on.stop), [token, own.runs], None, **_QUIET)
     own.export.click(translate_errors(on.export), [token, own.runs], own.view, **_QUEUED)
     withdraw.click(translate_errors(on.clear), None, own.view, **_QUIET)

@@ -5,7 +5,7 @@ from html import escape
 
 from sd_space.schema import Outcome
 from sd_space.serving.grid import Cell, Row, cells_of
-from sd_space.ui import changing_views, views
+from sd_space.ui import changing_views, inspection_views, views
 
 STRIP_INTRODUCTION = (
     "<p>The same prompt and the same seed, and one thing changed: what you see is what that thing does. The guidance "
@@ -22,6 +22,8 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
     left = max((p.seconds_left for p in under_way if p.seconds_left is not None), default=None)
     done = sum(1.0 if c.run.is_done else c.run.progress.fraction_done if c.run.progress else 0.0 for c in cells)
     words = [f"{ready} of {len(cells)} ready", *([views.time_left(left)] if left is not None else []), note]
+    if decoded := sum(len(cell.run.inspected) for cell in cells):
+        words.insert(1, f"{decoded} decoded to look at")
     return (
         f'<p class="note" data-drawing>{escape(" · ".join(filter(None, words)))}</p>'
         f'<progress value="{done / len(cells):.3f}" max="1" aria-label="Progress of the experiment"></progress>'
@@ -32,6 +34,8 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
 def pictures(rows: Sequence[Row], ttl_s: int, lesson: str) -> str:
     """The pictures, what there is to see in them, and any two of them, one over the other."""
     kept = f"<p>Kept here for {views.setting_duration(ttl_s)}; keep what you need as a sheet.</p>"
+    if (cells := cells_of(rows))[0].run.admitted.inspection is not None:
+        return f"{inspection_views.inspected(cells)}{lesson}{kept}"
     return f"{_rows(rows)}{lesson}{kept}{_two(rows)}"
 
 
