@@ -7,6 +7,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "examples"
 CONTACT_SHEET = FOLDER / "recorded" / "contact-sheet.png"
+LINK_PREVIEW = FOLDER / "recorded" / "link-preview.png"
 ICON = FOLDER / "recorded" / "snowy-disney-cabin.png"
 
 

@@ -14,6 +14,8 @@ from sd_space.languages import Phrase
 from sd_space.request import GenerationRequest
 from sd_space.served_model import ModelInfo
 
+MAX_STEPS_SHOWN = 12
+
 
 @dataclass(frozen=True, slots=True)
 class PromptTokenizer:
@@ -23,17 +25,31 @@ class PromptTokenizer:
     max_tokens: int
 
 
+class Inspection(StrEnum):
+    """What else is decoded of a request's pictures, and screened as they are, once all of them have passed."""
+
+    STEPS = "steps"  # what some of the steps predicted, of each picture `MAX_STEPS_SHOWN` at most
+    AUTOENCODER = "autoencoder"  # each picture once more, after it was encoded
+
+    def most_decodes(self, num_timesteps: int) -> int:
+        """How many it takes for a picture, at most; encoding takes no longer than decoding."""
+        return min(num_timesteps, MAX_STEPS_SHOWN) if self is Inspection.STEPS else 2
+
+
 @dataclass(frozen=True, slots=True)
 class AdmittedRequest:
     """A request past the gate: made only in `gate.py`, and all that a backend takes.
 
     `visitor` groups one visitor's requests for fair turns; it is derived from the acceptance token, never an address.
+    Those with a lower `priority` are drawn first.
     """
 
     request_id: str
     request: GenerationRequest
     visitor: str
     accepted_at: float
+    priority: int = 0
+    inspection: Inspection | None = None
 
 
 class Outcome(StrEnum):
@@ -98,11 +114,12 @@ class PictureFinished:
     index: int
     image: ScreenedImage
     device: str = ""  # that drew it, where there are several
+    of_step: int | None = None  # of an inspection: the step that it shows, from 1; 0 is the picture once more
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """All pictures of a request, in order. `elapsed_s` is seconds by stage.
+    """All pictures of a request, in order, and after them those of its inspection. `elapsed_s` is seconds by stage.
 
     `truncated_prompt` is the part of the prompt beyond the text encoder's 77 tokens, which had no effect. `devices` are
     those that drew the pictures, one for each; none are named where there is only one.

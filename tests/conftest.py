@@ -1,5 +1,6 @@
 """Fixtures that load a model load it once, and torch is imported only by tests that ask for one."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -11,15 +12,25 @@ from .generated import SEED, Attempts
 PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
-SERVED = {"reliability", "browser", "cluster", "test_app", "test_doctor", "test_zerogpu"}  # folders, files
+SERVED = {"reliability", "cluster", "test_api", "test_app", "test_clients", "test_doctor", "test_zerogpu"}
 os.environ["SD_SPACE_RUNTIME"] = "torch"  # for which exact pictures are promised
 settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 settings.load_profile("any machine")
 
 
 def pytest_itemcollected(item):
-    if SERVED.intersection((*item.path.parts, item.path.stem)):
+    """A test has the mark of its lane in .ci/run, or none: `browser` (tests/browser), `served` or `torch`."""
+    names = {*item.path.parts, item.path.stem}
+    if not names.isdisjoint(SERVED):
         item.add_marker(pytest.mark.served)
+    elif "browser" not in names and "one_torch_thread" in item.fixturenames:
+        item.add_marker(pytest.mark.torch)
+
+
+def pytest_collection_finish():
+    """What imports have left stays, and need not be looked through each time that garbage is collected."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -10,6 +10,7 @@ from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
     GenerationResult,
+    Inspection,
     Outcome,
     PictureFinished,
     Progress,
@@ -52,6 +53,7 @@ class FakeBackend:
 
     def __init__(self, outcomes: Sequence[Outcome] = (Outcome.OK,) * 4, error: SpaceError | None = None):
         self.outcomes = outcomes
+        self.step_outcomes: Sequence[Outcome] = (Outcome.OK,) * 2  # of an inspection
         self.error = error
         self.stage, self.info = Stage.READY, INFO
         self.devices: tuple[Device, ...] = ()
@@ -91,4 +93,14 @@ class FakeBackend:
         else:
             for index, image in list(enumerate(images))[1:]:
                 yield PictureFinished(admitted.request_id, index, image)
+            first = 1 if admitted.inspection is Inspection.STEPS else 0
+            for step, image in enumerate(self._inspected(admitted, images), first):
+                images.append(image)
+                yield PictureFinished(admitted.request_id, len(images) - 1, image, of_step=step)
             yield GenerationResult(admitted.request_id, tuple(images), {"total": 2.0}, devices=self.drawn_on)
+
+    def _inspected(self, admitted: AdmittedRequest, images: Sequence[ScreenedImage]) -> list[ScreenedImage]:
+        if admitted.inspection is None or any(image.outcome is not Outcome.OK for image in images):
+            return []
+        outcomes = self.step_outcomes if admitted.inspection is Inspection.STEPS else self.step_outcomes[:1]
+        return [picture(images[0].seed, outcome) for outcome in outcomes]

@@ -1,6 +1,7 @@
 """Draws with JAX on four virtual devices, in a process of its own, and prints as JSON what came of it.
 
-JAX takes its number of devices once in a process, and warns of every later fork.
+JAX takes its number of devices once in a process, and warns of every later fork. What imports much is imported where it
+is used: loading a model imports the least.
 """
 
 import json
@@ -15,14 +16,10 @@ import numpy as np
 
 from sd_space.backends.engine_thread import EngineThread
 from sd_space.backends.loading import build_engine, load
-from sd_space.engine.engine import run_to_completion
 from sd_space.errors import SpaceError
-from sd_space.model.jax_operations import OPERATIONS
 from sd_space.schema import AdmittedRequest, Stage
 from sd_space.settings import Settings
 from sd_space.tools import drawing
-
-from .tiny_models import admitted
 
 JAX, TORCH = Settings(model="tiny", runtime="jax"), Settings(model="tiny", runtime="torch")
 
@@ -43,6 +40,10 @@ def pixels(image) -> np.ndarray:
 
 
 def drawn(engine, **changes) -> np.ndarray:
+    from sd_space.engine.engine import run_to_completion
+
+    from .tiny_models import admitted
+
     changes = {"width": 128, "height": 128, "prompt": "a red house at night"} | changes
     return np.concatenate([pixels(image) for image in run_to_completion(engine, admitted("a", **changes)).images])
 
@@ -71,6 +72,8 @@ def by_scheduler(steps: int) -> dict:
 
 def new_size() -> dict:
     """As the engine's thread draws it: the first request of a size, and what the thread says meanwhile."""
+    from .tiny_models import admitted
+
     thread, stream = EngineThread(JAX), Kept(admitted("new", width=64, height=64, num_inference_steps=2))
     thread.start()
     thread.submit(stream)
@@ -86,24 +89,27 @@ def new_size() -> dict:
     }
 
 
-def card_example(folder: Path) -> dict:
-    """The example as it is, but with the picture book; beside PyTorch's pictures."""
+def card_example(folder: Path, model: str, steps: int) -> dict:
+    """The example as it is, but with a model that is here, and at most `steps`; beside PyTorch's pictures."""
     asked = []
 
     def draw_files(settings, wanted):
+        wanted = [{**each, "num_inference_steps": min(steps, each["num_inference_steps"])} for each in wanted]
         asked.append((settings, wanted))
-        yield from original(replace(settings, model="tiny"), wanted, folder / "jax")
+        yield from original(replace(settings, model=model), wanted, folder / "jax")
 
     original, drawing.draw_files = drawing.draw_files, draw_files
     for name in ("jax", "torch"):
         (folder / name).mkdir()
     runpy.run_path("examples/jax_pictures.py")
     settings, wanted = asked[0]
-    files = list(original(TORCH, wanted, folder / "torch"))
+    files = list(original(replace(TORCH, model=model), wanted, folder / "torch"))
     return {"dtype": settings.dtype, "files": [path.name for path in files]}
 
 
 def unknown_operation() -> str:
+    from sd_space.model.jax_operations import OPERATIONS
+
     del OPERATIONS["silu"]
     try:
         load(replace(JAX, dtype="bfloat16", hub_timeout_s=59.0))  # a spec that was not loaded yet
@@ -112,16 +118,16 @@ def unknown_operation() -> str:
     return ""
 
 
-def main(folder: Path, names: list[str]) -> None:
+def main(folder: Path, model: str, names: list[str]) -> None:
     jax.config.update("jax_num_cpu_devices", 4)
     parts = {
         "by_scheduler": lambda: by_scheduler(3),
         "new_size": new_size,
-        "card_example": lambda: card_example(folder),
+        "card_example": lambda: card_example(folder, model, steps=50 if model == "tiny" else 10),
         "unknown_operation": unknown_operation,
     }
     print(json.dumps({name: parts[name]() for name in names}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -19,11 +19,9 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image, ImageChops
 
-from sd_space.recorded import CONTACT_SHEET, ICON
+from sd_space.recorded import LINK_PREVIEW
 
 from .server import ROOT, Server
-
-pytestmark = pytest.mark.served  # by the server that the browser's tests use
 
 PROMPT = "A small cabin on top of a snowy mountain"
 QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
@@ -366,14 +364,15 @@ def test_a_link_to_the_page_is_shown_with_its_name_and_a_picture(ready_server):
     page = ready_server.get("/").text
     assert "<title>Stable Diffusion v1-4</title>" in page
     shown = re.findall(r'<meta property="og:(\w+)" content="([^"]*)"', page)
-    assert [name for name, _ in shown] == ["type", "title", "description", "image"], "each once"
+    assert [name for name, _ in shown] == ["type", "title", "description", "url", "image"], "each once"
     assert dict(shown)["title"] == "Stable Diffusion v1-4" and "Gradio" not in str(shown)
+    assert dict(shown)["image"] == f"{dict(shown)['url']}link-preview.png", "nothing of where the program is installed"
     picture = httpx.get(dict(shown)["image"])
     assert picture.status_code == 200
-    shown, kept = (Image.open(io.BytesIO(png)) for png in (picture.content, CONTACT_SHEET.read_bytes()))
-    assert ImageChops.difference(shown, kept).getbbox() is None
-    assert b"c2pa" in picture.content and b"c2pa" not in CONTACT_SHEET.read_bytes(), "signed as it is served"
-    assert ready_server.get("/favicon.ico").content == ICON.read_bytes()
+    shown, kept = (Image.open(io.BytesIO(png)) for png in (picture.content, LINK_PREVIEW.read_bytes()))
+    assert ImageChops.difference(shown, kept).getbbox() is None and shown.size == (1200, 630)
+    assert b"c2pa" in picture.content and b"c2pa" not in LINK_PREVIEW.read_bytes(), "signed as it is served"
+    assert len(ready_server.get("/favicon.ico").content) < 6000
 
 
 def test_the_document_is_compressed_and_pictures_are_not(ready_server):

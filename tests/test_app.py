@@ -138,7 +138,7 @@ def test_a_password_guards_the_page_and_the_endpoints_but_not_the_health():
         assert refused.status_code == 401
         assert server.get("/gradio_api/mcp/").status_code == 404, "it could not give the password on"
         page = server.get("/").text
-        assert "contact-sheet" not in page, "no path is shown to strangers"
+        assert "link-preview" not in page, "no path is shown to strangers"
         assert 'id="first-gate"' not in page, "the login comes first"
         client = Client(server.url, auth=("guest", "a:b"), verbose=False, analytics_enabled=False)
         assert client.predict(agree=True, api_name="/accept_license")

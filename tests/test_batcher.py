@@ -1,16 +1,24 @@
 import itertools
 
-from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory
+from sd_space.engine.batcher import BatchKey, FairQueue, StepBatcher, Trajectory
 
 SQUARE = BatchKey(64, 64, True)
 WIDE = BatchKey(64, 96, True)
 ids = itertools.count()
 
 
-def add(batcher: StepBatcher, request_id: str, pictures: int = 1, steps: int = 4, key=SQUARE, visitor: str = ""):
+def add(
+    batcher: FairQueue,
+    request_id: str,
+    pictures: int = 1,
+    steps: int = 4,
+    key=SQUARE,
+    visitor: str = "",
+    priority: int = 0,
+):
     """Adds a request's pictures; each visitor has the request's name unless another is given."""
     added = [
-        Trajectory(next(ids), request_id, visitor or request_id, seed=k, index=k, key=key, num_timesteps=steps)
+        Trajectory(next(ids), request_id, visitor or request_id, k, k, key, steps, priority=priority)
         for k in range(pictures)
     ]
     for trajectory in added:
@@ -107,6 +115,45 @@ def test_a_stream_of_newcomers_starves_nobody():
         add(batcher, f"new{k}-", steps=1)
         finished += names(batcher.advance(batcher.next_batch()))
     assert [name for name in finished if name.startswith("old")] == ["old0", "old1", "old2", "old3"]
+
+
+def test_a_lower_priority_number_goes_first_whoever_has_it_and_takes_a_seat_at_the_next_step():
+    batcher = StepBatcher(2)
+    add(batcher, "grid", pictures=4, visitor="class", priority=1)
+    batcher.advance(batcher.next_batch())
+    add(batcher, "own", visitor="class")
+    add(batcher, "other")
+    assert names(batcher.next_batch()) == ["own0", "other0"]
+    assert run(batcher) == ["own0", "other0", "grid0", "grid1", "grid2", "grid3"]
+
+
+def test_a_strip_delays_another_visitors_picture_by_one_place_at_most():
+    for width in (1, 2, 8):
+        batcher = StepBatcher(width)
+        for number in range(8):
+            add(batcher, f"strip{number}-", visitor="class")
+        batcher.advance(batcher.next_batch())
+        add(batcher, "other")
+        assert batcher.queue_positions()["other"] <= 1
+        before = []
+        while "other0" not in names(batch := batcher.next_batch()):
+            before += names(batcher.advance(batch))
+        assert before == (["strip0-0"] if width == 1 else [])
+
+
+def test_what_is_done_is_taken_out_in_turns_of_the_visitors():
+    """A picture that is to be decoded does not wait for eight of a strip."""
+    queue = FairQueue()
+    for name in ("strip0-", "strip1-", "strip2-"):
+        add(queue, name, visitor="class")
+    first = queue.pop(1)
+    add(queue, "other")
+    assert names(first + queue.pop(1) + queue.pop(1) + queue.pop(9)) == [
+        "strip0-0",
+        "strip1-0",
+        "other0",
+        "strip2-0",
+    ]
 
 
 def test_only_rows_that_agree_share_a_call():

@@ -88,6 +88,12 @@ def test_exactness(capsys, model_folder):
     assert all(row["in_a_crowd"] <= 1 for row in figures["rows"])
 
 
+def test_a_strip_shares_calls_and_has_the_pictures_of_its_requests_alone(capsys, model_folder):
+    figures = bench(capsys, "strip", "--model", str(model_folder), "--steps", "2", "--repeats", "2")
+    assert len(figures["rows"]) == 2 and figures["largest_difference"] <= 1
+    assert set(figures["median"]) == set(figures["rows"][0])
+
+
 @pytest.mark.nightly
 def test_mixed_cases_are_equal_where_torch_draws_both(capsys, model_folder):
     figures = bench(capsys, "mixed", "--model", str(model_folder), "--runtime", "torch", "--cases", "8")

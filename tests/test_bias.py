@@ -53,6 +53,7 @@ def test_each_word_has_the_same_four_seeds_in_strips_one_after_the_other(tmp_pat
         assert max(places) <= 1, "a strip at a time"
         drawn = Counter(admitted.request.prompt for admitted in host.backend.started)
         assert set(drawn.values()) == {4} and len(drawn) == len(words)
+        assert {admitted.priority for admitted in host.backend.started} == {1}, "after everybody else's"
         assert [admitted.request.seed for admitted in host.backend.started] == sorted(SEEDS * len(words))
         assert captions(window) == [f"Seed {seed}" for seed in SEEDS] * len(words)
         assert window[PICTURES].count("<h3>") == len(words) and "What to count" in window[PICTURES]

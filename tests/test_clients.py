@@ -24,8 +24,6 @@ from sd_space.serving.gate import USE_RESTRICTIONS
 from .server import ROOT
 from .test_api import PROMPT, QUICK, call
 
-pytestmark = pytest.mark.served
-
 
 @pytest.fixture(scope="module")
 def token(ready_server) -> str:

@@ -1,6 +1,7 @@
 import gc
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,42 @@ def test_one_picture_does_not_wait_behind_four_of_another(noise_painter):
     engine.add_request(admitted("one"))
     order = list(results(run(engine)))
     assert order == ["one", "four"]
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_picture_does_not_wait_for_a_bias_grid_of_eight_words_and_four_seeds(noise_painter, width):
+    """It is drawn in the next step, whoever asks for it, and before the rest of the grid; it is the same picture."""
+    engine, values = make_engine(noise_painter, width=width), {"prompt": "a dog", "seed": 9, "scheduler": "DDIM"}
+    grid = [
+        replace(admitted(f"word {word}, seed {seed}", "class", prompt=f"a cat {word}", seed=seed), priority=1)
+        for seed in range(4)
+        for word in range(8)
+    ]
+    for each in grid:
+        engine.add_request(each)
+    drawn = engine.step() + engine.step()
+    asked = ["other", "own"][:width]
+    for name in asked:
+        engine.add_request(admitted(name, "class" if name == "own" else name, **values))
+    updates = engine.step()
+    assert [progress_of(updates, name).step_index for name in asked] == [1] * len(asked)
+    updates = run(engine)
+    done = results(drawn + updates)
+    assert set(asked) <= set(list(done)[:width]) and len(done) == 32 + len(asked)
+    alone = pixels(run_to_completion(make_engine(noise_painter), admitted("alone", **values))).astype(int)
+    assert all(np.abs(pixels(done[name]) - alone).max() <= 1 for name in asked)
+    first, begun = grid[0], run_to_completion(make_engine(noise_painter), grid[0])
+    assert np.abs(pixels(done[first.request_id]).astype(int) - pixels(begun)).max() <= 1, "it was interrupted"
+
+
+def test_a_picture_does_not_wait_until_all_of_a_strip_are_decoded(noise_painter):
+    """All eight of the strip are denoised at the same step, the other one in the next."""
+    engine = make_engine(noise_painter)
+    for number in range(8):
+        engine.add_request(admitted(f"strip {number}", "class", guidance_scale=1.5 + number, num_inference_steps=4))
+    engine.step()
+    engine.add_request(admitted("other", num_inference_steps=4))
+    assert list(results(run(engine))).index("other") <= 2
 
 
 def test_pictures_arrive_as_each_is_finished(noise_painter):
@@ -440,7 +477,7 @@ def test_hundreds_of_requests_leave_nothing_behind(noise_painter):
     some_requests(20)
     before = some_requests(20)
     assert some_requests(100) < before + 50
-    assert not engine._states and not engine._requests and not engine._denoised
+    assert not engine._states and not engine._requests and not engine._finisher.in_line
     assert engine.counts() == (0, 0)
 
 

@@ -76,7 +76,9 @@ def test_a_scorer_is_trained_once_and_then_loaded(tmp_path, kind, one_torch_thre
 
 
 def test_the_plot_shows_every_curve():
-    image = metrics.pareto_plot({"a": [(0.1, 0.5, 1.5), (0.2, 0.7, 3)], "b": [(0.1, 0.6, 2), (0.3, 0.8, 4)]}, 0.95)
+    image = metrics.pareto_plot(
+        {"a": [(0.1, 0.5, 1.5), (0.2, 0.7, 3)], "b": [(0.1, 0.6, 2), (0.3, 0.8, 4)]}, "KID", "adherence", 0.95
+    )
     assert image.size == (640, 480)
     assert len(image.getcolors(100_000)) > 3
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from sd_space.schema import Outcome
+from sd_space.schema import Inspection, Outcome
 from sd_space.serving.results import GONE
 from sd_space.ui.experiment_presets import CHANGES, EVALUATION
 
-from .fakes import FakeBackend
+from .fakes import FakeBackend, picture
 from .window import Host, Window, play
 
 PICTURES, STATUS = "experiment-pictures", "experiment-status"
@@ -44,6 +44,7 @@ def test_the_cards_guidance_sweep_is_one_press_and_one_place(tmp_path):
         assert max(places) == 1
         asked = [admitted.request for admitted in host.backend.started]
         assert ", ".join(f"{r.guidance_scale:g}" for r in asked) == EVALUATION
+        assert {admitted.priority for admitted in host.backend.started} == {0}
         assert {(r.seed, r.prompt, r.num_images_per_prompt) for r in asked} == {
             (1, "a photo of an astronaut riding a horse on mars", 1)
         }
@@ -199,5 +200,82 @@ def test_what_was_deleted_or_is_somebody_elses_is_not_exported(tmp_path):
             await visitor.do("click", "export-experiment")
             assert GONE in visitor[STATUS] and not visitor["experiment-files"]
         assert list(host.store.root.iterdir()) == []
+
+    play(tmp_path, scene)
+
+
+def test_the_steps_of_a_picture_are_shown_with_guidance_and_without(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        host.backend.step_outcomes = (Outcome.OK, Outcome.WITHHELD)
+        places = []
+        async for _ in window.follow("click", "draw-steps"):
+            places.append(len(host.capacity))
+            host.backend.proceed.set()
+        assert max(places) == 1
+        assert [a.request.guidance_scale for a in host.backend.started] == [3.0, 1.0]
+        assert {(a.inspection, a.request.seed) for a in host.backend.started} == {(Inspection.STEPS, 1)}
+        assert captions(window) == ["Guidance scale 3", "Guidance scale 1"]
+        shown = re.findall('alt="Guidance scale 1, ([^"]+): (.*?)"', window[PICTURES])
+        assert shown == [("step 1 of 2", "ok"), ("step 2 of 2", "withheld"), ("the finished picture", "ok")]
+        assert "held back 2 of 4 steps" in window[PICTURES] and "What to look at" in window[PICTURES]
+        again = await host.visitor()
+        again["token"] = window["token"]
+        await again.open(**{"experiment-runs": window["experiment-runs"]})
+        assert again[PICTURES] == window[PICTURES]
+
+        await window.do("click", "export-experiment")
+        with zipfile.ZipFile(exported(window)[1]) as members:
+            names = [name for name in members.namelist() if name.endswith(".png")]
+            assert names == [
+                "sheet.png",
+                "01-seed-1.png",
+                "01-seed-1-step-01.png",
+                "02-seed-1.png",
+                "02-seed-1-step-01.png",
+            ]
+
+    play(tmp_path, scene)
+
+
+def test_no_step_is_shown_of_a_withheld_picture_and_that_is_said(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        host.backend.proceed.set()
+        await window.do("click", "draw-steps")
+        assert "Of a picture that was held back no step is decoded." in window[PICTURES]
+        assert "Play" not in window[PICTURES]
+        assert window[PICTURES].count("<img") == 2 and window[PICTURES].count(": withheld") == 2
+
+    play(tmp_path, scene, FakeBackend(outcomes=(Outcome.WITHHELD,)))
+
+
+class Undecided(FakeBackend):
+    """A picture that one device's checker has withheld is passed by that of the next one, which draws it again."""
+
+    def _inspected(self, admitted, images):
+        return [picture(1), picture(1)]
+
+
+def test_the_first_verdict_on_a_picture_stays(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        host.backend.proceed.set()
+        await window.do("click", "draw-steps")
+        assert window[PICTURES].count("<img") == 2 and window[PICTURES].count(": withheld") == 2
+        assert not list(host.store.root.rglob("*step*"))
+
+    play(tmp_path, scene, Undecided(outcomes=(Outcome.WITHHELD,)))
+
+
+def test_what_the_autoencoder_makes_may_be_withheld_too(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        host.backend.step_outcomes = (Outcome.WITHHELD,)
+        host.backend.proceed.set()
+        window["handed"] = "autoencoder"
+        await window.do("click", "ask-limitation")
+        assert len(host.backend.started) == 1
+        assert "there is nothing to compare" in window[PICTURES] and window[PICTURES].count("<img") == 1
 
     play(tmp_path, scene)

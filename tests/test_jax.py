@@ -19,6 +19,10 @@ from .tiny_models import make_pipeline
 
 ROOT = Path(__file__).parent.parent
 CPU = Hardware("cpu")
+# XLA compiles in less than half of the time, to programs that are slower: it matters where little is drawn.
+FAST_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +30,12 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("jax")
 
 
-def found_with_four_devices(folder: Path, *parts: str) -> dict:
+def found_with_four_devices(folder: Path, *parts: str, model: str = "tiny", xla_flags: str = "") -> dict:
     """What tests/jax_program.py found out, by its parts."""
     pytest.importorskip("jax")
-    environ = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.jax_program", str(folder), *parts]
-    run = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
+    own = {"XDG_CACHE_HOME": str(folder / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags}
+    command = [sys.executable, "-m", "tests.jax_program", str(folder), model, *parts]
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | own, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -78,10 +82,20 @@ def test_a_new_size_is_announced_and_compiled_outside_of_any_step(found_at_night
 
 
 @pytest.mark.nightly
-def test_the_cards_example_draws_a_picture_for_each_device_in_bfloat16(found, folder):
-    assert found["card_example"] == {"dtype": "bfloat16", "files": [f"picture_{seed}.png" for seed in range(4)]}
+def test_the_cards_example_draws_with_the_picture_book_and_all_its_steps(found, folder):
+    check_card_example(found["card_example"], folder)
+
+
+def test_the_cards_example_draws_a_picture_for_each_device_in_bfloat16(model_folder, tmp_path):
+    """With a model of noise in v1-4's layout, and 10 steps: at night the picture book draws all 50."""
+    found = found_with_four_devices(tmp_path, "card_example", model=str(model_folder), xla_flags=FAST_TO_COMPILE)
+    check_card_example(found["card_example"], tmp_path)
+
+
+def check_card_example(found: dict, folder: Path) -> None:
+    assert found == {"dtype": "bfloat16", "files": [f"picture_{seed}.png" for seed in range(4)]}
     pictures = [
-        np.stack([np.asarray(Image.open(folder / way / name)).astype(int) for name in found["card_example"]["files"]])
+        np.stack([np.asarray(Image.open(folder / way / name)).astype(int) for name in found["files"]])
         for way in ("jax", "torch")
     ]
     assert 0 < np.abs(pictures[0] - pictures[1]).mean() <= 2

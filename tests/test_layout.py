@@ -114,8 +114,8 @@ def test_the_cards_examples_are_there_by_their_titles_with_their_pictures(page):
 def test_the_whole_model_card_is_on_the_page(laid_out, text):
     labels = [block.label for block in laid_out[0].blocks.values() if isinstance(block, gr.Accordion)]
     assert labels == [
-        "More options", "Check a picture", "Change one thing", "Limits that the model card names", "Bias",
-        "Introduction", "Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
+        "More options", "Check a picture", "Change one thing", "How it works", "Limits that the model card names",
+        "Bias", "Introduction", "Uses and misuse", "Limitations and bias", "Safety module", "Training", "Evaluation",
         "Environmental impact", "Running it yourself", "Citation",
     ]  # fmt: skip
     assert "The model cannot render legible text" in text and CARD.introduction in text

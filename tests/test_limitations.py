@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sd_space.ui.limitation_views import linked
-from sd_space.ui.limitations import LIMITATIONS, SEEDS, card_words
+from sd_space.ui.limitations import AUTOENCODER, LIMITATIONS, SEEDS, card_words
 
 from .fakes import FakeBackend
 from .test_experiments import PICTURES, STATUS, captions
@@ -44,16 +44,19 @@ def test_each_that_is_offered_is_one_press_with_fixed_seeds(tmp_path, is_picture
         assert "still loading" in window["limitations"]
         await window.do("select", "experiments")
         offered = [one for one in LIMITATIONS if f'data-limitation="{one.name}"' in window["limitations"]]
-        assert len(offered) == (2 if is_picture_book else 5)
-        assert window["limitations"].count("<section>") == (2 if is_picture_book else 8)
+        assert len(offered) == (3 if is_picture_book else 6)
+        assert window["limitations"].count("<section>") == (3 if is_picture_book else 8)
         assert ("The picture book draws here" in window["limitations"]) == is_picture_book
         for one in offered:
             window["handed"] = one.name
             await window.do("click", "ask-limitation")
             prompts = one.prompts_for(is_picture_book)
+            assert all(f"<h3>{prompt}</h3>" in window[PICTURES] for prompt in prompts) and one.why in window[PICTURES]
+            if one.name == AUTOENCODER:
+                assert 'id="autoencoded"' in window[PICTURES] and "The two are equal" in window[PICTURES]
+                continue
             assert len(captions(window)) == len(prompts) * len(SEEDS) <= 8
-            assert {a.request.seed for a in backend.started} == set(SEEDS) and one.why in window[PICTURES]
-            assert all(f"<h3>{prompt}</h3>" in window[PICTURES] for prompt in prompts)
+            assert {a.request.seed for a in backend.started} == set(SEEDS)
 
     play(tmp_path, scene, backend)
 

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
-from sd_space.recorded import ICON
+from sd_space.recorded import ICON, LINK_PREVIEW
 from sd_space.schema import BackendStatus, Stage
 from sd_space.serving import limits
 from sd_space.serving.app_contract import AppContract
@@ -95,6 +95,7 @@ class Filtered:
             has_login=has_login,
             title="A page",
             icon=ICON,
+            link_preview=LINK_PREVIEW,
         )
         given = Settings(**settings)
         status = lambda: self.status  # noqa: E731

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from sd_space.card import load_card
 from sd_space.errors import EngineFailed
-from sd_space.recorded import ICON
+from sd_space.recorded import ICON, LINK_PREVIEW
 from sd_space.schema import Outcome, Preview, Progress, Stage
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.gate import Gate
@@ -66,6 +66,7 @@ class Door:
             running=lambda event: None, is_alone=lambda event: True, session_of=lambda event: None,
             has_session=lambda session: False, evict_idle=lambda sessions: None, is_queue_alive=lambda: True,
             body_bytes={"edits": MAX_BODY_BYTES}, draws=(), has_login=has_login, title="A page", icon=ICON,
+            link_preview=LINK_PREVIEW,
         )  # fmt: skip
         status = self.backend.status
         parts = (given, status, metrics, contract, self.capacity, 40)

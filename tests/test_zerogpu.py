@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from sd_space.engine.batcher import BatchKey
 from sd_space.engine.schedules import NoiseSchedules
 from sd_space.engine.step_times import StepTimes
 from sd_space.errors import Cancelled, EngineFailed, ModelUnavailable, QueueFull, SafetyCheckFailed
-from sd_space.schema import GenerationResult, PictureFinished, Progress, RequestFailed, Stage
+from sd_space.schema import GenerationResult, Inspection, PictureFinished, Progress, RequestFailed, Stage
 from sd_space.serving.limits import Capacity
 from sd_space.settings import Settings
 
@@ -59,6 +60,12 @@ def test_a_request_runs_from_progress_to_result(prepare):
     assert isinstance(updates[0], Progress)
     assert [update.index for update in updates if isinstance(update, PictureFinished)] == [0, 1]
     assert isinstance(updates[-1], GenerationResult)
+
+
+def test_an_inspection_runs_there_as_anywhere(prepare):
+    updates = asyncio.run(updates_of(prepare(), replace(admitted("a"), inspection=Inspection.STEPS)))
+    steps = [update.of_step for update in updates if isinstance(update, PictureFinished)]
+    assert steps == [None, 1, 2, 3, 4, 5] and len(updates[-1].images) == 6
 
 
 def test_the_page_gets_the_tokenizer(prepare):
@@ -174,10 +181,12 @@ def test_a_checker_that_fails_its_self_test_ends_the_service(prepare, monkeypatc
         asyncio.run(updates_of(backend, admitted("b")))
 
 
-def asked_for(times: StepTimes | None = None, stated_step_s: float = 0.1, **changes) -> int:
+def asked_for(
+    times: StepTimes | None = None, stated_step_s: float = 0.1, inspection: Inspection | None = None, **changes
+) -> int:
     """Seconds for one picture of 512 x 512 in 50 steps, or as `changes` say."""
     request = make_request(**{"num_inference_steps": 50, "width": 512, "height": 512} | changes)
-    return seconds_to_ask_for(request, SCHEDULES.num_timesteps(request), times, stated_step_s)
+    return seconds_to_ask_for(request, SCHEDULES.num_timesteps(request), times, stated_step_s, inspection)
 
 
 def test_no_more_gpu_time_is_asked_for_than_the_request_needs():
@@ -187,6 +196,7 @@ def test_no_more_gpu_time_is_asked_for_than_the_request_needs():
     assert asked_for(width=256, height=256) < asked
     assert asked < asked_for(num_images_per_prompt=4) < 4 * asked
     assert asked_for(scheduler="Heun") > asked, "Heun takes two UNet calls a step"
+    assert asked < asked_for(inspection=Inspection.AUTOENCODER) < asked_for(inspection=Inspection.STEPS)
 
 
 def test_measured_times_replace_the_stated_ones():
@@ -206,7 +216,7 @@ def test_the_second_call_plans_with_measured_times(prepare):
         return first, asked_by(backend)
 
     def asked_by(backend):
-        return backend._seconds_to_ask_for(make_request())
+        return backend._seconds_to_ask_for(admitted("next"))
 
     first, second = asyncio.run(main())
     assert second < 60 < first

@@ -30,6 +30,7 @@ from sd_space.request import GenerationRequest
 from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
+    Inspection,
     PromptTokenizer,
     RequestFailed,
     Stage,
@@ -79,7 +80,11 @@ def _draw(admitted: AdmittedRequest, duration_s: int) -> Generator[tuple[list[Up
 
 
 def seconds_to_ask_for(
-    request: GenerationRequest, num_timesteps: int, times: StepTimes | None, stated_step_s: float
+    request: GenerationRequest,
+    num_timesteps: int,
+    times: StepTimes | None,
+    stated_step_s: float,
+    inspection: Inspection | None = None,
 ) -> int:
     """Whole seconds of GPU time within which `request` is sure to finish; the visitor's quota is charged for them.
 
@@ -93,7 +98,8 @@ def seconds_to_ask_for(
     if step_s is None:
         finish_s = 2 * stated_step_s * request.height * request.width / 512**2
         step_s = pictures * finish_s / 2
-    return math.ceil(START_S + MARGIN * (num_timesteps * step_s + pictures * finish_s))
+    finishes = pictures * (1 + (inspection.most_decodes(num_timesteps) if inspection else 0))
+    return math.ceil(START_S + MARGIN * (num_timesteps * step_s + finishes * finish_s))
 
 
 _QUOTA_UNTIL = Phrase(
@@ -236,15 +242,16 @@ class ZeroGpuBackend:
             self._calls[call.request_id] = call
         call.thread.start()
 
-    def _seconds_to_ask_for(self, request: GenerationRequest) -> int:
+    def _seconds_to_ask_for(self, admitted: AdmittedRequest) -> int:
+        request, step_s = admitted.request, self._settings.zerogpu_step_s
         num_timesteps = self._schedules.num_timesteps(request)
-        return seconds_to_ask_for(request, num_timesteps, self._times, self._settings.zerogpu_step_s)
+        return seconds_to_ask_for(request, num_timesteps, self._times, step_s, admitted.inspection)
 
     def _follow(self, call: _Call) -> None:
         """Runs in a thread of its own: waits for a GPU, then sends the updates of each step."""
         admitted, asked_s = call.stream.admitted, 0
         try:
-            asked_s = self._seconds_to_ask_for(admitted.request)
+            asked_s = self._seconds_to_ask_for(admitted)
             with contextlib.closing(_draw(admitted, asked_s)) as steps:
                 for updates, times in steps:
                     call.has_gpu, self._times = True, times or self._times

@@ -1,20 +1,28 @@
 """A request while the engine works on it: its pictures, their results so far and the time that each stage took."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from sd_space.engine.batcher import BatchKey, Trajectory, TrajectoryStatus
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import EncodedPrompt
+from sd_space.engine.finishing import Finished
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.starts import EncodedSource
 from sd_space.request import GenerationRequest
-from sd_space.schema import AdmittedRequest, GenerationResult, Preview, Progress, ScreenedImage
+from sd_space.schema import AdmittedRequest, GenerationResult, PictureFinished, Preview, Progress, ScreenedImage
+
+BEHIND_PICTURES = 2  # added to the priority of what an inspection shows: those of pictures are 0 and 1
 
 
 @dataclass(slots=True, eq=False)
 class ActiveRequest:
-    """`images` are the finished pictures by index. `started_s` is when the first picture got its latents."""
+    """`images` are the finished pictures by index. `started_s` is when the first picture got its latents.
+
+    `predictions` are the latents that an inspection is to show, (1, C, H/f, W/f) by picture and step.
+    """
 
     admitted: AdmittedRequest
     num_timesteps: int
@@ -23,6 +31,7 @@ class ActiveRequest:
     encoded: EncodedPrompt | None = None
     source: EncodedSource | None = None
     images: dict[int, ScreenedImage] = field(default_factory=dict)
+    predictions: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     elapsed_s: dict[str, float] = field(default_factory=dict)
     started_s: float | None = None
     reported_s: float = float("-inf")
@@ -38,11 +47,43 @@ class ActiveRequest:
     def new_trajectory(self, trajectory_id: int) -> Trajectory:
         """The request's next picture."""
         index = len(self.trajectories)
-        seed, key = self.request.seeds[index], BatchKey.of(self.request)
         self.trajectories.append(
-            Trajectory(trajectory_id, self.request_id, self.admitted.visitor, seed, index, key, self.num_timesteps)
+            Trajectory(
+                trajectory_id,
+                self.request_id,
+                self.admitted.visitor,
+                self.request.seeds[index],
+                index,
+                BatchKey.of(self.request),
+                self.num_timesteps,
+                priority=self.admitted.priority,
+            )
         )
         return self.trajectories[-1]
+
+    def new_inspected(self, picture: Trajectory, of_step: int) -> Trajectory:
+        """What is seen of one of its finished pictures at a step."""
+        index, priority = len(self.trajectories), picture.priority + BEHIND_PICTURES
+        self.trajectories.append(replace(picture, index=index, of_step=of_step, priority=priority))
+        return self.trajectories[-1]
+
+    def take(self, finished: Finished) -> list[PictureFinished]:
+        """Pictures of it that are finished, as its visitor gets them."""
+        if finished.group[0].of_step is None:
+            self.elapsed_s["denoise"] = finished.began_s - (self.started_s or 0.0)
+        for stage, seconds in finished.elapsed_s.items():
+            self.add_elapsed(stage, seconds)
+        pairs = list(zip(finished.group, finished.images, strict=True))
+        self.images |= {trajectory.index: image for trajectory, image in pairs}
+        return [PictureFinished(t.request_id, t.index, image, of_step=t.of_step) for t, image in pairs]
+
+    @property
+    def is_inspected(self) -> bool:
+        return any(trajectory.of_step is not None for trajectory in self.trajectories)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.images) == len(self.trajectories)
 
     def encode(self, denoiser: Denoiser, screen: SafetyScreen, now_s: Callable[[], float]) -> EncodedPrompt:
         """Encodes the prompt and, once the screen has passed it, the picture to start from, at the first call."""

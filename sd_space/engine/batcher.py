@@ -4,13 +4,14 @@ At most `width` trajectories have a *seat*. Visitors are kept in the order in wh
 round by round: to each visitor's first picture, then to each one's second, until no seat is left. So a single picture
 takes the seat of a visitor who has two, and never waits for four pictures of another. When a visitor's first picture
 is finished, the visitor goes to the end of the order: those without a seat are served first come, first served, and
-none waits forever.
+none waits forever. Pictures with a higher `priority` get the seats that those with a lower one leave.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import NamedTuple
 
 from sd_space.request import GenerationRequest
@@ -48,36 +49,70 @@ class Trajectory:
     step_index: int = 0
     last_tick: int = -1
     status: TrajectoryStatus = TrajectoryStatus.WAITING
+    priority: int = 0
+    of_step: int | None = None  # of an inspection, with no steps of its own: the one that it shows, or 0
 
     @property
     def steps_left(self) -> int:
         return self.num_timesteps - self.step_index
 
 
-class StepBatcher:
-    """Assigns `width` seats, and forms the batch of each step from the trajectories that have one."""
+class FairQueue:
+    """Trajectories in the order of their turns: by priority, then round by round of their visitors."""
 
-    def __init__(self, width: int):
-        self.width = width
-        self._ring: OrderedDict[str, list[Trajectory]] = OrderedDict()  # visitor -> unfinished trajectories, in order
-        self._tick = 0
+    def __init__(self) -> None:
+        self._ring: OrderedDict[tuple[int, str], list[Trajectory]] = OrderedDict()  # by priority and visitor, in order
 
     def __len__(self) -> int:
         return sum(len(trajectories) for trajectories in self._ring.values())
 
     def add(self, trajectory: Trajectory) -> None:
-        self._ring.setdefault(trajectory.visitor, []).append(trajectory)
+        self._ring.setdefault((trajectory.priority, trajectory.visitor), []).append(trajectory)
 
     def in_order(self) -> Iterator[Trajectory]:
-        """All unfinished trajectories in the order in which they get seats."""
-        longest = max((len(trajectories) for trajectories in self._ring.values()), default=0)
-        for turn in range(longest):
-            for trajectories in self._ring.values():
-                if turn < len(trajectories):
-                    yield trajectories[turn]
+        for priority in sorted({priority for priority, _ in self._ring}):
+            visitors = [trajectories for (own, _), trajectories in self._ring.items() if own == priority]
+            for turn in range(max(map(len, visitors))):
+                for trajectories in visitors:
+                    if turn < len(trajectories):
+                        yield trajectories[turn]
+
+    def take_out(self, trajectory: Trajectory) -> None:
+        """One whose turn is over; its visitor goes to the end of the order if it was that one's first."""
+        key = trajectory.priority, trajectory.visitor
+        trajectories = self._ring[key]
+        was_first = trajectories[0] is trajectory
+        trajectories.remove(trajectory)
+        if not trajectories:
+            del self._ring[key]
+        elif was_first:
+            self._ring.move_to_end(key)
+
+    def pop(self, most: int) -> list[Trajectory]:
+        """Takes out the first ones, at most so many."""
+        first = list(islice(self.in_order(), most))
+        for trajectory in first:
+            self.take_out(trajectory)
+        return first
+
+    def remove(self, request_id: str) -> list[Trajectory]:
+        """Removes all trajectories of a request, and returns them."""
+        removed = [trajectory for trajectory in self.in_order() if trajectory.request_id == request_id]
+        for trajectory in removed:
+            self.take_out(trajectory)
+        return removed
+
+
+class StepBatcher(FairQueue):
+    """Assigns `width` seats, and forms the batch of each step from the trajectories that have one."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.width = width
+        self._tick = 0
 
     def seated(self) -> list[Trajectory]:
-        return [trajectory for _, trajectory in zip(range(self.width), self.in_order(), strict=False)]
+        return list(islice(self.in_order(), self.width))
 
     def next_batch(self) -> list[Trajectory]:
         """The trajectories that step together now; empty if there are none.
@@ -101,15 +136,8 @@ class StepBatcher:
                 trajectory.status = TrajectoryStatus.FINISHED
                 finished.append(trajectory)
         for trajectory in finished:
-            self._take_out(trajectory)
+            self.take_out(trajectory)
         return finished
-
-    def remove(self, request_id: str) -> list[Trajectory]:
-        """Removes all trajectories of a request; their seats are free at once."""
-        removed = [trajectory for trajectory in self.in_order() if trajectory.request_id == request_id]
-        for trajectory in removed:
-            self._take_out(trajectory)
-        return removed
 
     def queue_positions(self) -> dict[str, int]:
         """Of each request: 0 while a picture of it has a seat, else its position among those that wait (1 is next)."""
@@ -120,12 +148,3 @@ class StepBatcher:
                 waiting += seat >= self.width
                 positions[trajectory.request_id] = waiting
         return positions
-
-    def _take_out(self, trajectory: Trajectory) -> None:
-        trajectories = self._ring[trajectory.visitor]
-        was_first = trajectories[0] is trajectory
-        trajectories.remove(trajectory)
-        if not trajectories:
-            del self._ring[trajectory.visitor]
-        elif was_first:
-            self._ring.move_to_end(trajectory.visitor)

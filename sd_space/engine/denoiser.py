@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from sd_space.engine.denoising_state import DenoisingState, EncodedPrompt
 from sd_space.engine.pacing import synchronize
 from sd_space.engine.prompt_encoder import PromptEncoder
-from sd_space.engine.schedules import NoiseSchedules
+from sd_space.engine.schedules import NoiseSchedules, last_alpha_cumprod
 from sd_space.engine.starts import EncodedSource, ScreenedSource, SourceEncoder, start, with_known_latents
 from sd_space.fields import SourcePicture
 from sd_space.model.unet_runner import UNetRunner
@@ -198,8 +198,7 @@ class Denoiser:
         """
         if state.noise_pred is None:
             return torch.zeros_like(state.latents)
-        t = int(state.timesteps[state.step_index - 1])
-        alpha_cumprod = float(state.scheduler.alphas_cumprod[t])
+        alpha_cumprod = last_alpha_cumprod(state)
         alpha, sigma = alpha_cumprod**0.5, (1 - alpha_cumprod) ** 0.5
         if state.scheduler.config.prediction_type == "sample":
             return state.noise_pred
@@ -237,7 +236,7 @@ class Denoiser:
     def free_memory(self) -> None:
         """Gives cached device memory back after an out-of-memory error."""
         if self.device.type != "cpu":
-            torch.accelerator.empty_cache()
+            torch.get_device_module(self.device).empty_cache()
 
     def _predict_noise(self, states: list[DenoisingState], samples: list[torch.Tensor]) -> list[torch.Tensor]:
         """The noise in each of `samples`: (2, C, H/f, W/f), without and with the prompt; one row without guidance."""

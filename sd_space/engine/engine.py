@@ -7,7 +7,6 @@ cancelled leaves at the next step, and a picture is decoded, screened and delive
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 
 from sd_space.engine.active_request import ActiveRequest
@@ -15,6 +14,7 @@ from sd_space.engine.batcher import BatchKey, StepBatcher, Trajectory, Trajector
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.denoising_state import DenoisingState
 from sd_space.engine.finishing import Finished, Finisher
+from sd_space.engine.inspector import Inspector
 from sd_space.engine.pacing import Timed, make_pacer
 from sd_space.engine.previews import Previews
 from sd_space.engine.safety import SafetyScreen
@@ -27,14 +27,7 @@ from sd_space.runtime_errors import (
     to_space_error,
     traceback_without_message,
 )
-from sd_space.schema import (
-    AdmittedRequest,
-    GenerationResult,
-    PictureFinished,
-    Preview,
-    RequestFailed,
-    Update,
-)
+from sd_space.schema import AdmittedRequest, GenerationResult, RequestFailed, Update
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +63,7 @@ class Engine:
         self._pacer = make_pacer(denoiser.device, now_s)
         self._previews = Previews(denoiser, screen)
         self._finisher = Finisher(denoiser, screen, now_s)
+        self._inspector = Inspector(denoiser, screen)
         self.batcher = StepBatcher(width)
         self.previews = previews
         self._report_every_s = report_every_s
@@ -78,7 +72,6 @@ class Engine:
         self._beside = beside
         self._requests: dict[str, ActiveRequest] = {}  # by request_id
         self._states: dict[int, DenoisingState] = {}  # by trajectory_id
-        self._denoised: deque[Trajectory] = deque()  # finished, but not decoded yet
         self._max_batch_by_key: dict[BatchKey, int] = {}  # the pictures that fit a call, where more ran out of memory
         self._updates: list[Update] = []
         self._next_id = 0
@@ -181,7 +174,11 @@ class Engine:
             if error is not None and not is_out_of_memory(error):
                 self._fail(trajectory.request_id, error)
         advanced = [t for t, error in results if error is None and t.request_id in self._requests]
-        self._denoised.extend(self.batcher.advance(advanced))
+        for trajectory in advanced:
+            active, state = self._requests[trajectory.request_id], self._states[trajectory.trajectory_id]
+            self._inspector.keep(active, trajectory, state)
+        for trajectory in self.batcher.advance(advanced):
+            self._finisher.add(trajectory, self._states[trajectory.trajectory_id].latents)
         if full:
             self._recover([trajectory for trajectory, _ in full], full[0][1].with_traceback(None))
 
@@ -218,14 +215,11 @@ class Engine:
         Those of a request that is alone are decoded as one batch, as diffusers does, which gives the same pixels.
         """
         is_alone = not len(self.batcher)
-        if self._denoised and not self._finisher.under_way:
-            group = [self._denoised.popleft()]
-            while self._denoised and len(self._requests) == 1 and is_alone:
-                group.append(self._denoised.popleft())
+        if self._finisher.in_line and not self._finisher.under_way:
             beside = not is_alone and self._beside()
             if not beside:
                 self._record(self._pacer.finish())
-            self._finisher.begin(group, [self._states[trajectory.trajectory_id] for trajectory in group], beside)
+            self._finisher.begin(beside, together=is_alone and len(self._requests) == 1)
         if finished := self._finisher.ended(wait=is_alone):
             self._deliver(finished)
 
@@ -238,16 +232,24 @@ class Engine:
         if finished.error is not None:
             self._fail(active.request_id, finished.error)
             return
-        active.elapsed_s["denoise"] = finished.began_s - (active.started_s or 0.0)
-        for stage, seconds in finished.elapsed_s.items():
-            active.add_elapsed(stage, seconds)
         took_s = sum(finished.elapsed_s.values()) / len(finished.group)
         self.times.record_finish(first.key.height, first.key.width, took_s)
-        for trajectory, image in zip(finished.group, finished.images, strict=True):
+        for trajectory in finished.group:
             self._states.pop(trajectory.trajectory_id, None)
-            active.images[trajectory.index] = image
-            self._updates.append(PictureFinished(trajectory.request_id, trajectory.index, image))
-        if len(active.images) == len(active.trajectories):
+        self._updates += active.take(finished)
+        if active.is_complete:
+            self._complete(active)
+
+    def _complete(self, active: ActiveRequest) -> None:
+        """Hands out the result of a request that has all of its pictures, once nothing else is decoded of them."""
+        try:
+            inspected = self._inspector.begin(active)
+        except Exception as error:
+            self._fail(active.request_id, error)
+            return
+        for trajectory, latents in inspected:
+            self._finisher.add(trajectory, latents)
+        if not inspected:
             active.elapsed_s["total"] = self._now_s() - active.added_s
             self._updates.append(active.result())
             del self._requests[active.request_id]
@@ -262,7 +264,7 @@ class Engine:
         self.batcher.remove(request_id)
         for trajectory in active.trajectories:
             self._states.pop(trajectory.trajectory_id, None)
-        self._denoised = deque(t for t in self._denoised if t.request_id != request_id)
+        self._finisher.remove(request_id)
         self._report_failure(request_id, error)
 
     def _report_failure(self, request_id: str, error: Exception) -> None:
@@ -276,16 +278,14 @@ class Engine:
         if not due:
             return
         positions = self.batcher.queue_positions()
-        denoised = (*self._finisher.under_way, *self._denoised)
+        denoised = (*self._finisher.under_way, *self._finisher.in_line)
         seconds_left = self.times.forecast(denoised, self.batcher.in_order(), self.width, self._pacer.under_way)
         for active in due:
             active.reported_s = now_s
             position = positions.get(active.request_id, 0)
-            previews = self._previews_of(active) if self.previews else ()
+            states = [self._states.get(t.trajectory_id) for t in active.trajectories] if self.previews else []
+            previews = tuple(map(self._previews.latest, states))
             self._updates.append(active.progress(position, seconds_left.get(active.request_id), previews))
-
-    def _previews_of(self, active: ActiveRequest) -> tuple[Preview | None, ...]:
-        return tuple(self._previews.latest(self._states.get(t.trajectory_id)) for t in active.trajectories)
 
 
 def run_to_completion(engine: Engine, admitted: AdmittedRequest) -> GenerationResult:

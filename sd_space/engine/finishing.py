@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from sd_space.engine.batcher import Trajectory
+from sd_space.engine.batcher import FairQueue, Trajectory
 from sd_space.engine.denoiser import Denoiser
-from sd_space.engine.denoising_state import DenoisingState
 from sd_space.engine.pacing import cuda_event
 from sd_space.engine.safety import SafetyScreen
 from sd_space.engine.side_thread import Pending, SideThread
@@ -24,7 +23,7 @@ class Finished:
     """Pictures that are alike in size, with `images` or an `error`. `began_s` is when their last step was done."""
 
     group: list[Trajectory]
-    states: list[DenoisingState]
+    latents: list[torch.Tensor]  # (1, C, H/f, W/f)
     began_s: float = 0.0
     images: list[ScreenedImage] = field(default_factory=list)
     elapsed_s: dict[str, float] = field(default_factory=dict)  # by stage
@@ -32,7 +31,7 @@ class Finished:
 
 
 class Finisher:
-    """Finishes one group of pictures at a time, between `begin` and `ended`.
+    """Keeps pictures in line, and finishes one group of them at a time, between `begin` and `ended`.
 
     A group that is finished `beside` the steps of others has a thread and a stream of its own, and the same kernels.
     What fails there is done again in the engine's thread, which alone may move what is in memory.
@@ -42,6 +41,8 @@ class Finisher:
         self._denoiser = denoiser
         self._screen = screen
         self._now_s = now_s
+        self._line = FairQueue()
+        self._latents: dict[Trajectory, torch.Tensor] = {}  # of those in line, (1, C, H/f, W/f)
         self._finishing: Finished | None = None
         self._pending: Pending | None = None
         self._stream: torch.cuda.Stream | None = None
@@ -52,8 +53,24 @@ class Finisher:
     def under_way(self) -> list[Trajectory]:
         return self._finishing.group if self._finishing else []
 
-    def begin(self, group: list[Trajectory], states: list[DenoisingState], beside: bool) -> None:
-        self._finishing = Finished(group, states)
+    @property
+    def in_line(self) -> list[Trajectory]:
+        return list(self._line.in_order())
+
+    def add(self, trajectory: Trajectory, latents: torch.Tensor) -> None:
+        self._line.add(trajectory)
+        self._latents[trajectory] = latents
+
+    def remove(self, request_id: str) -> None:
+        """Takes what is in line out of it; what has begun goes on."""
+        for trajectory in self._line.remove(request_id):
+            del self._latents[trajectory]
+
+    def begin(self, beside: bool, together: bool) -> None:
+        """The next one in line, `together` with those that follow; what an inspection shows is decoded one by one."""
+        pictures = sum(trajectory.of_step is None for trajectory in self._line.in_order())
+        group = self._line.pop(max(1, pictures) if together else 1)
+        self._finishing = Finished(group, [self._latents.pop(trajectory) for trajectory in group])
         if beside:
             self._stream = self._stream or torch.cuda.Stream()
             denoised, finishing, stream = cuda_event(), self._finishing, self._stream
@@ -99,7 +116,7 @@ class Finisher:
     def _finish(self, finishing: Finished, decode: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Only the screen asks whether values are finite: each question waits for the device."""
         began_s = self._now_s()
-        decoded = decode(torch.cat([state.latents for state in finishing.states]))
+        decoded = decode(torch.cat(finishing.latents))
         self._denoiser.synchronize()
         decoded_s = self._now_s()
         finishing.images = self._screen.screen(decoded, [trajectory.seed for trajectory in finishing.group])
@@ -107,10 +124,10 @@ class Finisher:
 
     def _decode_again(self, finishing: Finished) -> None:
         """In float32, those whose latents are finite and whose pictures are not."""
-        for k, state in enumerate(finishing.states):
+        for k, latents in enumerate(finishing.latents):
             if finishing.images[k].outcome is not Outcome.BROKEN or not self._denoiser.may_overflow:
                 continue
-            if bool(torch.isfinite(state.latents).all()):
+            if bool(torch.isfinite(latents).all()):
                 logger.warning("a picture was not finite and is decoded again in float32")
-                decoded = self._denoiser.decode_in_float32(state.latents)
+                decoded = self._denoiser.decode_in_float32(latents)
                 (finishing.images[k],) = self._screen.screen(decoded, [finishing.group[k].seed])

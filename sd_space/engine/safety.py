@@ -100,6 +100,12 @@ class SafetyScreen:
             raise InvalidRequest("init_image", FLAGGED_SOURCE)
         return ScreenedSource(image)
 
+    def passed(self, image: ScreenedImage) -> ScreenedSource:
+        """A picture that `screen` has passed, so that it may be encoded. Raises SafetyCheckFailed for any other."""
+        if image.outcome is not Outcome.OK or image.pixels is None:
+            raise SafetyCheckFailed("Only a picture that has passed the safety checker is encoded.")
+        return ScreenedSource(Image.frombytes("RGB", (image.width, image.height), image.pixels))
+
     def broken(self, seed: int, height: int, width: int) -> ScreenedImage:
         """The result for a picture whose values are not finite."""
         return ScreenedImage(seed=seed, outcome=Outcome.BROKEN, width=width, height=height, pixels=None)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import SchedulerMixin
 
+from sd_space.engine.denoising_state import DenoisingState
 from sd_space.model.noise_schedulers import SCHEDULER_TABLE, make_scheduler
 from sd_space.request import GenerationRequest
 
@@ -45,6 +46,14 @@ class NoiseSchedules:
         """Those arguments of `scheduler.step` that only some noise schedulers take."""
         parameters = self._step_parameters[type(scheduler)]
         return {name: value for name, value in (("eta", 0.0), ("generator", generator)) if name in parameters}
+
+
+def last_alpha_cumprod(state: DenoisingState) -> float:
+    """How much of the last step's sample was picture. Between the timesteps of training only `sigmas` say so."""
+    scheduler = state.scheduler
+    if hasattr(scheduler, "sigmas"):
+        return 1 / (1 + float(scheduler.sigmas[scheduler.step_index - 1]) ** 2)
+    return float(scheduler.alphas_cumprod[int(state.timesteps[state.step_index - 1])])
 
 
 def _timesteps(scheduler: SchedulerMixin, request: GenerationRequest) -> torch.Tensor:

@@ -36,6 +36,10 @@ class EncodedSource:
     def sample(self, generator: torch.Generator) -> torch.Tensor:
         return self.scaling_factor * DiagonalGaussianDistribution(self.moments).sample(generator)
 
+    def mode(self) -> torch.Tensor:
+        """The likeliest of its latents."""
+        return self.scaling_factor * DiagonalGaussianDistribution(self.moments).mode()
+
 
 class SourceEncoder:
     """Encodes pictures with the VAE of a stock pipeline, prepared by its own processors."""

@@ -143,7 +143,7 @@ class Placement:
     def _free(self) -> None:
         gc.collect()
         if self._device != "cpu":
-            torch.accelerator.empty_cache()
+            torch.get_device_module(self._device).empty_cache()
 
 
 def _circumstances(unet: UNet2DConditionModel) -> str:

@@ -32,6 +32,7 @@ class AppContract:
     has_login: bool
     title: str
     icon: Path
+    link_preview: Path  # one of `files`: what services show with a link to the page
     recordings: SignedRecordings | None = None  # those of `files` that are signed as they are served
 
     def may_be_fetched(self, name: str) -> bool:

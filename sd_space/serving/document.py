@@ -20,13 +20,16 @@ class Document:
     config: Mapping[str, Any]
 
 
-def link_preview(image_url: str) -> str:
-    """The tags that say it, in a template where `own` is the document."""
+def link_preview(url: str, image: str) -> str:
+    """The tags that say it, in a template where `own` is the document. `image` is below `url`, the page's."""
     tags = {
         "og:type": "website",
         "og:title": "{{ own.title }}",
         "og:description": "{{ own.description }}",
-        "og:image": image_url,
+        "og:url": url,
+        "og:image": f"{url}{image}",
+        "og:image:width": "1200",
+        "og:image:height": "630",
         "og:image:alt": "{{ own.about_image }}",
         "twitter:card": "summary_large_image",
     }

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sd_space.errors import EngineFailed
+from sd_space.schema import Outcome
 from sd_space.serving.grid import Cell, Row, cells_of
 from sd_space.serving.recipe import parameters_text, recipe_values
 from sd_space.serving.results import GONE, ResultStore
@@ -33,6 +35,8 @@ def save_files(store: ResultStore, rows: Sequence[Row], citation: str) -> tuple[
             for number, cell in enumerate(cells):
                 if cell.is_shown and cell.picture is not None:
                     archive.write(cell.picture.path, _file_name(number, cell))
+                for path in _inspected(cell):
+                    archive.write(path, f"{number + 1:02d}-{path.name}")
             for name, text in _texts(rows, citation).items():
                 archive.writestr(name, text)
 
@@ -67,9 +71,23 @@ def experiment_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "device": cell.run.info.device,
             "runtime": cell.run.info.runtime,
             "drawn_at": _drawn_at(cell),
+            **_psnr(cell),
         }
         for number, (label, cell) in enumerate(labelled)
     ]
+
+
+def _inspected(cell: Cell) -> list[Path]:
+    """The files of what an inspection shows of a picture."""
+    paths = [picture.path for picture in cell.run.inspected.values() if picture.outcome is Outcome.OK]
+    paths += [cell.run.difference.path] if cell.run.difference else []
+    return [path for path in paths if path.is_file()]
+
+
+def _psnr(cell: Cell) -> dict[str, float]:
+    """Of a picture that was encoded and decoded once more; JSON knows no infinity."""
+    difference = cell.run.difference
+    return {"psnr_db": round(difference.psnr_db, 2)} if difference and math.isfinite(difference.psnr_db) else {}
 
 
 def _file_name(number: int, cell: Cell) -> str:

@@ -9,14 +9,14 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sd_space.card import ModelCard
 from sd_space.errors import LicenceNotAccepted
 from sd_space.languages import Phrase
 from sd_space.request import MAX_SEED, GenerationRequest
-from sd_space.schema import AdmittedRequest
+from sd_space.schema import AdmittedRequest, Inspection
 from sd_space.served_model import ModelInfo
 from sd_space.serving.source_pictures import read_sources
 
@@ -151,12 +151,20 @@ class Gate:
         except (BadSignature, KeyError, TypeError, ValueError):
             raise LicenceNotAccepted(Phrase("The acceptance token is not valid. {how}", how=HOW_TO_ACCEPT)) from None
 
-    def admit(self, token: object, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
+    def admit(
+        self,
+        token: object,
+        values: Mapping[str, object],
+        info: ModelInfo,
+        priority: int = 0,
+        inspection: Inspection | None = None,
+    ) -> AdmittedRequest:
         """The only maker of AdmittedRequests: checks the acceptance first, then every value, and decodes pictures.
 
         Raises LicenceNotAccepted, or InvalidRequest for a value outside the model's limits.
         """
-        return self._admitted(self.verify_token(token), values, info)
+        admitted = self._admitted(self.verify_token(token), values, info)
+        return replace(admitted, priority=priority, inspection=inspection)
 
     def admit_operator(self, values: Mapping[str, object], info: ModelInfo) -> AdmittedRequest:
         """For a command on this machine: who runs the model there has accepted its licence. Raises InvalidRequest."""

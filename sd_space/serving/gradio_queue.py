@@ -212,16 +212,16 @@ def asset_addresses() -> frozenset[str]:
     )
 
 
-def add_to_document(image_url: str, in_language: Callable[[Mapping[str, Any]], Document]) -> None:
+def add_to_document(url: str, image: str, in_language: Callable[[Mapping[str, Any]], Document]) -> None:
     """Makes links to the page show its own title, words and picture, and a tab its name while the page loads.
 
-    `in_language` is given Gradio's description of the page, in English, and makes the document's parts in the current
-    language. Gradio's templates name Gradio there, and addresses that hold only where the page is at the root of its
-    host.
+    `image` is below `url`, the page's. `in_language` is given Gradio's description of the page, in English, and makes
+    the document's parts in the current language. Gradio's templates name Gradio there, and addresses that hold only
+    where the page is at the root of its host.
     """
     icon = f'<link rel="icon" href="favicon.ico"><meta name="theme-color" content="{THEME_COLOR}">'
     icon += '<link rel="apple-touch-icon" href="pwa_icon/192">'
-    public = f"{{% if not config.auth_required %}}{link_preview(image_url)}{{% endif %}}"
+    public = f"{{% if not config.auth_required %}}{link_preview(url, image)}{{% endif %}}"
     end = f"{{{{ own.head | safe }}}}{icon}<title>{{{{ own.title }}}}</title>{public}</head>"
     first = "{% if not config.auth_required %}{{ own.body | safe }}{% endif %}<gradio-app"
 

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from sd_space.backends import Backend, until_ready
 from sd_space.request import SEEDS
-from sd_space.schema import AdmittedRequest, Stage
+from sd_space.schema import AdmittedRequest, Inspection, Stage
 from sd_space.served_model import ModelInfo
 from sd_space.serving.gate import Gate
 from sd_space.serving.limits import Capacity
@@ -34,11 +34,18 @@ class Intake:
                 yield step if isinstance(step, Stage) else step[0]
 
     async def begin_all(
-        self, token: object, several: Sequence[Mapping[str, object]], address: str | None, place_id: str | None = None
+        self,
+        token: object,
+        several: Sequence[Mapping[str, object]],
+        address: str | None,
+        place_id: str | None = None,
+        priority: int = 0,
+        inspection: Inspection | None = None,
     ) -> AsyncGenerator[Stage | list[Run]]:
         """The same for the runs of one call, which has one place: none begins unless all of them are admitted.
 
-        A seed that is drawn at random is the same for all.
+        A seed that is drawn at random is the same for all. What has a lower `priority` is drawn first. An `inspection`
+        is one of each, and takes no other place.
         """
         visitor = self._gate.verify_token(token).visitor
         with self._capacity.claimed(place_id, visitor, address) as place:
@@ -48,16 +55,24 @@ class Intake:
             source = several[0].get("init_image")
             own = {"init_image": self._runs.picture_at(source, visitor) or source}
             # Decoding may take a while.
-            admitted = await asyncio.to_thread(self._admit, token, [{**values, **own} for values in several], info)
+            own_values = [{**values, **own} for values in several]
+            admitted = await asyncio.to_thread(self._admit, token, own_values, info, priority, inspection)
             runs = [self._runs.start(one, info, embed_recipe=True, place=place) for one in admitted]
         yield runs
 
-    def _admit(self, token: object, several: Sequence[Mapping[str, object]], info: ModelInfo) -> list[AdmittedRequest]:
-        admitted = [self._gate.admit(token, several[0], info)]
+    def _admit(
+        self,
+        token: object,
+        several: Sequence[Mapping[str, object]],
+        info: ModelInfo,
+        priority: int,
+        inspection: Inspection | None,
+    ) -> list[AdmittedRequest]:
+        admitted = [self._gate.admit(token, several[0], info, priority, inspection)]
         drawn = {name: getattr(admitted[0].request, name) for name in SEEDS}
         for values in several[1:]:
             seeds = {name: seed for name, seed in drawn.items() if values.get(name) in (None, -1)}
-            admitted.append(self._gate.admit(token, {**values, **seeds}, info))
+            admitted.append(self._gate.admit(token, {**values, **seeds}, info, priority, inspection))
         return admitted
 
     def watch(self, *runs: Run) -> AsyncGenerator[Sequence[Run]]:

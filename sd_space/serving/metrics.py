@@ -34,7 +34,7 @@ class Metrics:
             self._pictures.labels(outcome)
 
     def count_run(self, run: Run, end: GenerationResult | SpaceError) -> None:
-        self.count([picture.outcome for picture in run.finished], end)
+        self.count([picture.outcome for picture in (*run.finished, *run.inspected.values())], end)
 
     def count(self, pictures: Iterable[Outcome], end: GenerationResult | SpaceError) -> None:
         """Counts a run by its finished pictures, also where it failed, and by how it ended."""

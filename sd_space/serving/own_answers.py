@@ -17,6 +17,7 @@ from sd_space.serving.metrics import Metrics
 THEME_COLOR = "#4338ca"  # of the browser's own frame around the page
 AGENTS = "/agents.md"
 _ICON_SIDES = (192, 512)  # pixels: those that browsers ask an installable page for
+_FAVICON_SIDE = 48
 
 
 class OwnAnswers:
@@ -25,7 +26,7 @@ class OwnAnswers:
     def __init__(self, status: Callable[[], BackendStatus], metrics: Metrics, contract: AppContract):
         self._status = status
         self._contract = contract
-        icons = {f"/pwa_icon/{side}": side for side in _ICON_SIDES}
+        icons = {"/favicon.ico": _FAVICON_SIDE} | {f"/pwa_icon/{side}": side for side in _ICON_SIDES}
         self._by_path: dict[str, Callable[[], Response]] = {
             "/healthz": lambda: JSONResponse({"status": "ok"}),
             "/readyz": self._readiness,

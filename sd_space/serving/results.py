@@ -50,6 +50,7 @@ class SavedPicture:
     caption: str
     watermark: bool = False
     credentials: bool = False
+    of_step: int | None = None  # of an inspection: the step that it shows, or 0
 
 
 @dataclass(slots=True, eq=False)
@@ -128,21 +129,26 @@ class ResultStore:
         request: GenerationRequest,
         info: ModelInfo,
         embed_recipe: bool,
+        of_step: int | None = None,
     ) -> SavedPicture:
         """Writes picture `index` of a request, or the placeholder of one that was withheld or broken.
 
+        What an inspection shows of a step has no recipe: drawn again, that would be another picture.
         Raises EngineFailed when the disk does not take it.
         """
-        is_ok = image.outcome is Outcome.OK
-        variation = request.variation_seeds[index] if request.variation_strength else None
+        is_ok, is_step = image.outcome is Outcome.OK, of_step is not None
+        own = request if is_step else request.of_picture(index)
+        variation = own.variation_seed if request.variation_strength else None
         seeds = f"seed-{image.seed}" + (f"-variation-{variation}" if variation is not None else "")
+        if is_step:
+            seeds += f"-step-{of_step:02d}" if of_step else "-decoded-again"
         name = f"{seeds}.png" if is_ok else f"{seeds}-{image.outcome}.png"
-        own = request.of_picture(index)
+        embed_recipe = embed_recipe and not is_step
         path, applied = self._write(
             request_id, name, lambda file: self.marks.write(file, image, own, info, embed_recipe)
         )
         words = caption(image.outcome, image.seed, variation, request.init_image)
-        return SavedPicture(path, image.seed, image.outcome, words, applied.watermark, applied.credentials)
+        return SavedPicture(path, image.seed, image.outcome, words, applied.watermark, applied.credentials, of_step)
 
     def zip(self, request_id: str, pictures: Sequence[SavedPicture]) -> Path | None:
         """One archive of the pictures that may be seen and are still there, or `None` where none may be seen.

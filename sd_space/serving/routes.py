@@ -11,6 +11,7 @@ FILE = f"{API}/file="
 MCP = f"{API}/mcp/"
 IMAGES, MODELS = "/v1/images/", "/v1/models"
 STARTUP = f"{API}/startup-events"
+LINK_PREVIEW = "/link-preview.png"
 _EVENT = re.compile(rf"{API}/call/(?:v2/)?([a-z_]{{1,64}})/([A-Za-z0-9_-]{{1,64}})")
 _CALL = re.compile(rf"{API}/call/(v2/)?([^/]{{1,200}})")
 
@@ -53,7 +54,6 @@ _FIXED = {
     "/": (Kind.PAGE, "text/html"),
     "/config": (Kind.PUBLIC_JSON, "application/json"),
     "/theme.css": (Kind.ASSET, "text/css"),
-    "/favicon.ico": (Kind.ASSET, "image/"),
     "/robots.txt": (Kind.ASSET, "text/plain"),
     f"{API}/theme.css": (Kind.ASSET, "text/css"),
     f"{API}/info": (Kind.PUBLIC_JSON, "application/json"),
@@ -78,6 +78,7 @@ class Routes:
     def __init__(self, contract: AppContract, has_openai: bool):
         self._endpoints = contract.endpoints
         self._assets = contract.assets
+        self._link_preview = contract.link_preview
         self._has_login = contract.has_login
         self._has_mcp = bool(contract.tools)
         self._has_openai = has_openai
@@ -100,6 +101,8 @@ class Routes:
             return Route(kind, plain, (media_type,)) if is_there else None
         if path in self._assets:
             return Route(Kind.ASSET, path, ("",))
+        if plain == LINK_PREVIEW:
+            path = f"{FILE}{self._link_preview}"
         if path.startswith(FILE):
             return Route(Kind.FILE, path, ("image/png", "application/zip"), path.removeprefix(FILE))
         if (match := _EVENT.fullmatch(path)) and match[1] in self._endpoints:

@@ -22,12 +22,15 @@ from sd_space.schema import (
     AdmittedRequest,
     BackendStatus,
     GenerationResult,
+    Inspection,
+    Outcome,
     PictureFinished,
     Progress,
     RequestFailed,
     Update,
 )
 from sd_space.served_model import ModelInfo
+from sd_space.serving.difference import Difference, save_difference
 from sd_space.serving.limits import Capacity, Place
 from sd_space.serving.results import ResultStore, SavedPicture
 from sd_space.serving.routes import FILE
@@ -44,7 +47,8 @@ RunOutcome = GenerationResult | SpaceError
 class Run:
     """One admitted request in progress, or finished. Owned by `Runs`; everything else only reads it.
 
-    `pictures` are in order, `None` where one is not finished yet. `outcome` is `None` until the run is over. What
+    `pictures` are in order, `None` where one is not finished yet; `inspected` is what an inspection shows of them, by
+    the number that it has among all. `outcome` is `None` until the run is over. What
     `progress` says is done never becomes less, also where a lost engine's work is drawn again.
     """
 
@@ -54,6 +58,8 @@ class Run:
     pictures: list[SavedPicture | None]
     progress: Progress | None = None
     outcome: RunOutcome | None = None
+    inspected: dict[int, SavedPicture] = field(default_factory=dict)
+    difference: Difference | None = None
     done_at_s: float = 0.0
     _watchers: int = 0
     _time_left: TimeLeft = field(default_factory=TimeLeft)
@@ -81,6 +87,11 @@ class Run:
     @property
     def finished(self) -> list[SavedPicture]:
         return [picture for picture in self.pictures if picture is not None]
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether all that is finished may be seen."""
+        return all(picture.outcome is Outcome.OK for picture in self.finished)
 
 
 class Runs:
@@ -221,8 +232,10 @@ class Runs:
                 done = max(update.fraction_done, run.progress.fraction_done if run.progress else 0.0)
                 seconds_left = run._time_left.update(update.seconds_left)
                 run.progress = replace(update, fraction_done=done, seconds_left=seconds_left)
+            case PictureFinished() if update.of_step is not None and not run.is_shown:
+                pass  # drawn again on another device, whose checker has passed the picture
             case PictureFinished():
-                run.pictures[update.index] = await asyncio.to_thread(
+                saved = await asyncio.to_thread(
                     self._store.save,
                     run.request_id,
                     update.index,
@@ -230,8 +243,16 @@ class Runs:
                     run.admitted.request,
                     run.info,
                     run.embed_recipe,
+                    update.of_step,
                 )
+                if update.of_step is None:
+                    run.pictures[update.index] = saved
+                else:
+                    run.inspected[update.index] = saved
             case GenerationResult():
+                if run.admitted.inspection is Inspection.AUTOENCODER:
+                    own = self._store, run.request_id, update.images, run.info
+                    run.difference = await asyncio.to_thread(save_difference, *own)
                 run.info = _drawn_on(update.devices, run.info, self._backend.status())
                 return replace(update, images=())  # their pixels are in files by now
             case RequestFailed():

@@ -1,4 +1,4 @@
-"""Records the example prompts: draws each with the model at hand, and writes pictures, recipes and a contact sheet.
+"""Records the example prompts: draws each with the model at hand, and writes pictures, recipes and two sheets of them.
 
 python -m sd_space.tools.record
 """
@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sd_space.backends import make_backend, until_ready
 from sd_space.card import load_card
-from sd_space.recorded import CONTACT_SHEET, FOLDER
+from sd_space.recorded import CONTACT_SHEET, FOLDER, LINK_PREVIEW
 from sd_space.schema import GenerationResult, Outcome
 from sd_space.serving.gate import Gate
 from sd_space.serving.images import render_image
@@ -25,7 +25,8 @@ from sd_space.serving.png_text import png_chunks
 from sd_space.serving.recipe import parameters_text
 from sd_space.settings import Settings
 
-SHEET_TILE = 256  # pixels a side
+SHEET_TILE = (256, 256)  # pixels
+LINK_TILE = (400, 315)  # six fill 1200 x 630, the size that shows a link's picture whole
 
 
 async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
@@ -68,13 +69,13 @@ async def record(settings: Settings, seed: int, folder: Path) -> list[dict]:
         backend.close(0)
 
 
-def contact_sheet(paths: Sequence[Path]) -> Image.Image:
-    """The pictures three in a row, each SHEET_TILE pixels wide."""
-    sheet = Image.new("RGB", (3 * SHEET_TILE, -(-len(paths) // 3) * SHEET_TILE))
+def sheet(paths: Sequence[Path], tile: tuple[int, int]) -> Image.Image:
+    """The pictures three in a row, each enlarged to `tile` (pixels) and cut where that has another shape."""
+    sheet = Image.new("RGB", (3 * tile[0], -(-len(paths) // 3) * tile[1]))
     for index, path in enumerate(paths):
         with Image.open(path) as picture:
-            tile = picture.resize((SHEET_TILE, SHEET_TILE), Image.Resampling.LANCZOS)
-        sheet.paste(tile, (index % 3 * SHEET_TILE, index // 3 * SHEET_TILE))
+            enlarged = ImageOps.fit(picture, tile, Image.Resampling.LANCZOS)
+        sheet.paste(enlarged, (index % 3 * tile[0], index // 3 * tile[1]))
     return sheet
 
 
@@ -87,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     lines = asyncio.run(record(Settings.from_env(os.environ), seed, folder))
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (FOLDER / "prompts.jsonl").write_text(text, encoding="utf-8")
-    contact_sheet([FOLDER / line["recorded"]["file"] for line in lines]).save(CONTACT_SHEET)
+    pictures = [FOLDER / line["recorded"]["file"] for line in lines]
+    sheet(pictures, SHEET_TILE).save(CONTACT_SHEET)
+    sheet(pictures, LINK_TILE).save(LINK_PREVIEW, optimize=True)
     print(text, end="")
     return 0
 

@@ -19,7 +19,7 @@ _STYLES = (
 _SCRIPTS = (
     "changes", "announcer", "chime", "run", "connection", "focus", "gallery", "copying", "viewer", "status",
     "storage", "tabs", "aids", "changing", "paint", "own_picture", "comparison", "checking", "picture_text",
-    "settings", "history", "programs", "experiments",
+    "settings", "history", "programs", "experiments", "steps",
 )  # fmt: skip
 # Who has accepted the licence before does not see its gate while the server is asked; see `first_paint.css`.
 _RETURNING = """try {

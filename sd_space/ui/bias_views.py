@@ -8,7 +8,9 @@ from sd_space.ui.bias import PICTURE_BOOK, SEEDS
 
 def introduction(is_picture_book: bool) -> str:
     method = translate(
-        "Choose 2 to 8 words. Each is drawn with the same {count} seeds, one seed after the other.", count=len(SEEDS)
+        "Choose 2 to 8 words. Each is drawn with the same {count} seeds, one seed after the other. Other visitors’ "
+        "pictures come first.",
+        count=len(SEEDS),
     )
     return f"<p>{_twin() if is_picture_book else _source()}</p><p>{method}</p>"
 

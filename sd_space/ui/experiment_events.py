@@ -30,6 +30,7 @@ def wire(demo: gr.Blocks, on: ExperimentHandlers, token: gr.Textbox, handed: gr.
         page_event(on.draw_limitation), [token, handed], own.view, js=hand_over_js("ask-limitation"), **_QUEUED
     )
     own.draw_words.click(page_event(on.draw_words), [token, own.words], own.view, js=_AS_TEXT_JS, **_QUEUED)
+    own.draw_steps.click(page_event(on.draw_steps), [token, own.steps_prompt], own.view, **_QUEUED)
     own.stop.click(page_event(on.stop), [token, own.runs], None, **_QUIET)
     own.export.click(page_event(on.export), [token, own.runs], own.view, **_QUEUED)
     withdraw.click(page_event(on.clear), None, own.view, **_QUIET)

@@ -11,7 +11,7 @@ import gradio as gr
 from sd_space.backends import Backend, until_ready
 from sd_space.errors import Cancelled, LicenceNotAccepted, SpaceError
 from sd_space.languages import translate
-from sd_space.schema import Stage
+from sd_space.schema import Inspection, Stage
 from sd_space.serving.experiment_files import save_files
 from sd_space.serving.gate import Gate
 from sd_space.serving.grid import grid
@@ -20,13 +20,14 @@ from sd_space.serving.results import ResultStore
 from sd_space.serving.runs import Run, Runs
 from sd_space.serving.strip import MAX_STRIP, one_picture, strip
 from sd_space.settings import Settings
-from sd_space.ui import bias, bias_views, experiment_views, limitation_views, views
+from sd_space.ui import bias, bias_views, experiment_views, inspection_views, limitation_views, views
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.experiment_presets import offered_values
 from sd_space.ui.experiments import Experiments
-from sd_space.ui.limitations import SEEDS, limitation_shown_by, prompts_of
+from sd_space.ui.limitations import AUTOENCODER, SEEDS, limitation_shown_by, prompts_of
 
 MAX_RUNS = MAX_STRIP * len(bias.SEEDS)  # of the largest experiment
+LOWEST_PRIORITY = 1  # everything else has 0
 Parts = Sequence[Sequence[Mapping[str, Any]]]  # the values of the requests of each strip
 
 
@@ -89,29 +90,51 @@ class ExperimentHandlers:
     async def draw_limitation(self, acceptance_token: str, name: str, request: gr.Request) -> AsyncIterator[dict]:
         def plan() -> Parts:
             prompts = prompts_of(name, self._is_picture_book)
-            return [[one_picture(prompt, seed) for prompt in prompts for seed in SEEDS]]
+            return [[one_picture(prompt, seed) for prompt in prompts for seed in SEEDS[: 1 if inspection else None]]]
 
-        async for updates in self._draw(acceptance_token, plan, request):
+        inspection = Inspection.AUTOENCODER if name == AUTOENCODER else None
+        async for updates in self._draw(acceptance_token, plan, request, inspection=inspection):
             yield updates
 
     async def draw_words(self, acceptance_token: str, words: str, request: gr.Request) -> AsyncIterator[dict]:
-        """A strip of all words for each seed, one after the other: together they may be more than one may have."""
+        """A strip of all words for each seed, one after the other: together they may be more than one may have.
+
+        They are drawn while nobody else needs the device.
+        """
 
         def plan() -> Parts:
             prompts = bias.prompts_of(words, self._is_picture_book)
             return [[one_picture(prompt, seed) for prompt in prompts] for seed in bias.SEEDS]
 
-        async for updates in self._draw(acceptance_token, plan, request):
+        async for updates in self._draw(acceptance_token, plan, request, priority=LOWEST_PRIORITY):
             yield updates
 
-    async def _draw(self, token: str, plan: Callable[[], Parts], request: gr.Request) -> AsyncIterator[dict]:
+    async def draw_steps(self, acceptance_token: str, prompt: str, request: gr.Request) -> AsyncIterator[dict]:
+        """With the model's own guidance and without any, as one strip."""
+
+        def plan() -> Parts:
+            own = one_picture(prompt, SEEDS[0])
+            return [[own, {**own, "guidance_scale": 1.0}]]
+
+        async for updates in self._draw(acceptance_token, plan, request, inspection=Inspection.STEPS):
+            yield updates
+
+    async def _draw(
+        self,
+        token: str,
+        plan: Callable[[], Parts],
+        request: gr.Request,
+        priority: int = 0,
+        inspection: Inspection | None = None,
+    ) -> AsyncIterator[dict]:
         """Draws the parts one after the other, so that none is larger than a strip, until one of them is stopped."""
         own, runs, refusal = self.parts, list[Run](), None
         try:
             parts = plan()
             for number, part in enumerate(parts):
                 place_id = None if number else place_id_of(request)
-                async with aclosing(self.intake.begin_all(token, part, address_of(request), place_id)) as begun:
+                asked = token, part, address_of(request), place_id, priority, inspection
+                async with aclosing(self.intake.begin_all(*asked)) as begun:
                     async for step in begun:
                         if isinstance(step, Stage):
                             yield {
@@ -153,9 +176,11 @@ class ExperimentHandlers:
 
     def _lesson(self, runs: Sequence[Run]) -> str:
         """What there is to see in their pictures, known by their prompts, so that it is there after a reload too."""
+        if runs[0].admitted.inspection is Inspection.STEPS:
+            return inspection_views.steps_lesson()
         prompts = [run.admitted.request.prompt for run in runs]
         if limitation := limitation_shown_by(prompts):
-            return limitation_views.lesson(limitation)
+            return limitation_views.lesson(limitation.look_at, limitation.why)
         words = bias.words_in(prompts, self._is_picture_book)
         return bias_views.lesson(words, self._is_picture_book) if words else ""
 

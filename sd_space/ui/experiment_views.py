@@ -7,7 +7,7 @@ from sd_space.errors import SpaceError
 from sd_space.languages import Phrase, said, translate
 from sd_space.schema import Outcome
 from sd_space.serving.grid import Cell, Row, cells_of
-from sd_space.ui import changing_views, run_views, views
+from sd_space.ui import changing_views, inspection_views, run_views, views
 
 _NOT_SHOWN = {
     "deleted": Phrase("Deleted on the server"),
@@ -33,6 +33,8 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
     done = sum(1.0 if c.run.is_done else c.run.progress.fraction_done if c.run.progress else 0.0 for c in cells)
     progress = translate("{done} of {count} ready", done=ready, count=len(cells))
     words = [progress, *([views.time_left(left)] if left is not None else []), note]
+    if decoded := sum(len(cell.run.inspected) for cell in cells):
+        words.insert(1, translate("{count} decoded to look at", count=decoded))
     label = translate("Progress of the experiment")
     return (
         f'<p class="note" data-drawing>{escape(" · ".join(filter(None, words)))}</p>'
@@ -43,8 +45,11 @@ def progress(rows: Sequence[Row], note: str = "") -> str:
 
 def pictures(rows: Sequence[Row], ttl_s: int, lesson: str) -> str:
     """The pictures, what there is to see in them, and any two of them, one over the other."""
-    kept = translate("Kept here for {time}; keep what you need as a sheet.", time=views.setting_duration(ttl_s))
-    return f"{_rows(rows)}{lesson}<p>{kept}</p>{_two(rows)}"
+    words = translate("Kept here for {time}; keep what you need as a sheet.", time=views.setting_duration(ttl_s))
+    kept = f"<p>{words}</p>"
+    if (cells := cells_of(rows))[0].run.admitted.inspection is not None:
+        return f"{inspection_views.inspected(cells)}{lesson}{kept}"
+    return f"{_rows(rows)}{lesson}{kept}{_two(rows)}"
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -9,7 +9,7 @@ from sd_space.card import ModelCard
 from sd_space.languages import Phrase, translate
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
 from sd_space.serving.strip import MAX_STRIP
-from sd_space.ui import bias, experiment_views, limitation_views
+from sd_space.ui import bias, experiment_views, inspection_views, limitation_views
 from sd_space.ui.experiment_presets import CHANGES, EVALUATION
 from sd_space.ui.translation import html
 from sd_space.ui.views import CARD_IN_ENGLISH, english_note
@@ -30,6 +30,8 @@ class Experiments:
     prompt: gr.Textbox
     seed: gr.Number
     draw_strip: gr.Button
+    steps_prompt: gr.Textbox
+    draw_steps: gr.Button
     limitations: gr.HTML
     ask_limitation: gr.Button
     about_words: gr.HTML
@@ -58,6 +60,8 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
     with gr.Tab(Phrase("Experiments"), id=TAB, visible=False, elem_id=TAB) as tab:
         with gr.Accordion(Phrase("Change one thing"), open=True, elem_id="change-one-thing"):
             parts = _strip_form(card)
+        with gr.Accordion(Phrase("How it works"), open=False, elem_id="how-it-works"):
+            parts |= _steps_form(card)
         with gr.Accordion(Phrase("Limits that the model card names"), open=False, elem_id="limits-to-try"):
             parts["limitations"] = html(limitation_views.loading, elem_id="limitations")
         with gr.Accordion(Phrase("Bias"), open=False, elem_id="bias-to-try"):
@@ -75,6 +79,21 @@ def lay_out_unseen() -> dict[str, Any]:
         "ask_limitation": gr.Button(visible="hidden", elem_id="ask-limitation"),
         "runs": gr.Textbox(visible="hidden", elem_id="experiment-runs"),
     }
+
+
+def _steps_form(card: ModelCard) -> dict[str, Any]:
+    html(inspection_views.introduction)
+    prompt = gr.Textbox(
+        card.examples[-1].text,
+        label=Phrase("Prompt of both"),
+        lines=1,
+        max_lines=4,
+        max_length=MAX_PROMPT_CHARS,
+        elem_id="steps-prompt",
+    )
+    words = Phrase("Draw it and show its steps")
+    draw = gr.Button(words, variant="primary", elem_id="draw-steps", elem_classes="draws")
+    return {"steps_prompt": prompt, "draw_steps": draw}
 
 
 def _bias_form(card: ModelCard) -> dict[str, Any]:

@@ -25,12 +25,11 @@ def limitations(card: ModelCard, is_picture_book: bool) -> str:
     return f'{note}{english_note(CARD_IN_ENGLISH)}<div class="limitations">{cards}</div>'
 
 
-def lesson(limitation: Limitation) -> str:
+def lesson(look_at: str, why: str) -> str:
     """What stands below the pictures."""
-    look_at, why = translate(limitation.look_at), translate(limitation.why)
     return (
-        f"<p><strong>{translate('What to look at:')}</strong> {look_at}</p>"
-        f"<p><strong>{translate('Why:')}</strong> {why}</p>"
+        f"<p><strong>{translate('What to look at:')}</strong> {translate(look_at)}</p>"
+        f"<p><strong>{translate('Why:')}</strong> {translate(why)}</p>"
     )
 
 
@@ -46,7 +45,7 @@ def _card(limitation: Limitation, words: str, can_be_drawn: bool) -> str:
     )
     return (
         f'<section><h3>{escape(title)}</h3><blockquote lang="en">{linked(words)}</blockquote>'
-        f"{lesson(limitation)}"
+        f"{lesson(limitation.look_at, limitation.why)}"
         f"{button if can_be_drawn else ''}</section>"
     )
 

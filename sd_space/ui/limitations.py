@@ -7,6 +7,7 @@ from sd_space.card import ModelCard
 from sd_space.errors import InvalidRequest
 
 SEEDS = (1, 2)  # the same for everybody, so that a class sees the same
+AUTOENCODER = "autoencoder"  # is shown with one picture, and what the autoencoder makes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,15 @@ LIMITATIONS = (
         ("a cat on a beach", "eine Katze am Strand", "un gato en la playa", "猫 在 海滩 上"),
     ),
     Limitation(
-        "autoencoder",
+        AUTOENCODER,
         "autoencoding",
         "The autoencoder",
-        "Open any picture in full size and look at its finest patterns: hair, leaves, small faces far away.",
-        "Pictures are drawn with a 48th of their numbers and decoded at the end; what is finer is made up. There is "
-        "nothing to press here: every picture shows it.",
+        "Where does the difference lie: on plain surfaces, or along edges and in the finest patterns, such as hair, "
+        "leaves and letters?",
+        "Pictures are drawn with a 48th of their numbers and decoded at the end. What is finer than those can say is "
+        "made up in each decoding, so that a picture never comes back as it went in.",
+        ("a photo of a crowded market street with shop signs",),
+        ("a cabin in a favela in expressionist style",),
     ),
     Limitation(
         "dataset",

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp
 from sd_space.backends import Backend
 from sd_space.card import ModelCard
 from sd_space.languages import current_language, translate
-from sd_space.recorded import CONTACT_SHEET, ICON, RecordedExample
-from sd_space.serving import gradio_queue
+from sd_space.recorded import ICON, LINK_PREVIEW, RecordedExample
+from sd_space.serving import gradio_queue, routes
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.credentials import Claim
 from sd_space.serving.document import Document
@@ -43,12 +43,11 @@ _VERIFY = "verify"
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _COMPARE = "compare"
 _EXPERIMENTS = ("draw_strip", "draw_limitation", "draw_words")  # the names of the page's handlers that ask for strips
-_PREVIEW_IMAGE_URL = f"{PUBLIC}/gradio_api/file={CONTACT_SHEET}"
 
 
 def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:
     """Everything that visitors may fetch as a file."""
-    return [store.root, CONTACT_SHEET, *(example.path for example in recorded)]
+    return [store.root, LINK_PREVIEW, *(example.path for example in recorded)]
 
 
 def _signed(store: ResultStore, recorded: Sequence[RecordedExample]) -> SignedRecordings:
@@ -58,7 +57,7 @@ def _signed(store: ResultStore, recorded: Sequence[RecordedExample]) -> SignedRe
         for example in recorded
     }
     if claims:
-        claims[CONTACT_SHEET] = max(claims.values(), key=lambda claim: claim.made_at)
+        claims[LINK_PREVIEW] = max(claims.values(), key=lambda claim: claim.made_at)
     return SignedRecordings(store.marks, claims)
 
 
@@ -86,7 +85,8 @@ def launch(
 
     gradio_queue.wrap_apps(filtered)
     gradio_queue.keep_no_values()
-    gradio_queue.add_to_document(_PREVIEW_IMAGE_URL, partial(_document, demo, gate.card))
+    preview = routes.LINK_PREVIEW.removeprefix("/")
+    gradio_queue.add_to_document(f"{PUBLIC}/", preview, partial(_document, demo, gate.card))
     gradio_queue.keep_queue_running(demo)
     _, url, _ = demo.launch(
         prevent_thread_lock=True,
@@ -99,7 +99,6 @@ def launch(
         max_threads=_max_running_events(settings),
         state_session_capacity=SESSION_CAPACITY,
         pwa=False,
-        favicon_path=ICON,
         strict_cors=True,
         footer_links=["api"],
         theme=THEME,
@@ -161,6 +160,7 @@ def _contract(
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,
+        link_preview=LINK_PREVIEW,
         recordings=_signed(store, recorded),
     )
 

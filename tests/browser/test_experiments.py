@@ -1,9 +1,12 @@
 """The tab "Experiments" as a teacher uses it: from the first screen to what is taken home."""
 
+import re
+
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from .axe import violations
 from .test_page import withdraw
 
 LOADED = "(image) => image.complete && image.naturalWidth > 0"
@@ -61,11 +64,65 @@ def test_one_thing_is_changed_and_two_pictures_are_laid_over_each_other(workspac
     assert page.errors == [] and page.foreign == []
 
 
+def frames(page) -> list[str]:
+    """What is seen of the two pictures: their addresses, each of a file that is loaded."""
+    images = page.locator("#steps-player img").locator("visible=true").all()
+    assert len(images) == 2 and all(image.evaluate(LOADED) for image in images)
+    return [image.get_attribute("src") for image in images]
+
+
+def test_a_run_is_seen_step_by_step_and_what_the_autoencoder_loses(workspace):
+    page = open_experiments(workspace)
+    page.get_by_role("button", name="How it works").click()
+    page.get_by_label("Prompt of both").fill("a robot on a beach")
+    page.get_by_role("button", name="Draw it and show its steps").click()
+    player, shown = page.locator("#steps-player"), page.locator("#experiment-pictures")
+    expect(player.locator("figcaption")).to_have_text(["Guidance scale 3", "Guidance scale 1"])
+    expect(shown).to_contain_text("What to look at: Start at the first step.")
+    expect(player).to_contain_text("The finished picture")
+    slider, seen = player.get_by_role("slider", name="Step"), [frames(page)]
+    slider.press("Home")
+    expect(player).to_contain_text("Step 1 of 20")
+    expect(player.get_by_role("img", name="Guidance scale 3, step 1 of 20")).to_be_visible()
+    seen.append(frames(page))
+    slider.press("ArrowRight")
+    expect(slider).to_have_attribute("aria-valuetext", "Step 3 of 20")
+    seen.append(frames(page))
+    assert len({address for pair in seen for address in pair}) == 6
+    player.get_by_role("button", name="Play").press("Enter")
+    player.get_by_role("button", name="Pause").press("Enter")
+    expect(player.get_by_role("button", name="Play")).to_be_visible()
+    slider.fill("11")
+    player.get_by_role("button", name="Play").click()
+    expect(player).to_contain_text("The finished picture")
+    expect(player.get_by_role("button", name="Play")).to_be_visible()
+    assert violations(page) == []
+    page.emulate_media(reduced_motion="reduce")
+    expect(player.get_by_role("button")).to_be_hidden()
+    page.get_by_role("button", name="How it works").click()
+
+    page.get_by_role("button", name="Limits that the model card names").click()
+    page.get_by_role("button", name="Show it: The autoencoder").click()
+    expect(shown).to_contain_text(re.compile(r"PSNR \d\d\.\d dB: on average a value of 0 to 255 is off by"))
+    expect(shown.locator("h3")).to_have_text("a cabin in a favela in expressionist style")
+    expect(shown.get_by_role("img")).to_have_count(3)
+    images = [image.get_attribute("src") for image in shown.get_by_role("img").all()]
+    assert len(set(images)) == 3 and all(image.evaluate(LOADED) for image in shown.get_by_role("img").all())
+    before = shown.get_by_role("img", name="Before")
+    expect(before).to_have_css("clip-path", "inset(0px 50% 0px 0px)")
+    page.get_by_label("How much is seen of the picture before").locator("visible=true").fill("10")
+    expect(before).to_have_css("clip-path", "inset(0px 90% 0px 0px)")
+    expect(shown.get_by_role("img", name="The difference of the two, 8 times as strong")).to_be_visible()
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert page.errors == [] and page.foreign == []
+
+
 @pytest.mark.nightly  # in-process tests say the same of handlers and layout
 def test_a_limitation_and_a_bias_are_seen_beside_what_the_card_says_of_them(workspace):
     page = open_experiments(workspace)
     page.get_by_role("button", name="Limits that the model card names").click()
-    expect(page.locator("#limitations blockquote")).to_have_count(2)
+    expect(page.locator("#limitations blockquote")).to_have_count(3)
     expect(page.locator("#limitations")).to_contain_text("A red cube on top of a blue sphere")
     page.get_by_role("button", name="Show it: Things in relation to each other").click()
     expect(page.locator("#experiment-status")).to_contain_text("4 pictures.")

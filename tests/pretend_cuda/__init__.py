@@ -96,5 +96,4 @@ def _accelerator(device: Pretended) -> dict[str, object]:
         "current_accelerator": lambda *_: torch.device(CUDA.type),
         "current_device_index": lambda: 0,
         "synchronize": lambda *_: device.wait("synchronize"),
-        "empty_cache": lambda: None,
     }

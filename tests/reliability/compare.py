@@ -23,7 +23,19 @@ import torch
 
 from ..server import until
 from ..tiny_models import save_model_folder
-from . import faults, inside, soak, test_faults, test_gate, test_load, test_privacy, test_safety, test_soak, test_values
+from . import (
+    faults,
+    inside,
+    soak,
+    test_fairness,
+    test_faults,
+    test_gate,
+    test_load,
+    test_privacy,
+    test_safety,
+    test_soak,
+    test_values,
+)
 from .crowd import CALL, Crowd, take_turns
 from .rig import Rig, Rigs, holds_picture
 from .scoreboard import Attempts
@@ -391,9 +403,9 @@ def load(rigs: Rigs, tally: Tally) -> None:
     print(f"L: {kinds.count('complete')} served, the last after {slowest_s:.1f} s")
     try:
         asyncio.run(outlives(rig))
-        print(f"L: {test_load.THOUSANDS:,} short visits outlived")
+        print(f"L: {test_fairness.THOUSANDS:,} short visits outlived")
     except (AssertionError, EOFError, TimeoutError, OSError) as error:
-        print(f"L: {test_load.THOUSANDS:,} short visits not outlived: {type(error).__name__} {str(error)[:200]}")
+        print(f"L: {test_fairness.THOUSANDS:,} short visits not outlived: {type(error).__name__} {str(error)[:200]}")
 
 
 def attempt_crowd(answers: list[Answer], files: dict, alone: dict) -> None:
@@ -425,7 +437,7 @@ async def burst(crowd: Crowd) -> tuple:
 
 
 async def outlives(rig: Rig) -> None:
-    """As `test_load.assert_outlives`; the short visits tick the licence's box."""
+    """As `test_fairness.assert_outlives`; the short visits tick the licence's box."""
     crowd, asked = Crowd(rig.url), rig.count("asked")
     with rig.patched("diffusers:AutoencoderKL.decode", faults.hanging):
         waiting = asyncio.create_task(crowd.call("generate", as_stock(QUICK)))
@@ -439,7 +451,7 @@ async def outlives(rig: Rig) -> None:
                 path = f"{CALL}/lambda/{json.loads(posted.body)['event_id']}"
                 await crowd.events(path, posted, until=lambda line: True)
 
-        await take_turns(come_and_go, range(test_load.THOUSANDS), 4)
+        await take_turns(come_and_go, range(test_fairness.THOUSANDS), 4)
     rig.do_in_engine(faults.let_go)
     assert (await asyncio.wait_for(waiting, 10)).is_complete
     assert (await asyncio.wait_for(crowd.call("generate", as_stock(QUICK)), 10)).is_complete

@@ -2,12 +2,14 @@
 
 import copy
 import io
+import itertools
 import re
 import threading
 import time
 import warnings
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,13 +20,14 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from sd_space.engine.engine import run_to_completion
 from sd_space.engine.safety import SafetyScreen
 from sd_space.errors import ModelUnavailable, SafetyCheckFailed
-from sd_space.schema import Outcome
+from sd_space.schema import Inspection, Outcome
 
 from ..generated import sampled
 from ..test_safety import checker_of, damage, flag, pictures
-from ..tiny_models import load, make_engine, make_safety_checker, make_screen, save_model_folder
+from ..tiny_models import admitted, load, make_engine, make_safety_checker, make_screen, save_model_folder
 from . import faults, inside
 from .scoreboard import Attempt, Attempts, Mutant
 
@@ -289,6 +292,23 @@ def black(painter, patch):
     return make_screen(painter).screen(-torch.ones(1, 3, 64, 64), [0]), [OK]
 
 
+@S("S74", "the steps of a picture that is flagged")
+def steps_of_a_flagged_picture(painter, patch):
+    return _inspected(painter, patch, flagged=0), [WITHHELD]
+
+
+@S("S75", "a step that is flagged, of a picture that is not")
+def flagged_step(painter, patch):
+    return _inspected(painter, patch, flagged=2), [OK, OK, WITHHELD, OK, OK, OK]
+
+
+def _inspected(painter, patch, flagged: int):
+    """A picture and its five steps, of all of which the checker flags that one."""
+    engine, seen = make_engine(painter), itertools.count()
+    patch.setattr(engine._screen, "_is_flagged", lambda picture: next(seen) == flagged)
+    return run_to_completion(engine, replace(admitted("a"), inspection=Inspection.STEPS)).images
+
+
 def assert_fails_closed(attempt: Attempt, painter, patch, folder) -> None:
     """Refused, or every picture has the outcome that it must have; and none but a passed one has pixels."""
     needs_folder = "folder" in attempt.make.__code__.co_varnames[: attempt.make.__code__.co_argcount]
@@ -404,6 +424,21 @@ MUTANTS = (
         "not screen.is_healthy",
     ),
     Mutant("sd_space.engine.engine:Engine.__init__", "not isinstance(screen, SafetyScreen)", "False", "S15", TAKEN),
+    Mutant(
+        "sd_space.engine.inspector:Inspector.begin",
+        "any(image.outcome is not Outcome.OK for image in active.images.values())",
+        "False",
+        "S74",
+        OUTCOME,
+    ),
+    Mutant(
+        "sd_space.engine.finishing:Finisher._finish",
+        "finishing.images = self._screen.screen(",
+        "screen = lambda decoded, seeds: [ScreenedImage(seed, Outcome.OK, 1, 1, bytes(3)) for seed in seeds]\n    "
+        "finishing.images = (self._screen.screen if finishing.group[0].of_step is None else screen)(",
+        "S75",
+        OUTCOME,
+    ),
 )
 
 

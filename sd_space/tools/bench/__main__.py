@@ -17,7 +17,7 @@ from sd_space.tools.bench.figures import plain, save
 
 BENCHMARKS = (
     "report", "machine", "recipe", "exactness", "batch", "size", "engine", "ladder", "startup", "clock", "faults",
-    "schedulers", "levers", "attention", "recordings", "overhead", "scale", "picture", "processes", "mixed",
+    "schedulers", "levers", "attention", "recordings", "overhead", "scale", "picture", "processes", "mixed", "strip",
     "gpu_tests",
 )  # fmt: skip
 
@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def load(name: str):
     """The benchmark's module. All but the report, which measures in processes of their own, need torch."""
     if name != "report":
+        from sd_space.model.lean_imports import import_lean
+
+        import_lean()  # as an engine's process does: else each part of a report spends two seconds more on it
         import transformers
 
         transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages

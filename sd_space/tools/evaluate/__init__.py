@@ -1,1 +1,1 @@
-"""Measures the picture-book checkpoint: does it draw what a prompt says, and does its checker find the emblem?"""
+"""Measures pictures: does a model draw what a prompt says, and does the picture book's checker find the emblem?"""

@@ -1,5 +1,4 @@
-"""Measures the picture-book checkpoint: ``python -m sd_space.tools.evaluate adherence``, ``safety``, ``positions`` or
-``changes``.
+"""Measures pictures: ``python -m sd_space.tools.evaluate`` with sweep (any model), or one that is the picture book's.
 
 A table for people, and one JSON object as the last line of standard output.
 """
@@ -17,7 +16,7 @@ import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
-from sd_space.tools.evaluate import changes, metrics, positions, scorer
+from sd_space.tools.evaluate import changes, metrics, positions, scorer, sweep
 from sd_space.tools.train_tiny import export, pictures, safety, vae
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, Scene, sample_scene
@@ -117,7 +116,8 @@ def adherence(options: argparse.Namespace) -> dict:
             add(f"{name}, guidance {scale:g}", images, (time.perf_counter() - started) / len(texts))
             row = rows[f"{name}, guidance {scale:g}"]
             curves[name].append((row["kid"], row["adherence"], scale))
-    metrics.pareto_plot(curves, rows["ORACLE"]["adherence"]).save(options.plot)
+    across, up = "KID against fresh renders (left is better)", "adherence (mean of five attributes; up is better)"
+    metrics.pareto_plot(curves, across, up, rows["ORACLE"]["adherence"]).save(options.plot)
 
     cards = card_figures(options, pipeline, main_judge, mean, deviation)
     return {"captions": len(texts), "rows": rows, "card": cards, "plot": str(options.plot)}
@@ -239,23 +239,28 @@ MEASURES = {
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m sd_space.tools.evaluate", description=__doc__)
-    parser.add_argument("measure", choices=tuple(MEASURES))
-    parser.add_argument("--captions", type=int, default=500, help="fresh captions (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=16, help="pictures of each card prompt (default: %(default)s)")
-    parser.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales (default: the card's)")
-    parser.add_argument(
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--state", type=Path, default=STATE, help="where the scorers are kept (default: %(default)s)")
+    common.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
+    own = argparse.ArgumentParser(add_help=False, parents=[common])
+    own.add_argument("--captions", type=int, default=500, help="fresh captions (default: %(default)s)")
+    own.add_argument("--seeds", type=int, default=16, help="pictures of each card prompt (default: %(default)s)")
+    own.add_argument("--scales", type=float, nargs="+", default=SCALES, help="guidance scales (default: the card's)")
+    own.add_argument(
         "--samplers",
         nargs="+",
         choices=("plms", "dpm"),
         default=("plms", "dpm"),
         help="50 PLMS, 20 DPM++ steps, or both",
     )
-    parser.add_argument("--target", type=Path, default=export.TINY, help="the checkpoint (default: sd_space/tiny)")
-    parser.add_argument("--state", type=Path, default=STATE, help="where the scorers are kept (default: %(default)s)")
-    parser.add_argument("--plot", type=Path, default=STATE / "pareto.png", help="the plot (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
-    parser.add_argument("--seed", type=int, default=0)
+    own.add_argument("--target", type=Path, default=export.TINY, help="the checkpoint (default: sd_space/tiny)")
+    own.add_argument("--plot", type=Path, default=STATE / "pareto.png", help="the plot (default: %(default)s)")
+    own.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(prog="python -m sd_space.tools.evaluate", description=__doc__)
+    measures = parser.add_subparsers(dest="measure", required=True)
+    for name in MEASURES:
+        measures.add_parser(name, parents=[own])
+    sweep.add_arguments(measures.add_parser("sweep", parents=[common], description=sweep.__doc__))
     return parser.parse_args(arguments)
 
 
@@ -263,9 +268,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(options.threads)
-    options.plot.parent.mkdir(parents=True, exist_ok=True)
-    figures = MEASURES[options.measure](options)
+    figures = sweep.run(options) if options.measure == "sweep" else own_figures(options)
     print(json.dumps({"measure": options.measure, "device": "cpu", "threads": options.threads, **figures}))
+
+
+def own_figures(options: argparse.Namespace) -> dict:
+    options.plot.parent.mkdir(parents=True, exist_ok=True)
+    return MEASURES[options.measure](options)
 
 
 if __name__ == "__main__":

@@ -40,30 +40,34 @@ def nearest(features: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.sqrt(squares.clip(0).min(1))
 
 
-def pareto_plot(curves: dict[str, list[tuple[float, float, float]]], limit: float) -> Image.Image:
-    """A 640 x 480 plot of adherence (up) against KID (right) with the guidance scale at each point.
+def pareto_plot(
+    curves: dict[str, list[tuple[float, float, float]]], across: str, up: str, limit: float | None = None
+) -> Image.Image:
+    """A 640 x 480 plot of two figures with the guidance scale at each point.
 
-    `curves` maps a name to (kid, adherence, guidance scale); `limit` is the oracle's adherence, a dashed line.
+    `curves` maps a name to (the figure that `across` names, the one that `up` names, guidance scale); `limit` is the
+    oracle's, a dashed line.
     """
     image = Image.new("RGB", (640, 480), "white")
     draw = ImageDraw.Draw(image)
     points = [point for curve in curves.values() for point in curve]
-    right = 1.1 * max(point[0] for point in points)
-    low = max(0.0, min(point[1] for point in points) - 0.05)
+    left, right = _bounds([point[0] for point in points])
+    low, high = _bounds([point[1] for point in points] + ([] if limit is None else [limit]))
 
-    def at(kid_value: float, level: float) -> tuple[float, float]:
-        return 70 + 540 * kid_value / right, 430 - 390 * (level - low) / (1 - low)
+    def at(x: float, y: float) -> tuple[float, float]:
+        return 70 + 540 * (x - left) / (right - left), 430 - 390 * (y - low) / (high - low)
 
-    draw.line([at(0, 1), at(0, low), at(right, low)], fill="black", width=2)
+    draw.line([at(left, high), at(left, low), at(right, low)], fill="black", width=2)
     for k in range(5):
-        x, y = right * k / 4, low + (1 - low) * k / 4
+        x, y = left + (right - left) * k / 4, low + (high - low) * k / 4
         draw.text((at(x, low)[0] - 12, 438), f"{x:.3f}", fill="black")
-        draw.text((24, at(0, y)[1] - 6), f"{y:.2f}", fill="black")
-    draw.text((250, 458), "KID against fresh renders (left is better)", fill="black")
-    draw.text((8, 8), "adherence (mean of five attributes; up is better)", fill="black")
-    for x in range(70, 610, 12):
-        draw.line([(x, at(0, limit)[1]), (x + 6, at(0, limit)[1])], fill="grey")
-    draw.text((540, at(0, limit)[1] - 14), "ORACLE", fill="grey")
+        draw.text((20, at(left, y)[1] - 6), f"{y:.3g}", fill="black")
+    draw.text((340, 458), across, fill="black", anchor="ma")
+    draw.text((8, 8), up, fill="black")
+    if limit is not None:
+        for x in range(70, 610, 12):
+            draw.line([(x, at(left, limit)[1]), (x + 6, at(left, limit)[1])], fill="grey")
+        draw.text((540, at(left, limit)[1] - 14), "ORACLE", fill="grey")
     for row, (colour, (name, curve)) in enumerate(zip(("#c0392b", "#2060c0", "#208040"), curves.items(), strict=False)):
         spots = [at(*point[:2]) for point in curve]
         draw.line(spots, fill=colour, width=2)
@@ -72,3 +76,9 @@ def pareto_plot(curves: dict[str, list[tuple[float, float, float]]], limit: floa
             draw.text((x + 6, y - 12), f"{point[2]:g}", fill=colour)
         draw.text((420, 380 + 16 * row), name, fill=colour)
     return image
+
+
+def _bounds(values: list[float]) -> tuple[float, float]:
+    """Least and most of an axis: a tenth wider than what it shows."""
+    margin = 0.1 * (max(values) - min(values)) or 0.1
+    return min(values) - margin, max(values) + margin

@@ -5,6 +5,7 @@ nothing that the picture happens to show beside them.
 """
 
 import random
+import re
 import string
 import tomllib
 from functools import cache
@@ -96,3 +97,20 @@ def caption(scene: Scene, rng: random.Random, *, junk: float = 0.2) -> tuple[str
     if text and rng.random() < 0.04:
         text = _typo(text, rng)
     return text, named
+
+
+def named_in(text: str) -> dict[str, str]:
+    """The value of each of `ATTRIBUTES` that somebody's own words name; the longest words are read first, and once."""
+    phrases = [
+        (phrase.lower(), section.partition("_")[0], value)
+        for section, values in _words().items()
+        if section != "meaningless"
+        for value, phrases in values.items()
+        for phrase in phrases
+    ]
+    rest, named = text.lower(), dict.fromkeys(ATTRIBUTES, NAMED_NONE)
+    for phrase, name, value in sorted(phrases, key=lambda entry: -len(entry[0])):
+        rest, found = re.subn(rf"\b{re.escape(phrase)}\b", "|", rest)
+        if found and named[name] == NAMED_NONE:
+            named[name] = value
+    return named

@@ -124,7 +124,7 @@ CPU = (
             "--repeats",
             "1",
         ),
-        brief_s=16,
+        brief_s=22,
     ),
     Part(
         "exactness",
@@ -137,7 +137,7 @@ CPU = (
             "--steps",
             "2",
         ),
-        brief_s=12,
+        brief_s=14,
     ),
     Part(
         "engine",
@@ -154,7 +154,7 @@ CPU = (
             "--stagger",
             "0",
         ),
-        brief_s=12,
+        brief_s=14,
     ),
     Part(
         "batch",
@@ -170,22 +170,7 @@ CPU = (
             "--repeats",
             "3",
         ),
-        brief_s=9,
-    ),
-    Part(
-        "startup",
-        ("--no-page", "--repeats", "2"),
-        40,
-        150,
-        "from the command to the first picture, beside the recipe",
-        takes=("model", "device", "seed", "steps"),
-        brief=(
-            "--steps",
-            "2",
-            "--repeats",
-            "1",
-        ),
-        brief_s=24,
+        brief_s=11,
     ),
     Part(
         "clock",
@@ -199,7 +184,7 @@ CPU = (
             "--repeats",
             "1",
         ),
-        brief_s=9,
+        brief_s=11,
     ),
     Part(
         "size",
@@ -214,7 +199,7 @@ CPU = (
             "--repeats",
             "1",
         ),
-        brief_s=8,
+        brief_s=9,
     ),
     Part(
         "schedulers",
@@ -229,7 +214,7 @@ CPU = (
             "--repeats",
             "2",
         ),
-        brief_s=9,
+        brief_s=11,
     ),
     Part(
         "overhead",
@@ -243,7 +228,22 @@ CPU = (
             "--steps",
             "4",
         ),
-        brief_s=8,
+        brief_s=11,
+    ),
+    Part(
+        "startup",
+        ("--no-page", "--repeats", "2"),
+        40,
+        150,
+        "from the command to the first picture, beside the recipe",
+        takes=("model", "device", "seed", "steps"),
+        brief=(
+            "--steps",
+            "2",
+            "--repeats",
+            "1",
+        ),
+        brief_s=26,
     ),
     Part(
         "v1-4-recipe",
