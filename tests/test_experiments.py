@@ -217,7 +217,7 @@ def test_the_steps_of_a_picture_are_shown_with_guidance_and_without(tmp_path):
         assert {(a.inspection, a.request.seed) for a in host.backend.started} == {(Inspection.STEPS, 1)}
         assert captions(window) == ["Guidance scale 3", "Guidance scale 1"]
         shown = re.findall('alt="Guidance scale 1, ([^"]+): (.*?)"', window[PICTURES])
-        assert shown == [("step 1 of 2", "ok"), ("step 2 of 2", "withheld"), ("the finished picture", "ok")]
+        assert shown == [("Step 1 of 2", "ready"), ("Step 2 of 2", "withheld"), ("The finished picture", "ready")]
         assert "held back 2 of 4 steps" in window[PICTURES] and "What to look at" in window[PICTURES]
         again = await host.visitor()
         again["token"] = window["token"]

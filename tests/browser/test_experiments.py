@@ -83,7 +83,7 @@ def test_a_run_is_seen_step_by_step_and_what_the_autoencoder_loses(workspace):
     slider, seen = player.get_by_role("slider", name="Step"), [frames(page)]
     slider.press("Home")
     expect(player).to_contain_text("Step 1 of 20")
-    expect(player.get_by_role("img", name="Guidance scale 3, step 1 of 20")).to_be_visible()
+    expect(player.get_by_role("img", name="Guidance scale 3, Step 1 of 20")).to_be_visible()
     seen.append(frames(page))
     slider.press("ArrowRight")
     expect(slider).to_have_attribute("aria-valuetext", "Step 3 of 20")
