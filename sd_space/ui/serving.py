@@ -42,7 +42,7 @@ SESSION_CAPACITY = 200  # sessions whose changed components Gradio remembers, ab
 _VERIFY = "verify"
 _GENERATE = "generate"  # the name of both handlers that ask for pictures
 _COMPARE = "compare"
-_EXPERIMENTS = ("draw_strip", "draw_limitation", "draw_words")  # the names of the page's handlers that ask for strips
+_DRAW = "draw_"  # how the names begin of the page's other handlers that ask for pictures
 
 
 def served_files(store: ResultStore, recorded: Sequence[RecordedExample]) -> list[Path]:
@@ -156,7 +156,7 @@ def _contract(
         is_queue_alive=lambda: gradio_queue.is_queue_alive(demo),
         body_bytes=dict.fromkeys(drawing, MAX_PICTURE_BODY_BYTES)
         | dict.fromkeys([*named(_VERIFY), EDITS], MAX_BODY_BYTES),
-        draws=drawing.union(*map(named, _EXPERIMENTS)),
+        draws=drawing | {index for index, event in demo.fns.items() if (event.name or "").startswith(_DRAW)},
         has_login=has_login,
         title=views.TITLE,
         icon=ICON,

@@ -383,7 +383,7 @@ def stop_queue() -> int:
     """Returns how readiness is answered from then on until the queue is started again, which is soon."""
     queue, answers = inside.gradio_queue(), inside.live("OwnAnswers")  # to find them takes a while
     queue.stopped = True
-    return answers.find("GET", "/readyz").status_code
+    return answers.find("GET", "/readyz", "").status_code
 
 
 @F("F42", "Gradio's queue stops during a run")

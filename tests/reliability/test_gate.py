@@ -550,12 +550,17 @@ def anothers_heartbeat(rig: Rig, visitor: Visitor, token: str):
 @G("G46", "another's run through an accepted visitor's own page")
 def anothers_run(rig: Rig, visitor: Visitor, token: str):
     run_id, other = _finished_run(rig, visitor, token), visitor.token()
-    events = events_taking(visitor, *RESUMING)
-    own = [visitor.join(event["id"], [token, run_id, run_id, "", ""][: len(event["inputs"])]) for event in events]
+
+    def answer_to(event: dict, by: str, asked: object) -> Answer:
+        return visitor.join(event["id"], [by, asked, asked, "", ""][: len(event["inputs"])])
+
+    # Those that draw what is asked for show its visitor a picture of whatever that is.
+    events = [one for one in events_taking(visitor, *RESUMING) if b".png" not in answer_to(one, token, "a cat").body]
+    own = [answer_to(event, token, run_id) for event in events]
     assert any(b".png" in answer.body for answer in own), "not even its own visitor is shown the run"
     for event in events:
         for guessed in (run_id, "", "0", "../", secrets.token_urlsafe(16), None, 5, ["x"]):
-            yield visitor.join(event["id"], [other, guessed, guessed, "", ""][: len(event["inputs"])])
+            yield answer_to(event, other, guessed)
 
 
 @G("G47", "an acceptance that was withdrawn on the page")
