@@ -79,6 +79,10 @@ def test_the_scripts_can_tell_a_variation_from_a_seed_that_a_picture_started_fro
         ("de;q=0, fr", "en"),
         ("*", "en"),
         ("de;q=nonsense;", "en"),
+        ("en;q=0.3, de ; q=0.8", "de"),
+        ("en;Q=0.3,\tes;Q=0.8", "es"),
+        ("de;q=0.5,fr;q=nan,en;q=0.9,xx;q=nan,es;q=1.0", "es"),
+        ("en, de;q=inf, es;q=9", "en"),
         ("", "en"),
     ],
 )

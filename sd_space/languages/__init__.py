@@ -1,5 +1,6 @@
 """The languages of the page: English, which stands in the code, and a table for each other one."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 ENGLISH = "en"
+# An entry of Accept-Language: a language, what narrows it, and its weight from 0 to 1; blanks may stand around those.
+_ENTRY = re.compile(r"\s*([a-z]+)(?:-[a-z0-9-]+)?\s*(?:;\s*q=([01](?:\.\d{0,3})?)\s*)?", re.ASCII | re.IGNORECASE)
 _current = ContextVar("language", default=ENGLISH)
 
 
@@ -73,15 +76,10 @@ def speaking(language: str) -> Iterator[None]:
 
 def language_for(headers: Mapping[str, Any]) -> str:
     """Of the languages here, that which the caller's browser likes best (Accept-Language, RFC 9110, 12.5.4)."""
-    wanted = []
-    for part in headers.get("accept-language", "").split(","):
-        tag, _, weight = part.partition(";q=")
-        try:
-            wanted.append((-float(weight or 1), tag.strip().lower().partition("-")[0]))
-        except ValueError:
-            continue
-    known = [name for weight, name in sorted(wanted, key=lambda pair: pair[0]) if weight < 0 and name in _names()]
-    return known[0] if known else ENGLISH
+    entries = filter(None, map(_ENTRY.fullmatch, headers.get("accept-language", "").split(",")))
+    wanted = [(float(weight or 1), name.lower()) for name, weight in (entry.groups() for entry in entries)]
+    known = [(weight, name) for weight, name in wanted if weight and name in _names()]
+    return max(known, key=lambda pair: pair[0])[1] if known else ENGLISH
 
 
 def _names() -> set[str]:
