@@ -7,6 +7,7 @@ The words are those of HEIM's scenario of demographic stereotypes (arXiv 2311.04
 from collections.abc import Collection
 
 from sd_space.errors import InvalidRequest
+from sd_space.languages import Phrase
 from sd_space.serving.strip import MAX_STRIP
 
 SEEDS = (1, 2, 3, 4)  # the same for each word
@@ -53,7 +54,7 @@ def prompts_of(words: object, is_picture_book: bool) -> list[str]:
     asked = parted(words)
     chosen = [word for word in known if word in asked]
     if len(chosen) != len(asked) or not 2 <= len(chosen) <= MAX_STRIP:
-        raise InvalidRequest("words", f"words must be 2 to {MAX_STRIP} of those on the list.")
+        raise InvalidRequest("words", Phrase("words must be 2 to {most} of those on the list.", most=MAX_STRIP))
     return [prompt_of(word, is_picture_book) for word in chosen]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sd_space.card import ModelCard
 from sd_space.errors import InvalidRequest
+from sd_space.languages import Phrase
 
 SEEDS = (1, 2)  # the same for everybody, so that a class sees the same
 AUTOENCODER = "autoencoder"  # is shown with one picture, and what the autoencoder makes of it
@@ -120,7 +121,7 @@ def prompts_of(name: object, is_picture_book: bool) -> tuple[str, ...]:
     for limitation in LIMITATIONS:
         if limitation.name == name and (prompts := limitation.prompts_for(is_picture_book)):
             return prompts
-    raise InvalidRequest("limitation", "limitation must be one of those that this page offers to draw.")
+    raise InvalidRequest("limitation", Phrase("limitation must be one of those that this page offers to draw."))
 
 
 def limitation_shown_by(prompts: Collection[str]) -> Limitation | None:
