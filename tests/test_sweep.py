@@ -1,6 +1,7 @@
 """Claims about `python -m sd_space.tools.evaluate sweep`, run as it is, with few steps."""
 
 import json
+import os
 import random
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProce
 from sd_space.tools.evaluate.__main__ import main, parse
 from sd_space.tools.evaluate.judges import ClipJudge
 from sd_space.tools.evaluate.scorer import STEPS, train
+from sd_space.tools.evaluate.sweep import read_prompts
 from sd_space.tools.train_tiny import loop
 from sd_space.tools.train_tiny.captions import caption, named_in
 from sd_space.tools.train_tiny.export import TINY
@@ -99,12 +101,27 @@ def test_any_model_is_scored_by_a_clip_folder(swept, clip_folder, model_folder):
         (("--model", "tiny", "--guidance-scales", "2"), "values must be 2 to 8 of guidance_scale"),
         (("--model", "tiny", "--guidance-scales", "2,70"), "guidance_scale must be"),
         (("--model", "tiny", "--prompts", "nowhere.txt"), "--prompts nowhere.txt cannot be read"),
+        (("--model", "tiny", "--prompts", os.devnull), "has no prompt"),
+        (("--model", "tiny", "--out", __file__), "must be a folder that can be written to"),
         (("--model", "tiny", "--scorer", "./nowhere"), "--scorer ./nowhere cannot be loaded as a CLIP model"),
     ],
 )
 def test_what_cannot_be_swept_is_said_in_a_sentence(swept, arguments, sentence):
     with pytest.raises(SystemExit, match=sentence):
         swept(*arguments)
+
+
+@pytest.mark.parametrize("option", ["--seeds", "--threads"])
+@pytest.mark.parametrize("number", ["0", "-3", "many"])
+def test_there_is_at_least_one_of_what_is_counted(swept, capsys, option, number):
+    with pytest.raises(SystemExit):
+        swept(f"{option}={number}")
+    assert f"argument {option}: must be a whole number of at least 1, not {number}" in capsys.readouterr().err
+
+
+def test_prompts_may_begin_with_the_mark_that_editors_write(tmp_path):
+    (tmp_path / "prompts.txt").write_text('{"prompt": "a robot on mars"}\n', encoding="utf-8-sig")
+    assert read_prompts(tmp_path / "prompts.txt") == ["a robot on mars"]
 
 
 def test_the_sweep_is_the_cards():

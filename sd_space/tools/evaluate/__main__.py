@@ -241,7 +241,7 @@ MEASURES = {
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--state", type=Path, default=STATE, help="where the scorers are kept (default: %(default)s)")
-    common.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
+    common.add_argument("--threads", type=sweep.at_least_one, default=os.cpu_count(), help="CPU threads (default: all)")
     own = argparse.ArgumentParser(add_help=False, parents=[common])
     own.add_argument("--captions", type=int, default=500, help="fresh captions (default: %(default)s)")
     own.add_argument("--seeds", type=int, default=16, help="pictures of each card prompt (default: %(default)s)")

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -85,13 +86,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="gets sweep.md and sweep.png")
     parser.add_argument("--steps", type=int, default=STEPS, help="of PLMS (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=4, help="pictures of each prompt and scale (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=at_least_one, default=4, help="pictures of each prompt and scale (default: %(default)s)"
+    )
+
+
+def at_least_one(text: str) -> int:
+    """A number of things, as argparse reads it."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text}")
+    return int(text)
 
 
 def run(options: argparse.Namespace) -> dict:
     settings = Settings.from_env(os.environ)
     settings = replace(settings, model=options.model or settings.model)
     try:
+        make_folder(options.out)
         loaded = load(settings)
         judge = judge_for(options, loaded.info)
         prompts = read_prompts(options.prompts) if options.prompts else judge.prompts
@@ -112,6 +123,18 @@ def run(options: argparse.Namespace) -> dict:
     told |= {"score": judge.name, "pictures_per_unet_call": pictures_per_call(engine)}
     save(options.out, told, figures)
     return {**told, "rows": figures, "published": PUBLISHED, "table": "sweep.md", "plot": "sweep.png"}
+
+
+def make_folder(folder: Path) -> None:
+    """Before anything is drawn, which may take hours. Raises InvalidRequest where no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InvalidRequest(
+            "out", f"--out {folder} must be a folder that can be written to: {error.strerror}."
+        ) from None
 
 
 def judge_for(options: argparse.Namespace, info: ModelInfo) -> Judge:
@@ -144,10 +167,15 @@ def wanted(options: argparse.Namespace, prompts: Sequence[str]) -> list[dict]:
 def read_prompts(path: Path) -> list[str]:
     """A prompt from each line that is not empty, in JSON or as it is."""
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [json.loads(line)["prompt"] if line.startswith("{") else line.strip() for line in lines]
-    except (OSError, ValueError, KeyError) as error:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        prompts = [json.loads(line)["prompt"] if line.startswith("{") else line.strip() for line in lines]
+    except KeyError:
+        raise InvalidRequest("prompts", f'--prompts {path} has a line of JSON without "prompt".') from None
+    except (OSError, ValueError) as error:
         raise InvalidRequest("prompts", f"--prompts {path} cannot be read: {error}.") from None
+    if not prompts:
+        raise InvalidRequest("prompts", f"--prompts {path} has no prompt; write one a line.")
+    return prompts
 
 
 def drawn_rows(engine: "Engine", admitted: Sequence[AdmittedRequest], judge: Judge, steps: int) -> list[Row]:
@@ -169,7 +197,6 @@ def pictures_per_call(engine: "Engine") -> float:
 
 def save(folder: Path, told: dict, figures: list[dict]) -> None:
     """Prints the table; saves it, and the plot where there is anything to plot."""
-    folder.mkdir(parents=True, exist_ok=True)
     cells = [[_cell(value) for value in row.values()] for row in figures]
     table = "\n".join(f"| {' | '.join(line)} |" for line in (COLUMNS, ["---"] * len(COLUMNS), *cells))
     circumstances = ", ".join(f"{name.replace('_', ' ')}: {_cell(value)}" for name, value in told.items() if value)
