@@ -11,7 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from sd_space.schema import Inspection, Outcome
+from sd_space.errors import Cancelled
+from sd_space.schema import Inspection, Outcome, Progress, RequestFailed
 from sd_space.serving.results import GONE
 from sd_space.ui.experiment_presets import CHANGES, EVALUATION
 
@@ -217,7 +218,7 @@ def test_the_steps_of_a_picture_are_shown_with_guidance_and_without(tmp_path):
         assert {(a.inspection, a.request.seed) for a in host.backend.started} == {(Inspection.STEPS, 1)}
         assert captions(window) == ["Guidance scale 3", "Guidance scale 1"]
         shown = re.findall('alt="Guidance scale 1, ([^"]+): (.*?)"', window[PICTURES])
-        assert shown == [("Step 1 of 2", "ready"), ("Step 2 of 2", "withheld"), ("The finished picture", "ready")]
+        assert shown == [("Step 1 of 51", "ready"), ("Step 2 of 51", "withheld"), ("The finished picture", "ready")]
         assert "held back 2 of 4 steps" in window[PICTURES] and "What to look at" in window[PICTURES]
         again = await host.visitor()
         again["token"] = window["token"]
@@ -248,6 +249,36 @@ def test_no_step_is_shown_of_a_withheld_picture_and_that_is_said(tmp_path):
         assert window[PICTURES].count("<img") == 2 and window[PICTURES].count(": withheld") == 2
 
     play(tmp_path, scene, FakeBackend(outcomes=(Outcome.WITHHELD,)))
+
+
+class StoppedWhileDecoded(FakeBackend):
+    """Its runs end once the first step of each is decoded, or before any picture is there."""
+
+    is_early = False
+
+    async def generate(self, admitted):
+        async for update in super().generate(admitted):
+            if isinstance(update, Progress) or not self.is_early:
+                yield update
+            if getattr(update, "of_step", None) is not None:
+                break
+        yield RequestFailed(admitted.request_id, Cancelled("Cancelled."))
+
+
+def test_it_is_said_where_not_all_steps_were_decoded(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        host.backend.proceed.set()
+        await window.do("click", "draw-steps")
+        assert "Step 1 of 51" in window[PICTURES] and "Step 1 of 1" not in window[PICTURES]
+        assert "It ended before everything was decoded." in window[PICTURES]
+        assert captions(window) == ["Guidance scale 3", "Guidance scale 1"]
+        host.backend.is_early = True
+        await window.do("click", "draw-steps")
+        assert captions(window) == ["Guidance scale 3: Stopped", "Guidance scale 1: Stopped"]
+        assert "It ended before" not in window[PICTURES]
+
+    play(tmp_path, scene, StoppedWhileDecoded())
 
 
 class Undecided(FakeBackend):

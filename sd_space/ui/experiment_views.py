@@ -4,16 +4,10 @@ from collections.abc import Sequence
 from html import escape
 
 from sd_space.errors import SpaceError
-from sd_space.languages import Phrase, said, translate
+from sd_space.languages import said, translate
 from sd_space.schema import Outcome
 from sd_space.serving.grid import Cell, Row, cells_of
 from sd_space.ui import changing_views, inspection_views, run_views, views
-
-_NOT_SHOWN = {
-    "deleted": Phrase("Deleted on the server"),
-    "cancelled": Phrase("Stopped"),
-    "failed": Phrase("Not drawn"),
-}
 
 
 def introduction() -> str:
@@ -64,7 +58,8 @@ def summary(rows: Sequence[Row]) -> str:
     if broken := outcomes.count(Outcome.BROKEN):
         words = translate("{broken} of {count} could not be calculated.", broken=broken, count=len(outcomes))
         parts.append(words)
-    parts += [f"{translate(words)}: {outcomes.count(name)}." for name, words in _NOT_SHOWN.items() if name in outcomes]
+    not_shown = [(words, outcomes.count(name)) for name, words in run_views.NOT_SHOWN.items() if name in outcomes]
+    parts += [f"{translate(words)}: {count}." for words, count in not_shown]
     failed = [cell.run.outcome for cell in cells_of(rows) if cell.outcome == "failed"]
     errors = dict.fromkeys(views.refusal(error) for error in failed if isinstance(error, SpaceError))
     return views.note(" ".join([*parts, *errors]), "done", more=more)
@@ -88,9 +83,7 @@ def _rows(rows: Sequence[Row]) -> str:
 
 
 def _figure(row: Row, cell: Cell) -> str:
-    words = _NOT_SHOWN.get(cell.outcome, "")
-    caption = f"{escape(said(cell.label))}{f': {translate(words)}' if words else ''}"
-    return f"<figure>{_tile(row, cell)}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure>{_tile(row, cell)}<figcaption>{run_views.caption(cell.label, cell.outcome)}</figcaption></figure>"
 
 
 def _tile(row: Row, cell: Cell) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from sd_space.errors import SpaceError
 from sd_space.languages import Phrase, said, translate
 from sd_space.schema import Inspection, Outcome
 from sd_space.serving.difference import ENLARGED, PEAK, Difference
@@ -45,7 +46,8 @@ def inspected(cells: Sequence[Cell]) -> str:
 def _player(cells: Sequence[Cell]) -> str:
     """The pictures at one step, side by side, with a slider and a button that go through all of them."""
     steps = sorted({step for cell in cells for step in _by_step(cell)})
-    labels = [translate("Step {step} of {steps}", step=step, steps=steps[-1]) for step in steps]
+    made = max((cell.run.progress.num_timesteps for cell in cells if cell.run.progress), default=0)
+    labels = [translate("Step {step} of {steps}", step=step, steps=max(made, steps[-1])) for step in steps]
     labels.append(translate("The finished picture"))
     last = len(steps)
     figures = "".join(_frames(cell, steps, labels) for cell in cells)
@@ -70,7 +72,7 @@ def _frames(cell: Cell, steps: Sequence[int], labels: Sequence[str]) -> str:
         f"{run_views.tile(request, f'{said(cell.label)}, {label}', picture, None)}</span>"
         for k, (label, picture) in enumerate(zip(labels, pictures, strict=True))
     )
-    return f"<figure>{frames}<figcaption>{escape(said(cell.label))}</figcaption></figure>"
+    return f"<figure>{frames}<figcaption>{run_views.caption(cell.label, cell.outcome)}</figcaption></figure>"
 
 
 def _not_shown(cells: Sequence[Cell]) -> str:
@@ -82,6 +84,8 @@ def _not_shown(cells: Sequence[Cell]) -> str:
     if withheld := outcomes.count(Outcome.WITHHELD):
         words = Phrase("The safety checker held back {withheld} of {count} steps; a sign stands in place of each.")
         sentences.append(translate(words, withheld=withheld, count=len(outcomes)))
+    if any(cell.is_shown and isinstance(cell.run.outcome, SpaceError) for cell in cells):
+        sentences.append(translate("It ended before everything was decoded."))
     return f"<p>{' '.join(sentences)}</p>" if sentences else ""
 
 
@@ -90,7 +94,7 @@ def _autoencoded(cell: Cell) -> str:
     again = next(iter(cell.run.inspected.values()), None)
     tile = f'<div class="strip">{run_views.tile(cell.run.admitted.request, said(cell.label), cell.picture, None)}</div>'
     if again is None or cell.picture is None:
-        return tile
+        return f"{tile}{_not_shown([cell])}"
     if cell.run.difference is None:
         words = translate("What the autoencoder made of it was held back, so that there is nothing to compare.")
         return f"{tile}<p>{words}</p>"

@@ -4,7 +4,7 @@ import re
 from html import escape
 
 from sd_space.errors import Cancelled, SpaceError
-from sd_space.languages import Phrase, translate
+from sd_space.languages import Phrase, said, translate
 from sd_space.request import GenerationRequest
 from sd_space.schema import Outcome, Preview, Progress
 from sd_space.serving.images import preview_uri
@@ -15,6 +15,11 @@ from sd_space.ui import views
 from sd_space.ui.changing_views import origin
 
 _OUTCOMES = {Outcome.OK: Phrase("ready"), Outcome.WITHHELD: Phrase("withheld"), Outcome.BROKEN: Phrase("failed")}
+NOT_SHOWN = {
+    "deleted": Phrase("Deleted on the server"),
+    "cancelled": Phrase("Stopped"),
+    "failed": Phrase("Not drawn"),
+}
 
 
 def progress_html(run: Run) -> str:
@@ -77,6 +82,12 @@ def tile(request: GenerationRequest, label: str, picture: SavedPicture | None, p
         return f'<img class="tile mosaic" style="{ratio}" src="{uri}" alt="{escape(label)}: {coarse}">'
     waiting = translate("waiting")
     return f'<div class="tile empty" style="{ratio}" role="img" aria-label="{escape(label)}: {waiting}"></div>'
+
+
+def caption(label: str, outcome: str) -> str:
+    """What stands below a tile: its label and, where there is no picture, why."""
+    words = NOT_SHOWN.get(outcome, "")
+    return f"{escape(said(label))}{f': {translate(words)}' if words else ''}"
 
 
 def run_summary(run: Run) -> str:
