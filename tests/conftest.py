@@ -19,12 +19,8 @@ settings.load_profile("any machine")
 
 
 def pytest_itemcollected(item):
-    """A test has the mark of its lane in .ci/run, or none: `browser` (tests/browser), `served` or `torch`."""
-    names = {*item.path.parts, item.path.stem}
-    if not names.isdisjoint(SERVED):
+    if SERVED.intersection((*item.path.parts, item.path.stem)):
         item.add_marker(pytest.mark.served)
-    elif "browser" not in names and "one_torch_thread" in item.fixturenames:
-        item.add_marker(pytest.mark.torch)
 
 
 def pytest_collection_finish():
