@@ -99,7 +99,7 @@ class ExperimentHandlers:
     async def draw_words(self, acceptance_token: str, words: str, request: gr.Request) -> AsyncIterator[dict]:
         """A strip of all words for each seed, one after the other: together they may be more than one may have.
 
-        They are drawn while nobody else needs the device.
+        They take the seats that others leave; see `engine/batcher.py`.
         """
 
         def plan() -> Parts:
