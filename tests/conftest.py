@@ -1,6 +1,5 @@
 """Fixtures that load a model load it once, and torch is imported only by tests that ask for one."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -21,12 +20,6 @@ settings.load_profile("any machine")
 def pytest_itemcollected(item):
     if SERVED.intersection((*item.path.parts, item.path.stem)):
         item.add_marker(pytest.mark.served)
-
-
-def pytest_collection_finish():
-    """What imports have left stays, and need not be looked through each time that garbage is collected."""
-    gc.collect()
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
