@@ -213,5 +213,5 @@ def labelled(error: SpaceError) -> str:
         return message
     label = REQUEST_FIELDS[name].label
     if isinstance(message, Phrase):
-        return Phrase(message.template, **{**message.values, **({"name": label} if "name" in message.values else {})})
+        return Phrase(message.template, **{**message.values, "name": label}) if "name" in message.values else message
     return label + message.removeprefix(name) if message.startswith(f"{name} ") else message

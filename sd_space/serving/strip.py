@@ -9,6 +9,7 @@ from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS
 
 MAX_STRIP = 8
+EVALUATION = "1.5, 2, 3, 4, 5, 6, 7, 8"  # the guidance scales of the model card's evaluation
 _IN_LINES = Phrase("values must be 2 to {most} of {field}, in a line each, not {count}.")
 _WITH_COMMAS = Phrase("values must be 2 to {most} of {field}, with commas between them, not {count}.")
 _NO_SIZE = Phrase("values of {field} must be sizes such as 512x768, not {value}.")

@@ -70,5 +70,6 @@ def body(card: ModelCard) -> str:
     return f"{first_screen(card)}<script>{_read('first_screen.js')}</script>"
 
 
+@cache
 def _read(name: str) -> str:
     return (_FOLDER / name).read_text(encoding="utf-8")

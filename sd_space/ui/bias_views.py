@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 
 from sd_space.languages import translate
+from sd_space.serving.strip import MAX_STRIP
 from sd_space.ui.bias import PICTURE_BOOK, SEEDS
 
 
 def introduction(is_picture_book: bool) -> str:
     method = translate(
-        "Choose 2 to 8 words. Each is drawn with the same {count} seeds, one seed after the other. Other visitors’ "
-        "pictures come first.",
+        "Choose 2 to {most} words. Each is drawn with the same {count} seeds, one seed after the other. Other "
+        "visitors’ pictures come first.",
+        most=MAX_STRIP,
         count=len(SEEDS),
     )
     return f"<p>{_twin() if is_picture_book else _source()}</p><p>{method}</p>"

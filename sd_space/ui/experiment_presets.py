@@ -3,10 +3,9 @@
 from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS
 from sd_space.served_model import ModelInfo
-from sd_space.serving.strip import MAX_STRIP, SIZE
+from sd_space.serving.strip import EVALUATION, MAX_STRIP, SIZE
 from sd_space.ui.form import size_choices
 
-EVALUATION = "1.5, 2, 3, 4, 5, 6, 7, 8"  # the guidance scales of the model card's evaluation
 _OFFERED = {
     "guidance_scale": EVALUATION,
     "num_inference_steps": "5, 10, 20, 50",

@@ -8,9 +8,9 @@ import gradio as gr
 from sd_space.card import ModelCard
 from sd_space.languages import Phrase, translate
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
-from sd_space.serving.strip import MAX_STRIP
+from sd_space.serving.strip import EVALUATION, MAX_STRIP
 from sd_space.ui import bias, experiment_views, inspection_views, limitation_views
-from sd_space.ui.experiment_presets import CHANGES, EVALUATION
+from sd_space.ui.experiment_presets import CHANGES
 from sd_space.ui.translation import html
 from sd_space.ui.views import CARD_IN_ENGLISH, english_note
 
@@ -81,16 +81,15 @@ def lay_out_unseen() -> dict[str, Any]:
     }
 
 
+def _prompt_box(card: ModelCard, label: str, elem_id: str) -> gr.Textbox:
+    return gr.Textbox(
+        card.examples[-1].text, label=label, lines=1, max_lines=4, max_length=MAX_PROMPT_CHARS, elem_id=elem_id
+    )
+
+
 def _steps_form(card: ModelCard) -> dict[str, Any]:
     html(inspection_views.introduction)
-    prompt = gr.Textbox(
-        card.examples[-1].text,
-        label=Phrase("Prompt of both"),
-        lines=1,
-        max_lines=4,
-        max_length=MAX_PROMPT_CHARS,
-        elem_id="steps-prompt",
-    )
+    prompt = _prompt_box(card, Phrase("Prompt of both"), "steps-prompt")
     words = Phrase("Draw it and show its steps")
     draw = gr.Button(words, variant="primary", elem_id="draw-steps", elem_classes="draws")
     return {"steps_prompt": prompt, "draw_steps": draw}
@@ -115,20 +114,13 @@ def _strip_form(card: ModelCard) -> dict[str, Any]:
         "values": gr.Textbox(
             EVALUATION,
             label=Phrase("Its values"),
-            info=Phrase("2 to 8, with commas between them; prompts in a line each"),
+            info=Phrase("2 to {most}, with commas between them; prompts in a line each", most=MAX_STRIP),
             lines=1,
             max_lines=MAX_STRIP,
             max_length=MAX_PROMPT_CHARS * MAX_STRIP,
             elem_id="strip-values",
         ),
-        "prompt": gr.Textbox(
-            card.examples[-1].text,
-            label=Phrase("Prompt of all"),
-            lines=1,
-            max_lines=4,
-            max_length=MAX_PROMPT_CHARS,
-            elem_id="strip-prompt",
-        ),
+        "prompt": _prompt_box(card, Phrase("Prompt of all"), "strip-prompt"),
     }
     with gr.Row():
         parts["seed"] = gr.Number(

@@ -15,12 +15,11 @@ from sd_space.backends.loading import build_engine
 from sd_space.card import load_card
 from sd_space.engine.engine import Engine
 from sd_space.schema import AdmittedRequest
-from sd_space.serving.strip import strip
+from sd_space.serving.strip import EVALUATION, strip
 from sd_space.settings import Settings
 from sd_space.tools.bench import harness
 from sd_space.tools.bench.exactness import apart, in_a_crowd
 
-SCALES = "1.5, 2, 3, 4, 5, 6, 7, 8"  # of the card's evaluation
 COLUMNS = ("turn", "strip s", "one by one s", "ratio", "strip CPU s", "one by one CPU s", "ratio")
 
 
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     loaded = harness.load(options)
     engine = build_engine(loaded, Settings())
-    values = strip({"prompt": load_card().examples[0].text, "seed": options.seed}, "guidance_scale", SCALES)
+    values = strip({"prompt": load_card().examples[0].text, "seed": options.seed}, "guidance_scale", EVALUATION)
     requests = [harness.request_of(loaded, options, number, **each) for number, each in enumerate(values)]
     admitted = {str(number): replace(each, visitor="visitor") for number, each in enumerate(requests)}
     some = requests[0].request

@@ -16,13 +16,14 @@ import torch
 from diffusers import PNDMScheduler, StableDiffusionPipeline
 from tqdm import tqdm
 
+from sd_space.serving.strip import EVALUATION
 from sd_space.tools.evaluate import changes, metrics, positions, scorer, sweep
 from sd_space.tools.train_tiny import export, pictures, safety, vae
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, Scene, sample_scene
 
 STATE = Path.home() / ".cache" / "sd_space" / "evaluate"
-SCALES = (1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)  # the model card's protocol
+SCALES = tuple(map(float, EVALUATION.split(",")))
 BATCH = 16
 
 

@@ -22,7 +22,7 @@ from sd_space.engine.schedules import NoiseSchedules
 from sd_space.errors import CannotStart, InvalidRequest, SpaceError
 from sd_space.schema import AdmittedRequest, Outcome, ScreenedImage
 from sd_space.served_model import ModelInfo
-from sd_space.serving.strip import strip
+from sd_space.serving.strip import EVALUATION, strip
 from sd_space.settings import Settings
 from sd_space.tools.drawing import admit, draw
 from sd_space.tools.evaluate.judges import ClipJudge, Judge, PictureBookJudge
@@ -31,7 +31,7 @@ from sd_space.tools.evaluate.metrics import pareto_plot, spread
 if TYPE_CHECKING:
     from sd_space.engine.engine import Engine
 
-SCALES, STEPS, SCHEDULER = "1.5,2,3,4,5,6,7,8", 50, "PNDM"  # the card's evaluation
+STEPS, SCHEDULER = 50, "PNDM"  # of the card's evaluation
 VARIETY = "variety: mean distance of two pictures of a prompt (right is more)"
 COLUMNS = ("guidance scale", "score", "variety", "pictures", "withheld", "broken")
 PUBLISHED = (
@@ -80,7 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=Path, metavar="FILE", help="one a line, or JSON lines (default: the card's six)"
     )
-    parser.add_argument("--guidance-scales", default=SCALES, help="2 to 8 of them (default: %(default)s, the card's)")
+    parser.add_argument(
+        "--guidance-scales",
+        default=EVALUATION.replace(" ", ""),
+        help="2 to 8 of them (default: %(default)s, the card's)",
+    )
     parser.add_argument(
         "--scorer", help="a CLIP model, as a folder or a Hub id; the picture book has a scorer and prompts of its own"
     )
