@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from sd_space.engine import inspector
 from sd_space.engine.denoiser import Denoiser
 from sd_space.engine.engine import Engine, run_to_completion
 from sd_space.engine.inspector import steps_shown
@@ -166,6 +167,18 @@ def test_an_encoder_that_fails_ends_its_own_request(noise_painter, monkeypatch):
     monkeypatch.setattr(noise_painter.pipeline.vae, "encode", failing)
     engine = make_engine(noise_painter)
     engine.add_request(inspected("a", Inspection.AUTOENCODER))
+    engine.add_request(admitted("b"))
+    updates = run(engine)
+    assert set(failures(updates)) == {"a"} and set(results(updates)) == {"b"}
+
+
+def test_a_prediction_that_fails_ends_its_own_request(noise_painter, monkeypatch):
+    def failing(num_timesteps):
+        raise ValueError
+
+    monkeypatch.setattr(inspector, "steps_shown", failing)
+    engine = make_engine(noise_painter)
+    engine.add_request(inspected("a"))
     engine.add_request(admitted("b"))
     updates = run(engine)
     assert set(failures(updates)) == {"a"} and set(results(updates)) == {"b"}

@@ -171,12 +171,12 @@ class Engine:
         results = list(zip(batch, errors, strict=True))
         full = [(trajectory, error) for trajectory, error in results if error is not None and is_out_of_memory(error)]
         for trajectory, error in results:
+            active = self._requests.get(trajectory.request_id)
+            if error is None and active is not None:
+                error = self._inspector.keep(active, trajectory, self._states[trajectory.trajectory_id])
             if error is not None and not is_out_of_memory(error):
                 self._fail(trajectory.request_id, error)
         advanced = [t for t, error in results if error is None and t.request_id in self._requests]
-        for trajectory in advanced:
-            active, state = self._requests[trajectory.request_id], self._states[trajectory.trajectory_id]
-            self._inspector.keep(active, trajectory, state)
         for trajectory in self.batcher.advance(advanced):
             self._finisher.add(trajectory, self._states[trajectory.trajectory_id].latents)
         if full:

@@ -17,11 +17,18 @@ class Inspector:
         self._denoiser = denoiser
         self._screen = screen
 
-    def keep(self, active: ActiveRequest, picture: Trajectory, state: DenoisingState) -> None:
-        """Keeps what the step that was just made predicts for the end, if it is one of those to be shown."""
-        if active.admitted.inspection is Inspection.STEPS and state.step_index in steps_shown(active.num_timesteps):
-            predicted = self._denoiser.retry_on_oom(lambda: self._denoiser.predicted_latents(state))
-            active.predictions[picture.index, state.step_index] = predicted
+    def keep(self, active: ActiveRequest, picture: Trajectory, state: DenoisingState) -> Exception | None:
+        """Keeps what the step that was just made predicts for the end, if it is one of those to be shown.
+
+        Returns what went wrong, so that it ends no other request.
+        """
+        try:
+            if active.admitted.inspection is Inspection.STEPS and state.step_index in steps_shown(active.num_timesteps):
+                predicted = self._denoiser.retry_on_oom(lambda: self._denoiser.predicted_latents(state))
+                active.predictions[picture.index, state.step_index] = predicted
+        except Exception as error:
+            return error
+        return None
 
     def begin(self, active: ActiveRequest) -> list[tuple[Trajectory, torch.Tensor]]:
         """What there is to be decoded once a request has its own pictures: nothing if one of those is not shown."""
