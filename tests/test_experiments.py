@@ -11,10 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from sd_space.errors import Cancelled
+from sd_space.errors import Cancelled, EngineFailed
 from sd_space.schema import Inspection, Outcome, Progress, RequestFailed
+from sd_space.serving import runs
 from sd_space.serving.results import GONE
-from sd_space.ui.experiment_presets import CHANGES, EVALUATION
+from sd_space.serving.strip import EVALUATION
+from sd_space.ui.experiment_presets import CHANGES
 
 from .fakes import FakeBackend, picture
 from .window import Host, Window, play
@@ -308,5 +310,21 @@ def test_what_the_autoencoder_makes_may_be_withheld_too(tmp_path):
         await window.do("click", "ask-limitation")
         assert len(host.backend.started) == 1
         assert "there is nothing to compare" in window[PICTURES] and window[PICTURES].count("<img") == 1
+
+    play(tmp_path, scene)
+
+
+def test_a_full_disk_is_no_verdict_on_what_the_autoencoder_makes(tmp_path, monkeypatch):
+    def full(store, *arguments):
+        raise EngineFailed("A picture could not be saved on the server; please try again later.")
+
+    async def scene(host: Host):
+        monkeypatch.setattr(runs, "save_difference", full)
+        window = await host.visitor()
+        host.backend.proceed.set()
+        window["handed"] = "autoencoder"
+        await window.do("click", "ask-limitation")
+        assert "held back" not in window[PICTURES] and "It ended before everything was decoded." in window[PICTURES]
+        assert window[PICTURES].count("<img") == 2
 
     play(tmp_path, scene)

@@ -95,15 +95,16 @@ def _autoencoded(cell: Cell) -> str:
     tile = f'<div class="strip">{run_views.tile(cell.run.admitted.request, said(cell.label), cell.picture, None)}</div>'
     if again is None or cell.picture is None:
         return f"{tile}{_not_shown([cell])}"
-    if cell.run.difference is None:
-        words = translate("What the autoencoder made of it was held back, so that there is nothing to compare.")
-        return f"{tile}<p>{words}</p>"
+    if again.outcome is not Outcome.OK:
+        held_back = translate("What the autoencoder made of it was held back, so that there is nothing to compare.")
+        return f"{tile}<p>{held_back}</p>" if again.outcome is Outcome.WITHHELD else tile
     slider = changing_views.comparison("autoencoded", _address(str(cell.picture.path)), _address(str(again.path)))
     words = translate(
         "Before: the picture as it was drawn. After: the same picture, encoded into latents and decoded again. Nothing "
         "else was done to it."
     )
-    return f"{slider}<p>{words}</p>{_difference(cell.run.difference)}"
+    difference = _difference(cell.run.difference) if cell.run.difference else _not_shown([cell])
+    return f"{slider}<p>{words}</p>{difference}"
 
 
 def _difference(difference: Difference) -> str:
