@@ -554,11 +554,12 @@ def anothers_run(rig: Rig, visitor: Visitor, token: str):
     def answer_to(event: dict, by: str, asked: object) -> Answer:
         return visitor.join(event["id"], [by, asked, asked, "", ""][: len(event["inputs"])])
 
+    asked = rig.count("asked")
     # Those that draw what is asked for show its visitor a picture of whatever that is.
     events = [one for one in events_taking(visitor, *RESUMING) if b".png" not in answer_to(one, token, "a cat").body]
     own = [answer_to(event, token, run_id) for event in events]
     assert any(b".png" in answer.body for answer in own), "not even its own visitor is shown the run"
-    rig.invited = rig.count("asked")  # by one who has accepted
+    rig.invited += rig.count("asked") - asked  # by one who has accepted
     for event in events:
         for guessed in (run_id, "", "0", "../", secrets.token_urlsafe(16), None, 5, ["x"]):
             yield answer_to(event, other, guessed)
