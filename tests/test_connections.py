@@ -125,6 +125,21 @@ def test_the_second_head_of_a_connection_is_bounded_too_and_a_long_answer_is_not
 
 
 @KINDS
+def test_the_rest_of_a_body_that_was_answered_before_it_came_is_no_head(tmp_path, kind):
+    body = b"x" * 2 * connections.MAX_HEAD_BYTES
+    with served(tmp_path, kind) as server, server.connect() as connection:
+        for _ in range(2):
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+            answer = b""
+            while not answer.endswith(b"ok"):
+                answer += connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200")
+            connection.sendall(body)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200")
+
+
+@KINDS
 def test_who_waits_for_an_answer_is_not_closed_for_newcomers(tmp_path, kind):
     most = connections.max_connections(256)
     with served(tmp_path, kind) as server, contextlib.ExitStack() as stack:

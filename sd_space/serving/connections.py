@@ -10,6 +10,7 @@ import time
 from asyncio import TimerHandle
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from sd_space.errors import CannotStart
@@ -102,6 +103,7 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         self._bounds = bounds
         self._head_timer: TimerHandle | None = None
         self._head_bytes = 0
+        self._has_body_to_come = False  # with httptools; h11 knows it itself
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -114,13 +116,28 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         before = self.cycle
         if self._head_timer is None and (before is None or before.response_complete):
             self._start_head_timer()  # the first byte of the next request
-        self._head_bytes += len(data)
+        self._head_bytes = 0 if self._is_in_body() else self._head_bytes + len(data)
         super().data_received(data)
         if self.cycle is not before:
             self._stop_head_timer()
             self._bounds.busy(self)
         elif self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
             self.close_with(_LONG)
+
+    def _is_in_body(self) -> bool:
+        """Whether the rest of a body comes next, also of a request that was answered before all of it was here."""
+        conn = getattr(self, "conn", None)
+        return self._has_body_to_come if conn is None else conn.their_state is h11.SEND_BODY
+
+    def on_headers_complete(self) -> None:
+        """Called by httptools."""
+        super().on_headers_complete()
+        self._has_body_to_come = True
+
+    def on_message_complete(self) -> None:
+        """Called by httptools."""
+        super().on_message_complete()
+        self._has_body_to_come = False
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
