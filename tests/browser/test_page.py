@@ -52,7 +52,7 @@ def expect_recipe(page):
 
 def test_a_newcomer_accepts_picks_an_example_and_gets_four_pictures(new_page):
     page = new_page()
-    expect(page.get_by_text("Please read the LICENSE to access this model")).to_be_visible()
+    expect(page.get_by_role("heading", name="Please read the LICENSE to access this model")).to_be_visible()
     accept = page.get_by_role("button", name=ACCEPT)
     expect(accept).to_be_disabled()
     expect(page.get_by_label("Prompt", exact=True)).to_have_count(0)
@@ -225,6 +225,8 @@ def test_whoever_has_only_a_keyboard_is_led_on(new_page):
     page.get_by_role("checkbox", name="I have read the licence and accept it").press("Space")
     page.get_by_role("button", name=ACCEPT).press("Enter")
     prompt = page.get_by_label("Prompt", exact=True)
+    expect(prompt).to_be_focused()
+    prompt.evaluate("element => { const place = element.parentNode; element.remove(); place.append(element) }")
     expect(prompt).to_be_focused()
     expect(prompt).to_be_in_viewport()
     prompt.fill("A robot")
