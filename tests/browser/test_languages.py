@@ -159,4 +159,5 @@ def test_a_visitor_draws_in_their_own_language(new_page, locale, agree, accept, 
     assert ": Steps. " in (shown.get_attribute("alt") or ""), "the visitor's own word stays"
     assert page.title().startswith("✓ 1 ") and not page.errors
     page.set_viewport_size({"width": 320, "height": 740})
+    expect(page.get_by_role("tab")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
