@@ -290,6 +290,8 @@ def test_pictures_of_a_strip_that_cannot_be_drawn_cost_it_no_others(tmp_path):
         ("guidance_scale", "3", "values must be 2 to 8 of guidance_scale, with commas between them, not 1."),
         ("guidance_scale", "1,2,3,4,5,6,7,8,9", "not 9."),
         ("guidance_scale", "2, much", "values of guidance_scale must be numbers, not 'much'."),
+        ("guidance_scale", "1_0, 2", "values of guidance_scale must be numbers, not '1_0'."),
+        ("num_inference_steps", "٣, 4", "values of num_inference_steps must be numbers, not '٣'."),
         ("guidance_scale", "2, nan", "guidance_scale must be a number from 1 to 20"),
         ("num_inference_steps", "2.5, 3", "values of num_inference_steps must be numbers, not '2.5'."),
         ("size", "64x64, 64", "values of size must be sizes such as 512x768, not '64'."),

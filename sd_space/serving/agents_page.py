@@ -46,7 +46,7 @@ Say that a model made the picture; its file says so in XMP and signed Content Cr
 ## Also
 
 - MCP: {root}/gradio_api/mcp/ with the tools accept_license, generate, model and verify.
-- `gradio_client`: `Client("{root}")`, endpoint `/generate`. What the model can do: `/model`.
+- `gradio_client`: `Client("{root}")`, endpoint `/generate`. Which model draws here and what it can do: `/model`.
 - A refusal is one sentence that names the parameter and its range. 429 has `Retry-After`. Addresses of pictures expire.
 """
 

@@ -61,11 +61,13 @@ def one_picture(prompt: str, seed: int) -> dict[str, Any]:
 
 def _value(field: str, kind: Kind | None, part: str) -> dict[str, Any]:
     try:
+        if isinstance(kind, Text | Choice):
+            return {field: part}
+        if "_" in part or not part.isascii():
+            raise ValueError("Python reads 1_0 and the digits of other scripts, of which no visitor thinks")
         if kind is None:
             width, height = (int(side) for side in part.split("x"))
             return {"width": width, "height": height}
-        if isinstance(kind, Text | Choice):
-            return {field: part}
         return {field: float(part) if isinstance(kind, Real) else int(part)}
     except ValueError:
         raise InvalidRequest(
