@@ -1,7 +1,11 @@
 """The UNet in OpenVINO draws what the UNet itself draws, and nothing that goes wrong with it keeps pictures away."""
 
+import ctypes
+import gc
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,6 +199,27 @@ def test_neither_what_is_damaged_nor_what_cannot_be_written_keeps_it_from_compil
     assert kept.stat().st_size > 100_000, "it is replaced"
     monkeypatch.setenv("XDG_CACHE_HOME", str(kept))  # where no folder can be made
     OpenVinoUNet(unet)
+
+
+def test_the_thread_that_made_it_survives_a_signal_after_another_dropped_it(one_torch_thread):
+    with ThreadPoolExecutor(1) as other:
+        made = [other.submit(OpenVinoUNet, make_unet()).result()]
+        made.clear()
+        gc.collect()
+        stack = other.submit(stack_for_signals).result()
+    mapped = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    assert not stack or any(int(first, 16) <= stack < int(end, 16) for first, end in mapped)
+
+
+def stack_for_signals() -> int | None:
+    """The address of this thread's alternate one, if it has any."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = [("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.address
 
 
 def make_unet() -> UNet2DConditionModel:

@@ -1,6 +1,7 @@
 """The UNet compiled by OpenVINO, for CPUs (`SD_SPACE_RUNTIME`); the package is not among the requirements."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import sys
@@ -32,7 +33,7 @@ class OpenVinoUNet:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino
 
-        core = openvino.Core()
+        core = _core()
         hints = {
             "INFERENCE_PRECISION_HINT": "f32",  # else CPUs that have AMX compute in bfloat16
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -69,6 +70,18 @@ class OpenVinoUNet:
         """(R, C, h, w), (R,) and (R, L, D) to the predicted noise, (R, C, h, w)."""
         inputs = [tensor.contiguous().numpy() for tensor in (sample, timesteps, encoder_hidden_states)]
         return (torch.from_numpy(self._request.infer(inputs, share_inputs=True)[0]),)
+
+
+@functools.cache
+def _core() -> Any:
+    """The one of this process, which never ends.
+
+    Its CPU plugin gives the thread that loads it a stack for signals, and takes that away with the last core: where
+    another thread drops that one, the next signal ends the process, and nobody says why.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _converted(unet: UNet2DConditionModel, convert_model: Callable[..., Any]) -> Any:
