@@ -108,9 +108,11 @@ def test_an_opened_picture_is_seen_whole(workspace):
     page = workspace(viewport={"width": 1366, "height": 650})
     generate(page, steps=3)
     expect(page.locator("#status")).to_contain_text(" in ")  # a picture of so few steps may be withheld
+    tile = finished_pictures(page).first.bounding_box()
     finished_pictures(page).first.click()
     opened = page.locator("#gallery .preview")
     expect(opened).to_be_in_viewport(ratio=0.99)
+    assert opened.locator(".media-button img").bounding_box()["height"] > 1.5 * tile["height"]
     page.keyboard.press("ArrowRight")
     expect(opened.get_by_role("button", name="Thumbnail 2 of 4")).to_be_focused()
     expect(opened).to_be_in_viewport(ratio=0.99)
