@@ -23,7 +23,9 @@ _SHOWN_NAMES = 4  # of settings that this page does not have
 _WEIGHT = re.compile(r"\([^()]{1,200}:[0-9.]{1,6}\)")
 _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 _FIELD_OF = {name: parameter for name, f in REQUEST_FIELDS.items() if (parameter := f.parameter)}
-_SOURCE = Phrase("It was drawn from another picture, which is not inside; choose that as well, under “Start from”.")
+_SOURCE = Phrase(
+    "It was drawn from another picture, which is not inside; choose that as well, under “Start from your own picture”."
+)
 
 
 @dataclass(frozen=True, slots=True)

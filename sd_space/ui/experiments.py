@@ -68,7 +68,7 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
             parts |= _bias_form(card)
         parts["stop"] = gr.Button(Phrase("Stop the experiment"), variant="stop", elem_id="stop-experiment")
         parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
-        parts["export"] = gr.Button(Phrase("Sheet and tables of it"), size="sm", elem_id="export-experiment")
+        parts["export"] = gr.Button(Phrase("Make a sheet and tables"), size="sm", elem_id="export-experiment")
         parts["files"] = gr.HTML(elem_id="experiment-files", padding=False)
         parts["pictures"] = gr.HTML(elem_id="experiment-pictures", padding=False)
     return parts | {"tab": tab}

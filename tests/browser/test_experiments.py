@@ -30,11 +30,15 @@ def test_one_thing_is_changed_and_two_pictures_are_laid_over_each_other(workspac
     page = open_experiments(workspace)
     expect(page.get_by_label("Its values")).to_have_value("1.5, 2, 3, 4, 5, 6, 7, 8")
     expect(page.get_by_role("button", name="Stop the experiment")).to_be_hidden()
-    choose(page, "Steps", "2, 4, 8")
-    page.get_by_role("button", name="Draw the strip").click()
+    choose(page, "Steps", "2, 4, 40")
+    draw, stop = (page.get_by_role("button", name=name) for name in ("Draw the strip", "Stop the experiment"))
+    draw.press("Enter")
+    expect(stop).to_be_focused()
+    expect(page.get_by_label("Progress of the experiment")).to_be_in_viewport()
     shown = page.locator("#experiment-pictures .strip")
     expect(page.locator("#experiment-status")).to_contain_text("3 pictures.")
-    expect(shown.locator("figcaption")).to_have_text(["Steps 2", "Steps 4", "Steps 8"])
+    expect(draw).to_be_focused()
+    expect(shown.locator("figcaption")).to_have_text(["Steps 2", "Steps 4", "Steps 40"])
     sources = [image.get_attribute("src") for image in shown.locator("img").all()]
     assert len(set(sources)) == 3 and all(image.evaluate(LOADED) for image in shown.locator("img").all())
 
@@ -45,7 +49,7 @@ def test_one_thing_is_changed_and_two_pictures_are_laid_over_each_other(workspac
     page.get_by_label("How much is seen of the picture before").locator("visible=true").fill("10")
     expect(compared.get_by_role("img", name="Before")).to_have_css("clip-path", "inset(0px 90% 0px 0px)")
 
-    page.get_by_role("button", name="Sheet and tables of it").click()
+    page.get_by_role("button", name="Make a sheet and tables").click()
     with page.expect_download() as download:  # the sixth click from the first screen on, where no form is filled
         page.get_by_role("link", name="Sheet (PNG)").click()
     with Image.open(download.value.path()) as sheet:
