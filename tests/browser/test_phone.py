@@ -31,6 +31,7 @@ def swipe(page: Page, selector: str, by: int) -> None:
 
 def clipboard(page: Page) -> str:
     expect(page.locator("#announcer")).to_have_text("Copied.")
+    expect(page.locator("#toast")).to_be_visible()
     return page.evaluate("navigator.clipboard.readText()")
 
 

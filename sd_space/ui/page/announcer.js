@@ -2,15 +2,16 @@
 const announcer = document.createElement('p')
 announcer.id = 'announcer'
 announcer.role = 'status'
-document.body.append(announcer)
-let shownUntil = 0 // when a message that everybody sees goes away again
+// A message for every eye keeps its own words, whatever else is spoken meanwhile.
+const toast = Object.assign(document.createElement('p'), { id: 'toast', hidden: true, ariaHidden: 'true' })
+document.body.append(announcer, toast)
+let hiding = 0 // the timer after which it goes away again
 
 const speak = (text) => { announcer.textContent = text }
 const notify = (text, seconds = 6) => {
   speak(text)
-  announcer.classList.add('seen')
-  shownUntil = performance.now() + seconds * 1000
-  setTimeout(() => {
-    if (performance.now() >= shownUntil) announcer.classList.remove('seen')
-  }, seconds * 1000)
+  toast.textContent = text
+  toast.hidden = false
+  clearTimeout(hiding)
+  hiding = setTimeout(() => { toast.hidden = true }, seconds * 1000)
 }
