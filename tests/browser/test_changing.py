@@ -50,7 +50,7 @@ def test_a_picture_and_a_part_of_it_are_changed_on_a_phone(workspace):
     page.get_by_role("button", name="Paint over the part to change").tap()
     canvas = page.locator("#painter canvas")
     expect(canvas).to_be_focused()
-    canvas.scroll_into_view_if_needed()
+    expect(page.get_by_role("button", name="Done")).to_be_in_viewport()
     canvas.tap(position={"x": 60, "y": 60})
     expect(start).to_contain_text("only the painted part changes")
     page.get_by_role("button", name="Undo").tap()

@@ -53,7 +53,8 @@ const openPainter = async () => {
   painter().hidden = false
   setAttribute(document.getElementById('paint'), 'aria-expanded', 'true')
   showStrokes()
-  easel().focus()
+  easel().focus({ preventScroll: true })
+  painter().scrollIntoView({ block: 'nearest' }) // with its tools
 }
 
 const hidePainter = () => {
