@@ -26,7 +26,9 @@ THEME = gr.themes.Default(
     block_label_text_color="*neutral_700",
     block_title_text_color="*neutral_700",
     block_title_text_color_dark="*neutral_200",
-    # Boxes that are seen before they are ticked: 3 : 1 on what is behind them (WCAG 1.4.11).
+    # Boxes that are not taken for radio buttons, and are seen before they are ticked: 3 : 1 on what is behind them
+    # (WCAG 1.4.11).
+    checkbox_border_radius="*radius_xs",
     checkbox_border_color="*neutral_500",
     checkbox_border_color_hover="*neutral_600",
     checkbox_border_color_dark="*neutral_400",
