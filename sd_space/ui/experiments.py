@@ -9,7 +9,7 @@ from sd_space.card import ModelCard
 from sd_space.languages import Phrase, translate
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED
 from sd_space.serving.strip import EVALUATION, MAX_STRIP
-from sd_space.ui import bias, experiment_views, inspection_views, limitation_views
+from sd_space.ui import bias, card_text, experiment_views, inspection_views, limitation_views
 from sd_space.ui.experiment_presets import CHANGES
 from sd_space.ui.translation import html
 from sd_space.ui.views import CARD_IN_ENGLISH, english_note
@@ -64,8 +64,8 @@ def lay_out(card: ModelCard) -> dict[str, Any]:
             parts |= _steps_form(card)
         with gr.Accordion(Phrase("Limits that the model card names"), open=False, elem_id="limits-to-try"):
             parts["limitations"] = html(limitation_views.loading, elem_id="limitations")
-        with gr.Accordion(Phrase("Bias"), open=False, elem_id="bias-to-try"):
-            parts |= _bias_form(card)
+        with gr.Accordion(Phrase("Bias"), open=False, elem_id="bias-to-try") as fold:
+            parts |= _bias_form(card, fold)
         parts["stop"] = gr.Button(Phrase("Stop the experiment"), variant="stop", elem_id="stop-experiment")
         parts["status"] = gr.HTML(elem_id="experiment-status", padding=False)
         parts["export"] = gr.Button(Phrase("Make a sheet and tables"), size="sm", elem_id="export-experiment")
@@ -95,7 +95,7 @@ def _steps_form(card: ModelCard) -> dict[str, Any]:
     return {"steps_prompt": prompt, "draw_steps": draw}
 
 
-def _bias_form(card: ModelCard) -> dict[str, Any]:
+def _bias_form(card: ModelCard, fold: gr.Accordion) -> dict[str, Any]:
     """The words that may be chosen, beside what the card says of bias."""
     about = html(limitation_views.loading, elem_id="bias-introduction")
     words = gr.CheckboxGroup(
@@ -103,7 +103,7 @@ def _bias_form(card: ModelCard) -> dict[str, Any]:
     )
     draw = gr.Button(Phrase("Draw the grid"), variant="primary", elem_id="draw-words", elem_classes="draws")
     html(lambda: f"<h3>{translate('What the model card says of bias')}</h3>{english_note(CARD_IN_ENGLISH)}")
-    gr.Markdown(card.section("Bias").markdown, elem_id="card-on-bias", elem_classes="english")
+    card_text.lay_out(fold, card.section("Bias").markdown, elem_id="card-on-bias")
     return {"about_words": about, "words": words, "draw_words": draw}
 
 

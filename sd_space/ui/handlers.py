@@ -221,6 +221,7 @@ class Handlers:
             page.status: "",
             page.progress: gr.update(value=run_views.progress_html(run), visible=True),
             page.results: gr.update(visible=False),
+            page.gallery: gr.update(visible=True),  # within the results; its scripts come while the pictures are made
         }
         async for _ in self.runs.watch(run, grace_s=self.settings.reconnect_s):
             if not run.is_done:

@@ -11,7 +11,7 @@ from sd_space.fields import Whole
 from sd_space.languages import Phrase, translate
 from sd_space.recorded import RecordedExample
 from sd_space.request import MAX_PROMPT_CHARS, MAX_SEED, REQUEST_FIELDS
-from sd_space.ui import aids, changing, changing_views, checking, experiments, programs, views
+from sd_space.ui import aids, card_text, changing, changing_views, checking, experiments, programs, views
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS, MODEL_DEFAULTS, bounds, size_choices, size_value
 from sd_space.ui.translation import html
 
@@ -167,6 +167,7 @@ def _results() -> dict[str, Any]:
         gallery = gr.Gallery(
             label=Phrase("Your pictures"),
             show_label=False,
+            visible=False,  # its scripts are most of the page's, and come with the first run
             columns=2,
             object_fit="contain",
             height="auto",
@@ -236,11 +237,11 @@ def _about(card: ModelCard) -> None:
     with gr.Tab(Phrase("About the model"), id=ABOUT, elem_id="about"):
         html(views.screened)
         html(views.about_card)
-        with gr.Accordion(Phrase("Introduction"), open=False):
-            gr.Markdown(card.introduction, elem_classes="english")
+        with gr.Accordion(Phrase("Introduction"), open=False) as fold:
+            card_text.lay_out(fold, card.introduction)
         for title, parts in _CARD_PAGES.items():
-            with gr.Accordion(title, open=False):
-                gr.Markdown(_as_markdown([card.section(part) for part in parts]), elem_classes="english")
+            with gr.Accordion(title, open=False) as fold:
+                card_text.lay_out(fold, _as_markdown([card.section(part) for part in parts]))
         with gr.Accordion(Phrase("Citation"), open=False):
             gr.Textbox(card.citation, label="BibTeX", lines=9, buttons=["copy"], interactive=False, elem_id="citation")
 
