@@ -1,5 +1,6 @@
 """The first screen on a slow network: the document's own, until Gradio's components take its place."""
 
+import gradio as gr
 import pytest
 from playwright.sync_api import expect
 
@@ -15,6 +16,41 @@ SHIFTS = """window.shifts = 0
 new PerformanceObserver((list) => list.getEntries().forEach(({ value, hadRecentInput }) => {
     if (!hadRecentInput) window.shifts += value
 })).observe({ type: 'layout-shift', buffered: true })"""
+MOST_TIMES_A_BARE_PAGE = 1.15
+
+
+@pytest.fixture
+def bare_url():
+    """A Gradio page with a text box and a button."""
+    with gr.Blocks(analytics_enabled=False) as demo:
+        gr.Textbox(label="Prompt")
+        gr.Button("Go")
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, enable_monitoring=False)
+    yield url
+    demo.close()
+
+
+def fetched(browser, url):
+    """The bytes that opening the page transfers, by address."""
+    context = browser.new_context()
+    page = context.new_page()
+    session = context.new_cdp_session(page)
+    urls, sizes = {}, {}
+    session.on("Network.requestWillBeSent", lambda sent: urls.update({sent["requestId"]: sent["request"]["url"]}))
+    session.on("Network.loadingFinished", lambda end: sizes.update({end["requestId"]: end["encodedDataLength"]}))
+    session.send("Network.enable")
+    page.goto(url)
+    page.get_by_role("button").last.wait_for()
+    page.wait_for_load_state("networkidle")
+    context.close()
+    return {urls[number]: size for number, size in sizes.items()}
+
+
+def test_what_is_not_shown_before_the_licence_is_accepted_is_not_fetched(browser, ready_server, bare_url):
+    own, bare = fetched(browser, ready_server.url), fetched(browser, bare_url)
+    assert any("/assets/HTML-" in url for url in own), "it is seen what is fetched"
+    assert [url for url in own if any(name in url for name in ("Gallery", "Video", "hls", "markdown", "prism"))] == []
+    assert sum(own.values()) <= MOST_TIMES_A_BARE_PAGE * sum(bare.values())
 
 
 @pytest.fixture
