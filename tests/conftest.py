@@ -13,6 +13,7 @@ PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 SERVED = {"reliability", "cluster", "test_api", "test_app", "test_clients", "test_doctor", "test_zerogpu"}
 os.environ["SD_SPACE_RUNTIME"] = "torch"  # for which exact pictures are promised
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models lose time to a second thread, and lanes to each other's
 settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then
 settings.load_profile("any machine")
 

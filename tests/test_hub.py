@@ -22,6 +22,7 @@ from sd_space.model.pipeline import load_pipeline
 from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import V1_4, V1_4_REVISION, Settings
 
+from .generated import sampled
 from .hub import TOKEN, StandInHub, patience_s, point_here, serving
 from .tiny_models import make_pipeline
 
@@ -223,7 +224,7 @@ def test_each_fault_of_the_hub_ends_soon_and_names_its_fix(standin, tmp_path, mo
     assert TOKEN not in hint
 
 
-@pytest.mark.parametrize("fault", ["silent", "busy", "truncated"])
+@pytest.mark.parametrize("fault", sampled(["silent", "busy", "truncated"], 1))
 def test_auto_falls_back_to_the_picture_book_and_says_why(standin, tmp_path, fault, caplog):
     standin.fault = fault
     asked = PipelineSpec(

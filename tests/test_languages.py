@@ -129,6 +129,7 @@ def test_what_is_accepted_is_the_same_in_every_language():
     assert len(digests) == 1
 
 
+@pytest.mark.served
 def test_the_document_is_in_the_visitors_language_and_the_api_in_english(ready_server):
     for language, words in {
         "de": "Zustimmen und weiter",
