@@ -78,7 +78,11 @@ for _id, _what, _most in (
 
 @K("K14", "objects of Python")
 def objects(soaked: Soaked):
-    assert soaked.after["objects"] - soaked.before["objects"] < 1.5 * VISITS
+    before = soaked.before["objects"]
+    if soaked.after["objects"] - before >= 1.5 * VISITS:  # what comes up late grows once, a leak each time
+        before = soaked.after["objects"]
+        soaked.visit(VISITS)
+    assert soaked.after["objects"] - before < 1.5 * VISITS
 
 
 @K("K15", "open files")
