@@ -76,8 +76,8 @@ class OpenVinoUNet:
 def _core() -> Any:
     """The one of this process, which never ends.
 
-    Its CPU plugin gives the thread that loads it a stack for signals, and takes that away with the last core: where
-    another thread drops that one, the next signal ends the process, and nobody says why.
+    Its CPU plugin gives the thread that loads it an alternate signal stack, and unmaps that with the last core: where
+    another thread drops that one, the first thread's next signal kills the process without a message.
     """
     import openvino
 

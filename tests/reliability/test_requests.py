@@ -20,7 +20,7 @@ from .visitor import FOR_PROGRAMMERS, QUICK
 
 LIMIT_S = 5.0
 MARK = "qX7zTracer"  # in whatever is sent, and in no answer
-MARKED_ID = f'"id":"{MARK}"'.encode()  # but here: a JSON-RPC answer has its request's id
+MARKED_ID = f'{{"jsonrpc":"2.0","id":"{MARK}",'.encode()  # but here: a JSON-RPC answer has its request's id
 METHODS = ["GET"] * 6 + ["POST"] * 10 + ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO"]
 NAMES = ["generate", "accept_license", "model", "open_page", "tick", "resume", "x" * 300, "..", "%2e%2e", "é", MARK, ""]
 WORDS = [
