@@ -347,6 +347,15 @@ def test_standardizing_changes_no_picture():
         assert torch.allclose(vae.decode(model, after), drawn, atol=1e-5)
 
 
+def test_an_edge_stays_sharp_where_it_is_moved_and_not_where_it_is_blurred():
+    columns = torch.arange(32.0)
+    sharp, moved = (((columns >= at).float() * 2 - 1).expand(1, 3, 32, 32) for at in (18, 19))
+    blurred = ((columns - 17.5) / 2).clamp(-1, 1).expand(1, 3, 32, 32)
+    found = [vae.sharpnesses(x[..., 1:] - x[..., :-1]).sum() for x in (sharp, moved, blurred)]
+    assert found[0] == found[1] > 1.5 * found[2]
+    assert vae.difference(sharp, sharp) == 0 < vae.difference(blurred, sharp)
+
+
 def test_crops_come_from_everywhere_in_the_pictures():
     marked = torch.zeros(2, 24, 24, 3, dtype=torch.uint8)
     marked[0, 0, 0] = marked[0, 23, 23] = 255
