@@ -23,7 +23,7 @@ WARM_UP = 40  # steps
 ANNEAL_STEPS = 400
 AVERAGE_DECAY = 0.998
 DROPPED = 0.1  # share of captions replaced by "", for classifier-free guidance (Ho and Salimans, 2022)
-LATENT_SIDE = 32
+LATENT_SIDE = 16
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -31,10 +31,10 @@ def make_unet() -> UNet2DConditionModel:
         sample_size=LATENT_SIDE,
         in_channels=vae.CHANNELS,
         out_channels=vae.CHANNELS,
-        block_out_channels=(32, 56, 96, 112),
+        block_out_channels=(32, 64, 128),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=text.WIDTH,
         attention_head_dim=4,
         norm_num_groups=8,

@@ -19,11 +19,11 @@ from torch.nn import functional
 from sd_space.tools.train_tiny import loop
 from sd_space.tools.train_tiny.optimizer import Muon
 
-PATCH = 8  # pixels per latent, along each side
-CHANNELS = 4
+PATCH = 16  # pixels per latent, along each side
+CHANNELS = 16
 SCALING_FACTOR = 0.18215  # v1-4's own
-CROP = 64  # pixels
-BATCH = 6
+CROP = 96  # pixels
+BATCH = 4
 RATE = 2e-3
 LINEAR_STEPS = 500  # in which the latents are the linear ones
 STEPS = 12000
@@ -33,16 +33,16 @@ NOISE = 0.1  # the most that is added to latents of deviation 1
 
 @dataclass(frozen=True, slots=True)
 class Pca:
-    mean: Tensor  # (192,)
-    components: Tensor  # (192, 4), orthonormal columns
-    scale: Tensor  # (4,)
+    mean: Tensor  # (768,)
+    components: Tensor  # (768, 16), orthonormal columns
+    scale: Tensor  # (16,)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """(N, 3, H, W) in -1..1 -> (N, 4, H/8, W/8)."""
+        """(N, 3, H, W) in -1..1 -> (N, 16, H/16, W/16)."""
         return (((_patches(pictures) - self.mean) @ self.components) * self.scale).permute(0, 3, 1, 2).contiguous()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(N, 4, h, w) -> (N, 3, 8h, 8w), about -1..1: the best that a linear decoder can do."""
+        """(N, 16, h, w) -> (N, 3, 16h, 16w), about -1..1: the best that a linear decoder can do."""
         n, _, h, w = latents.shape
         patches = (latents.permute(0, 2, 3, 1) / self.scale) @ self.components.T + self.mean
         return patches.reshape(n, h, w, 3, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5).reshape(n, 3, h * PATCH, w * PATCH)
@@ -82,13 +82,13 @@ def fit_pca(pictures: np.ndarray) -> Pca:
 
 
 def make_vae() -> AutoencoderKL:
-    """(N, 3, H, W) in -1..1 <-> (N, 4, H/8, W/8); residual branches start at zero."""
+    """(N, 3, H, W) in -1..1 <-> (N, 16, H/16, W/16); residual branches start at zero."""
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 32, 64, 96),
+        down_block_types=("DownEncoderBlock2D",) * 5,
+        up_block_types=("UpDecoderBlock2D",) * 5,
+        block_out_channels=(16, 32, 64, 64, 96),
         layers_per_block=1,
         latent_channels=CHANNELS,
         norm_num_groups=8,
@@ -140,7 +140,7 @@ def unfolded(vae: AutoencoderKL) -> AutoencoderKL:
 
 
 def encode(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """(N, 3, H, W) in -1..1 -> (N, 4, H/8, W/8), the mean of the posterior."""
+    """(N, 3, H, W) in -1..1 -> (N, 16, H/16, W/16), the mean of the posterior."""
     return vae.quant_conv(vae.encoder(pictures))[:, :CHANNELS]
 
 
@@ -205,7 +205,7 @@ def train(
         noise = torch.randn(linear.shape, generator=generator, device=device)
         level = NOISE * torch.rand((batch, 1, 1, 1), generator=generator, device=device)
         loss = difference(decode(vae, (linear if is_linear else latents) + level * noise), target)
-        loss = loss + off * (1.0 if is_linear else 0.005)
+        loss = loss + off * (1.0 if is_linear else 0.05)
         loss = loss + 0.05 * (latents.square().mean((0, 2, 3)) - linear.square().mean((0, 2, 3))).square().mean()
         optimizer.zero_grad()
         loss.backward()
