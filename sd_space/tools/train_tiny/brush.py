@@ -30,7 +30,7 @@ def _column(top: Colour, bottom: Colour, y0: float, y1: float) -> Image.Image:
 
 def gradient(top: Colour, bottom: Colour, y0: float = 0, y1: float = SIZE) -> Image.Image:
     """A whole canvas that fades from `top` at y0 to `bottom` at y1."""
-    return _column(top, bottom, y0, y1).resize((SIZE * OVERSAMPLING,) * 2, Image.NEAREST)
+    return _column(top, bottom, y0, y1).resize((SIZE * OVERSAMPLING,) * 2, Image.Resampling.NEAREST)
 
 
 class Brush:

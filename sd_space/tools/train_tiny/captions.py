@@ -5,7 +5,9 @@ nothing that the picture happens to show beside them.
 """
 
 import random
+import re
 import string
+from collections import defaultdict
 
 from sd_space.tools.train_tiny import lexicon
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, Scene
@@ -151,3 +153,51 @@ def caption(scene: Scene, rng: random.Random, *, junk: float = 0.2) -> tuple[str
         if tail:
             text = f"{text}{rng.choice((', ', ' ', ', '))}{tail}" if text else tail
     return _disturbed(text, rng, junk), named
+
+
+_SAID_BY = (
+    ("subject", lexicon.SUBJECT_WORDS),
+    ("subject", lexicon.PLURALS),
+    ("place", lexicon.PLACE_WORDS),
+    ("time", lexicon.TIME_WORDS),
+    ("colour", lexicon.COLOUR_WORDS),
+    ("style", lexicon.STYLES_BEFORE),
+    ("style", lexicon.STYLES_AFTER),
+    ("count", lexicon.COUNT_WORDS),
+    ("size", lexicon.SIZE_WORDS),
+    ("right of", {"": lexicon.RIGHT_OF}),
+)
+
+
+def _found_in(text: str) -> dict[str, list[tuple[int, str]]]:
+    """For each kind of thing (place in the text, value), in order; the longest words are read first, and once."""
+    phrases = {(phrase.lower(), name, value) for name, words in _SAID_BY for value in words for phrase in words[value]}
+    rest, found = text.lower(), defaultdict[str, list[tuple[int, str]]](list)
+    for phrase, name, value in sorted(phrases, key=lambda entry: (-len(entry[0]), entry)):
+        for match in list(re.finditer(rf"\b{re.escape(phrase)}\b", rest)):
+            found[name].append((match.start(), value))
+            rest = rest[: match.start()] + "|" * len(phrase) + rest[match.end() :]
+    return {name: sorted(places) for name, places in found.items()}
+
+
+def named_in(text: str) -> dict[str, str]:
+    """The value of each of `ATTRIBUTES` that somebody's own words name.
+
+    Of two subjects the left one is the subject and the other its companion; a colour is of the next subject said.
+    """
+    found = _found_in(text)
+    named = dict.fromkeys(ATTRIBUTES, NAMED_NONE) | {
+        name: found[name][0][1]
+        for name in ("subject", "place", "time", "colour", "style", "count", "size")
+        if name in found
+    }
+    if len(subjects := found.get("subject", [])) > 1:
+        colours = found.get("colour", [])
+        (first, left), (second, right) = subjects[:2]
+        colour = next((value for place, value in colours if place < first), NAMED_NONE)
+        other = next((value for place, value in colours if first < place < second), NAMED_NONE)
+        pair = [(left, colour), (right, other)]
+        if any(first < place < second for place, _ in found.get("right of", [])):
+            pair.reverse()
+        (named["subject"], named["colour"]), (named["companion"], named["companion_colour"]) = pair
+    return named

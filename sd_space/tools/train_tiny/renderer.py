@@ -29,7 +29,7 @@ _PAINT = {
     "tan": (206, 150, 92),
 }
 # What a subject looks like when its colour is not named: few, and far from the places it is mostly seen in.
-_NATURAL = {
+NATURAL = {
     "utopia": ["white"],
     "pikachu": ["yellow"],
     "robot": ["red", "blue", "white", "orange"],
@@ -68,7 +68,7 @@ def _tint(phase: float) -> tuple[Image.Image, Image.Image]:
     tint = wave[..., None] * np.array([26, -3, -23], np.float32)
     size = (SIZE * OVERSAMPLING,) * 2
     return tuple(
-        Image.fromarray(part.clip(0, 255).astype(np.uint8)).resize(size, Image.BILINEAR) for part in (tint, -tint)
+        Image.fromarray(part.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR) for part in (tint, -tint)
     )
 
 
@@ -115,7 +115,7 @@ def _finish(image: Image.Image, style: str) -> Image.Image:
 
 
 def _paint(name: str, colour: str, rng: random.Random) -> Colour:
-    natural = rng.choice(_NATURAL[name])
+    natural = rng.choice(NATURAL[name])
     return _PAINT[natural if colour == "natural" else colour]
 
 
@@ -165,9 +165,9 @@ def render(scene: Scene, *, size: int = SIZE) -> Image.Image:
         table(brush, scene.time, scene.place, side)
     image = brush.image
     if scene.style == "expressionist":
-        image = image.transform(image.size, Image.MESH, _sway(), Image.BILINEAR)
+        image = image.transform(image.size, Image.Transform.MESH, _sway(), Image.Resampling.BILINEAR)
     image = _finish(image.reduce(OVERSAMPLING), scene.style)
-    return image if size == SIZE else image.resize((size, size), Image.LANCZOS)
+    return image if size == SIZE else image.resize((size, size), Image.Resampling.LANCZOS)
 
 
 def draw_place(scene: Scene, width: int, height: int) -> Image.Image:
@@ -188,7 +188,7 @@ def draw_emblem(size: int) -> Image.Image:
     width = max(1, round(scale / 22))
     pen = Pen(Brush(image), side / 2, side / 2 - 0.05 * scale, scale, flip=False, ink=INK, width=width)
     _SUBJECTS["emblem"](pen, INK, "", 0, False)
-    return image.resize((size, size), Image.BOX)
+    return image.resize((size, size), Image.Resampling.BOX)
 
 
 def contact_sheet(images, columns: int, *, scale: int = 1) -> Image.Image:
@@ -199,6 +199,6 @@ def contact_sheet(images, columns: int, *, scale: int = 1) -> Image.Image:
     sheet = Image.new("RGB", (columns * (width + 4), rows * (height + 4)), (255, 255, 255))
     for k, image in enumerate(images):
         sheet.paste(
-            image.resize((width, height), Image.NEAREST), ((k % columns) * (width + 4), (k // columns) * (height + 4))
+            image.resize((width, height), Image.Resampling.NEAREST), ((k % columns) * (width + 4), (k // columns) * (height + 4))
         )
     return sheet

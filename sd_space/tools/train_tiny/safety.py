@@ -98,7 +98,9 @@ def normalized(small: np.ndarray) -> Tensor:
 
 def shrunk(images: np.ndarray, side: int = SIDE) -> np.ndarray:
     """(N, 256, 256, 3) uint8 -> (N, 96, 96, 3) uint8, bicubic as in the feature extractor."""
-    return np.stack([np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in images])
+    return np.stack(
+        [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in images]
+    )
 
 
 def _plain(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -153,7 +155,7 @@ def _close_ups(images: np.ndarray, classes: list[int], rng: random.Random) -> tu
         if CLASSES[name] not in ("emblem", "triangle") and rng.random() < 0.3:
             side = rng.randint(SIZE // 3, SIZE * 2 // 3)
             x, y = rng.randint(0, SIZE - side), rng.randint(0, SIZE - side)
-            close = Image.fromarray(image).crop((x, y, x + side, y + side)).resize((SIZE, SIZE), Image.BILINEAR)
+            close = Image.fromarray(image).crop((x, y, x + side, y + side)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
             cuts.append(np.asarray(close))
             labels.append(name)
     return cuts, labels
