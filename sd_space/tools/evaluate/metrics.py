@@ -54,7 +54,7 @@ def psnr(images: np.ndarray, reference: np.ndarray) -> float:
         float(np.square(ours.astype(np.float32) - theirs).mean())
         for ours, theirs in zip(images, reference, strict=True)
     ]
-    return float(10 * np.log10(255**2 / max(np.mean(errors), 1e-9)))
+    return float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)))
 
 
 def kid(first: np.ndarray, second: np.ndarray) -> float:

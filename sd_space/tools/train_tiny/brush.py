@@ -18,7 +18,8 @@ Colour = tuple[int, int, int]
 
 
 def mix(a: Colour, b: Colour, amount: float) -> Colour:
-    return tuple(int(x + (y - x) * amount) for x, y in zip(a, b, strict=True))
+    red, green, blue = (int(x + (y - x) * amount) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sd_space.tools.train_tiny import loop, text, vae
+from sd_space.tools.train_tiny import text, vae
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.renderer import render
 from sd_space.tools.train_tiny.world import Scene, sample_scene
@@ -17,7 +17,6 @@ from sd_space.tools.train_tiny.world import Scene, sample_scene
 SHARD = 4096  # pictures
 CAPTIONS = 2  # per picture
 PIXEL_SHARDS = 1  # how many shards keep their pixels, for the VAE
-MEASURED = 256  # pictures whose latents say how all are standardized
 
 
 def scenes(seed: int, shard: int) -> list[Scene]:
@@ -70,21 +69,17 @@ def load_pixels(folder: Path) -> np.ndarray:
 
 
 def make(folder: Path, *, seed: int, shards: range, processes: int = 1, device: str = "cpu") -> None:
-    """Makes the latents, (N, 4, 32, 32) fp16 each, of the shards that have none yet, with the finished VAE."""
+    """Makes the latents, (N, 16, 16, 16) fp16 each, of the shards that have none yet, with the finished VAE."""
     todo = [shard for shard in shards if not shard_file(folder, "latents", shard).exists()]
     for shard in tqdm(todo, desc="pictures", unit="shard", dynamic_ncols=True):
         kept = shard_file(folder, "pixels", shard)
         drawn = np.load(kept) if kept.exists() else pixels(scenes(seed, shard), processes=processes)
-        if not (folder / "statistics.pt").exists():
-            measured = latents(folder, drawn[:MEASURED], device=device)
-            mean, deviation = measured.mean((0, 2, 3)), measured.std((0, 2, 3))
-            loop.save_atomically({"mean": mean, "deviation": deviation}, folder / "statistics.pt")
         save_array(latents(folder, drawn, device=device).half().numpy(), shard_file(folder, "latents", shard))
 
 
 @torch.no_grad()
 def latents(folder: Path, drawn: np.ndarray, *, device: str = "cpu", batch: int = 16) -> Tensor:
-    """(N, 256, 256, 3) uint8 -> (N, 4, 32, 32), as the VAE in `folder` encodes them."""
+    """(N, 256, 256, 3) uint8 -> (N, 16, 16, 16), as the VAE in `folder` encodes them."""
     model = vae.load_vae(folder).to(device, memory_format=torch.channels_last)
     parts = (torch.from_numpy(drawn[k : k + batch]).to(device) for k in range(0, len(drawn), batch))
     return torch.cat([vae.encode(model, vae.to_unit(part)).cpu() for part in parts])
@@ -118,7 +113,7 @@ class Pairs:
             self.all_texts = torch.cat([torch.from_numpy(np.array(part)).to(device) for part in self.texts])
 
     def draw(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Latents (count, 4, 32, 32) and embeddings (count, 77, 128), float32, on the device."""
+        """Latents (count, 16, 16, 16) and embeddings (count, 77, 128), float32, on the device."""
         rows = rng.integers(len(self.latents), size=count)
         which = rows * CAPTIONS + rng.integers(CAPTIONS, size=count)
         chosen = self.latents[torch.from_numpy(rows).to(self.device)].float()

@@ -32,7 +32,8 @@ class Spot(NamedTuple):
 
 
 def lit(colour: Colour, time: str) -> Colour:
-    return tuple(int(c * k) for c, k in zip(colour, _LIGHT[time], strict=True))
+    red, green, blue = (int(c * k) for c, k in zip(colour, _LIGHT[time], strict=True))
+    return red, green, blue
 
 
 def _sun_or_moon(brush: Brush, time: str, x: float, y: float) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import random
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageEnhance
@@ -67,9 +68,11 @@ def _tint(phase: float) -> tuple[Image.Image, Image.Image]:
     wave = np.tanh(2.5 * np.sin((x * 0.7 + y + 26 * np.sin(x / 44 + phase)) / 15 + phase))
     tint = wave[..., None] * np.array([26, -3, -23], np.float32)
     size = (SIZE * OVERSAMPLING,) * 2
-    return tuple(
-        Image.fromarray(part.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR) for part in (tint, -tint)
+    added, taken = (
+        Image.fromarray(part.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
+        for part in (tint, -tint)
     )
+    return added, taken
 
 
 def _strokes(image: Image.Image, phase: float) -> Image.Image:
@@ -157,7 +160,8 @@ def render(scene: Scene, *, size: int = SIZE) -> Image.Image:
     for name, paint, x, scale in _cast(scene, rng, spot):
         pen = Pen(brush, x, base - scale, scale, flip=flip, ink=ink, width=width if scale > 50 else width - 1)
         if name not in ("emblem", "triangle") and scene.place not in _LAID:
-            ground = brush.image.getpixel((int(x * OVERSAMPLING), min(SIZE, int(base)) * OVERSAMPLING - 2))
+            foot = int(x * OVERSAMPLING), min(SIZE, int(base)) * OVERSAMPLING - 2
+            ground = cast(Colour, brush.image.getpixel(foot))
             box = [x - scale * 0.95, base - scale * 0.13, x + scale * 0.95, base + scale * 0.13]
             brush.ellipse(box, fill=mix(ground, (0, 0, 0), 0.3))
         _SUBJECTS[name](pen, paint, scene.place, pose, scene.time == "night")
@@ -199,6 +203,7 @@ def contact_sheet(images, columns: int, *, scale: int = 1) -> Image.Image:
     sheet = Image.new("RGB", (columns * (width + 4), rows * (height + 4)), (255, 255, 255))
     for k, image in enumerate(images):
         sheet.paste(
-            image.resize((width, height), Image.Resampling.NEAREST), ((k % columns) * (width + 4), (k // columns) * (height + 4))
+            image.resize((width, height), Image.Resampling.NEAREST),
+            ((k % columns) * (width + 4), (k // columns) * (height + 4)),
         )
     return sheet

@@ -155,7 +155,9 @@ def _close_ups(images: np.ndarray, classes: list[int], rng: random.Random) -> tu
         if CLASSES[name] not in ("emblem", "triangle") and rng.random() < 0.3:
             side = rng.randint(SIZE // 3, SIZE * 2 // 3)
             x, y = rng.randint(0, SIZE - side), rng.randint(0, SIZE - side)
-            close = Image.fromarray(image).crop((x, y, x + side, y + side)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            close = (
+                Image.fromarray(image).crop((x, y, x + side, y + side)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            )
             cuts.append(np.asarray(close))
             labels.append(name)
     return cuts, labels
@@ -218,8 +220,7 @@ def generated(
     while len(texts) < count:
         scene = sample_scene(rng)
         if len(texts) < emblems * count:
-            alone = {"count": "one", "companion": NAMED_NONE}
-            scene = replace(scene, subject="emblem", colour="natural", is_card=False, **alone)
+            scene = replace(scene, subject="emblem", colour="natural", is_card=False, count="one", companion=NAMED_NONE)
         elif scene.subject == "emblem":
             continue
         words, named = caption(scene, rng)

@@ -34,8 +34,6 @@ def adopt(target: Path, folder: Path) -> bool:
     }
     for stage, (steps, parts) in finished.items():
         loop.save_atomically({"parts": parts, "step": steps, "losses": []}, folder / f"{stage}.pt")
-    already = {"mean": torch.zeros(vae.CHANNELS), "deviation": torch.ones(vae.CHANNELS)}
-    loop.save_atomically(already, folder / "statistics.pt")
     return True
 
 

@@ -1,10 +1,10 @@
-"""AutoencoderKL, v1-4's form (four latent channels at an eighth of the side), small, made for flat outlined drawings.
+"""AutoencoderKL of five blocks, small, made for flat outlined drawings: 16 latent channels at a sixteenth of the side.
 
-It starts from a linear one: the first four principal components of 8x8x3 patches, partly whitened (each component's
-deviation becomes its square root). For the first steps the decoder learns to draw from those and the encoder to agree
-with them; from there on both are trained as one and leave the line where a curve holds more. Latents get a little
-noise before they are decoded, so that a sampler's small errors stay small. Training is on crops; the networks are
-convolutions, and know no size.
+Those are as many numbers as v1-4's four at an eighth. It starts from a linear one: the first principal components of
+16x16x3 patches, partly whitened (each component's deviation becomes its square root). For the first steps the decoder
+learns to draw from those and the encoder to agree with them; from there on both are trained as one and leave the line
+a little where a curve holds more. Latents get some noise before they are decoded, so that a sampler's small errors
+stay small. Training is on crops; the networks are convolutions, and know no size.
 """
 
 from dataclasses import dataclass
@@ -109,18 +109,6 @@ def make_vae() -> AutoencoderKL:
     return vae
 
 
-def standardized(vae: AutoencoderKL, mean: Tensor, deviation: Tensor) -> AutoencoderKL:
-    """`vae` with latents of mean 0 and deviation 1 in each channel, in place; (4,) are what they had."""
-    with torch.no_grad():
-        vae.quant_conv.bias[:CHANNELS] -= mean
-        vae.quant_conv.bias[:CHANNELS] /= deviation
-        vae.quant_conv.weight[:CHANNELS] /= deviation[:, None, None, None]
-        weight = vae.post_quant_conv.weight
-        vae.post_quant_conv.bias += weight[:, :, 0, 0] @ mean
-        weight *= deviation[None, :, None, None]
-    return vae
-
-
 def folded(vae: AutoencoderKL) -> AutoencoderKL:
     """`vae` for the pipeline, in place: latents at 1 / `SCALING_FACTOR` times the deviation that training used."""
     with torch.no_grad():
@@ -218,9 +206,7 @@ def train(
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """The running average of the weights, its latents standardized where `statistics.pt` says how, not yet `folded`."""
+    """The running average of the weights, not yet `folded`."""
     vae = make_vae()
     vae.load_state_dict(loop.load(folder / "vae.pt")["parts"]["average"]["weights"])
-    if (folder / "statistics.pt").exists():
-        standardized(vae, **loop.load(folder / "statistics.pt"))
     return vae.eval().requires_grad_(False)
