@@ -152,6 +152,9 @@ def test_an_earlier_run_comes_back_with_its_pictures_while_they_exist(tmp_path):
         await hand(window, "ask-run", run_id, recipe)
         assert window["prompt"] == "a cat" and captions(window) == seen and window["run_id"] == run_id
         assert f'data-run="{run_id}"' in window["record"]
+        reloaded = host.window()
+        await reloaded.open(token=window["token"], run_id=run_id, shown_id=run_id)
+        assert reloaded["run_id"] == run_id, "the one that was brought back, not the last"
         host.store.close()
         await hand(window, "ask-run", run_id, recipe + "&num_inference_steps=9")
         assert window["Steps"] == 9 and aid_views.DRAW_AGAIN in window["status"]
