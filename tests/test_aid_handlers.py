@@ -64,7 +64,10 @@ def test_before_the_click_the_page_says_how_many_wait_and_how_long_it_takes(tmp_
         assert "Nobody is waiting." in window["outlook"], "the time is not known yet"
         host.backend.outlook_s = 83.0
         await window.do("click", "ask-outlook")
-        assert "Nobody is waiting; 4 pictures with the usual settings take about 1 min 20 s." in window["outlook"]
+        assert (
+            "Nobody is waiting; 4 pictures with the usual settings take about 1\u00a0min 20\u00a0s."
+            in window["outlook"]
+        )
         host.backend.stage = Stage.LOADING
         await window.do("click", "ask-outlook")
         assert window["outlook"] == ""
@@ -73,7 +76,14 @@ def test_before_the_click_the_page_says_how_many_wait_and_how_long_it_takes(tmp_
 
 
 @pytest.mark.parametrize(
-    "seconds, shown", [(0.2, "1 s"), (7.4, "7 s"), (23, "25 s"), (64, "1 min 00 s"), (200, "3 min 30 s")]
+    "seconds, shown",
+    [
+        (0.2, "1\u00a0s"),
+        (7.4, "7\u00a0s"),
+        (23, "25\u00a0s"),
+        (64, "1\u00a0min 00\u00a0s"),
+        (200, "3\u00a0min 30\u00a0s"),
+    ],
 )
 def test_a_forecast_is_no_finer_than_it_can_be(seconds, shown):
     status = replace(FakeBackend().status(), outlook_s=seconds, waiting=2)
@@ -152,6 +162,9 @@ def test_an_earlier_run_comes_back_with_its_pictures_while_they_exist(tmp_path):
         await hand(window, "ask-run", run_id, recipe)
         assert window["prompt"] == "a cat" and captions(window) == seen and window["run_id"] == run_id
         assert f'data-run="{run_id}"' in window["record"]
+        reloaded = host.window()
+        await reloaded.open(token=window["token"], run_id=run_id, shown_id=run_id)
+        assert reloaded["run_id"] == run_id, "the one that was brought back, not the last"
         host.store.close()
         await hand(window, "ask-run", run_id, recipe + "&num_inference_steps=9")
         assert window["Steps"] == 9 and aid_views.DRAW_AGAIN in window["status"]

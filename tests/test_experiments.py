@@ -117,6 +117,9 @@ def test_a_reload_shows_it_again_and_withdrawing_clears_it(tmp_path):
         again["token"] = window["token"]
         await again.open(**{"experiment-runs": window["experiment-runs"]})
         assert again[PICTURES] == window[PICTURES]
+        unaware = host.window()
+        await unaware.open(token=window["token"])
+        assert unaware[PICTURES] == window[PICTURES], "its connection may have failed before it heard of the runs"
         stranger = await host.visitor()
         await stranger.open(**{"experiment-runs": window["experiment-runs"]})
         assert not stranger[PICTURES] and not stranger["experiment-runs"]

@@ -502,6 +502,25 @@ def test_a_run_goes_on_through_a_reload(tmp_path):
     play(tmp_path, scene)
 
 
+def test_a_run_that_the_page_has_not_heard_of_is_there_after_a_reload(tmp_path):
+    async def scene(host: Host):
+        window = await host.visitor()
+        await drawn(window)
+        before, window["prompt"] = window["run_id"], "a dog"
+        host.backend.proceed.clear()
+        async for _ in window.follow("click", "generate"):
+            if len(host.backend.started) == 2:
+                break
+        reloaded = host.window()
+        reloaded["token"], reloaded["run_id"], reloaded["shown_id"] = window["token"], before, before
+        async for _ in reloaded.follow("load"):
+            host.backend.proceed.set()
+        assert len(captions(reloaded)) == 4 and len(host.backend.started) == 2
+        assert reloaded["run_id"] == host.backend.started[1].request_id
+
+    play(tmp_path, scene)
+
+
 def test_words_that_are_being_written_survive_a_reload(tmp_path):
     async def scene(host: Host):
         window = await host.visitor()

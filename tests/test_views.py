@@ -33,7 +33,13 @@ def result(truncated: str = "") -> GenerationResult:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "under a second"), (1.2, "1 s"), (59.4, "59 s"), (60, "1 min 00 s"), (200, "3 min 20 s")],
+    [
+        (0.4, "under a second"),
+        (1.2, "1\u00a0s"),
+        (59.4, "59\u00a0s"),
+        (60, "1\u00a0min 00\u00a0s"),
+        (200, "3\u00a0min 20\u00a0s"),
+    ],
 )
 def test_seconds_are_said_as_people_say_them(seconds, words):
     assert views.duration(seconds) == words
@@ -83,9 +89,12 @@ def test_the_recordings_say_when_by_what_and_on_what_they_were_made():
     ("progress", "says"),
     [
         (None, "Joining the line"),
-        (Progress("r", 3, 0, 51, 0, 4, seconds_left=70.0), "You are number 3 in line · about 1 min 10 s left"),
-        (Progress("r", 0, 12, 51, 0, 4, seconds_left=9.0), "Step 12 of 51 · about 9 s left"),
-        (Progress("r", 0, 12, 51, 0, 4, seconds_left=47.4), "about 45 s left"),
+        (
+            Progress("r", 3, 0, 51, 0, 4, seconds_left=70.0),
+            "You are number 3 in line · about 1\u00a0min 10\u00a0s left",
+        ),
+        (Progress("r", 0, 12, 51, 0, 4, seconds_left=9.0), "Step 12 of 51 · about 9\u00a0s left"),
+        (Progress("r", 0, 12, 51, 0, 4, seconds_left=47.4), "about 45\u00a0s left"),
         (Progress("r", 0, 12, 51, 1, 4), "1 of 4 ready · Step 12 of 51<"),
         (Progress("r", 1, 0, 51, 1, 4, fraction_done=0.25), "1 of 4 ready · taking turns with other visitors<"),
         (Progress("r", 0, 1, 51, 0, 4, note="It takes longer."), "Step 1 of 51. It takes longer."),
@@ -104,8 +113,8 @@ def test_the_progress_has_a_tile_for_each_picture_in_its_state():
 @pytest.mark.parametrize(
     ("run", "says"),
     [
-        (run_of([Outcome.OK] * 4, outcome=result()), "4 pictures in 8 s."),
-        (run_of([Outcome.OK], 1, outcome=result()), "1 picture in 8 s."),
+        (run_of([Outcome.OK] * 4, outcome=result()), "4 pictures in 8\u00a0s."),
+        (run_of([Outcome.OK], 1, outcome=result()), "1 picture in 8\u00a0s."),
         (run_of([Outcome.OK] * 3 + [Outcome.WITHHELD], outcome=result()), "The safety checker held back 1 of 4"),
         (run_of([Outcome.OK] * 3 + [Outcome.BROKEN], outcome=result()), "1 of 4 could not be calculated"),
         (

@@ -11,7 +11,9 @@ from sd_space.serving.envelope import Refusal, session_hash
 from sd_space.serving.incoming import IncomingRequest
 from sd_space.serving.routes import Kind
 
-HANDOVER_S = 1.0  # a page opens its next stream at the moment in which the server closes the last one
+# A page opens its next stream at the moment in which the server closes the last one. On a refusal Gradio loads the page
+# anew, so this outlasts what holds up a busy server.
+HANDOVER_S = 5.0
 
 
 class EventStreams:

@@ -51,6 +51,7 @@ class ExperimentHandlers:
         self.intake = intake
         self.runs = runs
         self.store = store
+        self._begun: dict[str, list[Run]] = {}  # by visitor, the last experiment
 
     async def offer(self, words: str) -> dict:
         """What can be tried with the served model, once it is there; chosen words stay if it knows them."""
@@ -144,6 +145,7 @@ class ExperimentHandlers:
                             }
                         else:
                             runs += step
+                            self._note_begun(runs)
                 words = translate("part {number} of {count}", number=number + 1, count=len(parts))
                 note = words if len(parts) > 1 else ""
                 async for updates in self._follow(runs, note):
@@ -188,8 +190,9 @@ class ExperimentHandlers:
         return {self.parts.status: views.note(views.refusal(error), "error")}
 
     async def resume(self, token: str, ids: str) -> AsyncIterator[dict]:
-        """After a reload: shows what is left of the last experiment, finished or not."""
-        if runs := self._runs_of(self.gate.visitor_of(token), ids):
+        """After a reload: shows what is left of the last experiment, whether the page has heard of its runs or not."""
+        visitor = self.gate.visitor_of(token)
+        if runs := self._runs_of(visitor, _ids(self._begun.get(visitor or "", ()))) or self._runs_of(visitor, ids):
             async for updates in self._follow(runs):
                 yield updates
             yield self._shown(token, runs)
@@ -209,6 +212,11 @@ class ExperimentHandlers:
         except SpaceError as error:
             return self._refused(error)
         return {self.parts.files: experiment_views.files(*map(str, paths))}
+
+    def _note_begun(self, runs: list[Run]) -> None:
+        """Notes what a visitor has begun, and lets go of what is known no longer."""
+        self._begun = {visitor: old for visitor, old in self._begun.items() if self._runs_of(visitor, _ids(old))}
+        self._begun[runs[0].admitted.visitor] = runs
 
     def clear(self) -> dict:
         return dict.fromkeys(self.parts.view, "")

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gradio as gr
 
@@ -50,6 +51,7 @@ class Handlers:
         self.capacity = capacity
         self.runs = runs
         self._waiting: dict[str | None, Place] = {}  # by session: those whose pictures wait for the model
+        self._begun: WeakValueDictionary[str, Run] = WeakValueDictionary()  # by visitor, the last
 
     def _visibility(self, is_open: bool) -> dict:
         page = self.page
@@ -128,6 +130,7 @@ class Handlers:
                 values["init_image"] = self._start_picture(values["init_image"], visitor)
                 admitted = await asyncio.to_thread(self.gate.admit, acceptance_token, values, info)
                 run = self.runs.start(admitted, info, form["embed_recipe"] is True, place)
+                self._begun[visitor] = run
         except LicenceNotAccepted as error:
             yield self._visibility(False) | self._idle() | {page.status: views.note(views.refusal(error), "error")}
         except SpaceError as error:
@@ -170,10 +173,13 @@ class Handlers:
         """After a reload: shows the last run, finished or not, and its values in the form.
 
         Values from a link, and a prompt that was being written, stay. That a run's pictures are gone is said once.
+        Gradio loads a page anew when its connection fails: it may not have heard of the run that it has begun.
         """
-        visitor = self.gate.visitor_of(token)
-        run, shown = (self.runs.get(name, visitor) if visitor is not None else None for name in (run_id, shown_id))
-        if run is None or _is_gone(run):
+        visitor = self.gate.visitor_of(token) or ""
+        run, shown = (self.runs.get(name, visitor) for name in (run_id, shown_id))
+        if (begun := self._begun.get(visitor)) is not None and not _is_gone(begun):
+            run = begun
+        elif run is None or _is_gone(run):
             run, shown = shown, None
         if run is None or _is_gone(run):
             had_pictures = bool(run.finished if run else shown_id and visitor)
@@ -202,6 +208,7 @@ class Handlers:
         if visitor is None:
             yield self._visibility(False)
             return
+        self._begun.pop(visitor, None)
         yield {self.page.status: ""} | self.filler.fill(recipe_from_text(recipe))
         run = self.runs.get(run_id, visitor)
         if run is None or not _still_there(run):

@@ -64,11 +64,11 @@ def without_storage() -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 'under a second', '8 s', '3 min 20 s'."""
+    """Seconds for people: 'under a second', '8 s', '3 min 20 s'; no line ends before a unit."""
     if seconds < 1:
         return translate("under a second")
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{minutes}\u00a0min {rest:02d}\u00a0s" if minutes else f"{rest}\u00a0s"
 
 
 def setting_duration(seconds: int) -> str:

@@ -46,7 +46,8 @@ def drawn(server, **changes) -> tuple[list[np.ndarray], list[dict]]:
 def test_every_backend_draws_and_withholds_the_same(ready_server, other, prompt, outcome):
     asked = {"prompt": prompt, "num_images_per_prompt": 2, "guidance_scale": 3.0}
     reference, verdicts = drawn(ready_server, **asked)
-    assert verdicts == [{"seed": seed, "outcome": outcome} for seed in (7, 8)]
+    marks = {"watermark": False, "credentials": outcome == "ok"}
+    assert verdicts == [{"seed": seed, "outcome": outcome, **marks} for seed in (7, 8)]
     pictures, same = drawn(other, **asked)
     assert same == verdicts
     for picture, expected in zip(pictures, reference, strict=True):
