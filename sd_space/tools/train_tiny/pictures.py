@@ -78,7 +78,7 @@ def make(folder: Path, *, seed: int, shards: range, processes: int = 1, device: 
 
 
 @torch.no_grad()
-def latents(folder: Path, drawn: np.ndarray, *, device: str = "cpu", batch: int = 16) -> Tensor:
+def latents(folder: Path, drawn: np.ndarray, *, device: str = "cpu", batch: int = 4) -> Tensor:
     """(N, 256, 256, 3) uint8 -> (N, 16, 16, 16), as the VAE in `folder` encodes them."""
     model = vae.load_vae(folder).to(device, memory_format=torch.channels_last)
     parts = (torch.from_numpy(drawn[k : k + batch]).to(device) for k in range(0, len(drawn), batch))
