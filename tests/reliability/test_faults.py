@@ -414,7 +414,7 @@ def assert_survived(host: Rig, guest: Visitor, ticket: str, make: Callable) -> N
     host.wait_for(timeout_s=2)
 
 
-@pytest.mark.parametrize("attempt", sampled(F, 12), ids=str)
+@pytest.mark.parametrize("attempt", sampled(F, 8), ids=str)
 def test_the_service_survives(host, guest, ticket, attempt):
     assert_survived(host, guest, ticket, attempt.make)
 
@@ -643,7 +643,7 @@ def half_sent_heads(rigs: Rigs):
 HUB_FAULTS = {"F71": "gated", "F72": "silent", "F73": "truncated"}
 
 
-@pytest.mark.parametrize("attempt", sampled(PROCESS, 2), ids=str)
+@pytest.mark.parametrize("attempt", sampled(PROCESS, 1), ids=str)
 def test_the_process_ends_or_goes_on_well(rigs, attempt):
     attempt.make(rigs)
 
