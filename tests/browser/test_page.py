@@ -143,6 +143,15 @@ def test_a_press_whose_connection_fails_is_not_lost(workspace):
     assert len(failed) == 1
 
 
+@pytest.mark.nightly  # it waits as long as the page does
+def test_a_press_that_nobody_listens_for_is_not_lost(workspace):
+    page, end = workspace(), 'data: {"msg":"close_stream"}\n\n'
+    page.route("**/queue/data*", lambda route: route.fulfill(content_type="text/event-stream", body=end), times=1)
+    generate(page, "a lost cat", steps=2)
+    expect(finished_pictures(page)).to_have_count(4)
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a lost cat")
+
+
 @pytest.mark.nightly
 def test_withdrawing_closes_the_gate_for_good(workspace):
     page = workspace()

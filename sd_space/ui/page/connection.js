@@ -12,8 +12,22 @@ const showReached = () => {
   speak(UNREACHED)
 }
 
+// A press on Generate is answered at once. Where nothing comes, Gradio listens no more, and the page is loaded anew: the
+// server then shows the run that it has begun.
+const PATIENCE_MS = 15000
+const noteNow = () => document.querySelector('#status .note')
+let press = null // the last one of which nothing has come yet: its time, and the note that stood there
+
+const notePress = () => { press = { atMs: Date.now(), note: noteNow() } }
+document.addEventListener('click', ({ target }) => { if (target.closest('#generate')) notePress() }, true)
+document.addEventListener('keydown', ({ key, shiftKey, target }) => {
+  if (key === 'Enter' && !shiftKey && target.matches('#prompt textarea')) notePress()
+}, true)
+onChange.push(() => { if (press && (document.querySelector('#progress-text') || noteNow() !== press.note)) press = null })
+
 setInterval(async () => {
   const wasReached = isReached
-  isReached = !isRunning || await fetch('healthz', { cache: 'no-store' }).then(() => true, () => false)
+  isReached = !(isRunning || press) || await fetch('healthz', { cache: 'no-store' }).then(() => true, () => false)
   if (!wasReached || !isReached) showReached()
+  if (isReached && press && Date.now() - press.atMs > PATIENCE_MS) location.reload()
 }, 3000)
