@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Collection
 
 from starlette.datastructures import QueryParams
+from starlette.types import Message, Send
 
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal, session_hash
@@ -14,6 +16,9 @@ from sd_space.serving.routes import Kind
 # A page opens its next stream at the moment in which the server closes the last one. On a refusal Gradio loads the page
 # anew, so this outlasts what holds up a busy server.
 HANDOVER_S = 5.0
+# A page that learns of its next event before it has read that its stream is at its end would not listen again. Both are
+# on their way at once, each on a connection of its own.
+HEAD_START_S = 0.25
 
 
 class EventStreams:
@@ -22,6 +27,7 @@ class EventStreams:
     def __init__(self, contract: AppContract):
         self._contract = contract
         self._closed: dict[str, asyncio.Event] = {}  # by session; set when its stream is closed
+        self._ended_at_s: dict[str, float] = {}  # by session, for `HEAD_START_S`
 
     @property
     def sessions(self) -> Collection[str]:
@@ -29,8 +35,8 @@ class EventStreams:
         return self._closed.keys()
 
     @contextlib.asynccontextmanager
-    async def only_listener(self, request: IncomingRequest) -> AsyncIterator[None]:
-        """Makes the request its session's listener for as long as the block runs. Raises Refusal."""
+    async def only_listener(self, request: IncomingRequest) -> AsyncIterator[str]:
+        """Makes the request the listener of its session, which it yields, while the block runs. Raises Refusal."""
         session = self._session(request)
         if (earlier := self._closed.get(session)) is not None:
             with contextlib.suppress(TimeoutError):
@@ -39,10 +45,34 @@ class EventStreams:
             raise Refusal(409, "Somebody listens to this session already.")
         closed = self._closed[session] = asyncio.Event()
         try:
-            yield
+            yield session
         finally:
             del self._closed[session]
             closed.set()
+
+    def noting_its_end(self, session: str, send: Send) -> Send:
+        """Passes on the stream of the session's listener."""
+
+        async def noted(message: Message) -> None:
+            if b'"close_stream"' in message.get("body", b""):
+                now_s = time.monotonic()
+                self._ended_at_s = {k: at_s for k, at_s in self._ended_at_s.items() if at_s + HEAD_START_S > now_s}
+                self._ended_at_s[session] = now_s
+            await send(message)
+
+        return noted
+
+    def after_its_end(self, request: IncomingRequest, send: Send) -> Send:
+        """Passes on the answer, to the page's event some time after its session's stream if that has just ended."""
+        if request.route.kind is not Kind.JOIN:
+            return send
+
+        async def late(message: Message) -> None:
+            if (at_s := self._ended_at_s.get(request.session)) is not None:
+                await asyncio.sleep(at_s + HEAD_START_S - time.monotonic())
+            await send(message)
+
+        return late
 
     def _session(self, request: IncomingRequest) -> str:
         if request.route.kind is Kind.EVENT_STREAM:

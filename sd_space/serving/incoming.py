@@ -51,6 +51,7 @@ class IncomingRequest:
     body: bytes | None = None
     content_type: str = "application/json"
     asks: str | int | None = None
+    session: str = ""  # of the page's event that it asks for
     values: Mapping[str, object] = field(default_factory=dict)
     cancels: str | None = None
     rpc_id: str | int | None = None  # of an MCP client's message
@@ -100,6 +101,7 @@ def _parse(request: IncomingRequest, body: bytes, contract: AppContract) -> None
             request.body, request.cancels = encoded(asked.body(fn_index)), asked.event_id
         case Kind.JOIN | Kind.PREDICT:
             event = page_event(body, contract.inputs)
+            request.session = event.session_hash
             request.body, request.asks = encoded(event.body()), event.fn_index
             request.values = dict(zip(contract.inputs[event.fn_index], event.data, strict=True))
             request.query = link_query(request.scope["query_string"], tuple(REQUEST_FIELDS))

@@ -176,7 +176,7 @@ class RequestFilter:
             with self._tool_calls.followed(request, receive) as followed:
                 await self._forward(request, followed, send)
         else:
-            await self._forward(request, receive, send)
+            await self._forward(request, receive, self._streams.after_its_end(request, send))
         return None
 
     def _incoming(self, scope: Scope, headers: Headers, tool_call: ToolCall | None) -> IncomingRequest:
@@ -195,8 +195,8 @@ class RequestFilter:
             self._openai.check_key(request.headers)
             return self._openai.models(request.route.name)
         if kind in (Kind.STREAM, Kind.EVENT_STREAM):
-            async with self._streams.only_listener(request):
-                await self._forward(request, receive, send)
+            async with self._streams.only_listener(request) as session:
+                await self._forward(request, receive, self._streams.noting_its_end(session, send))
             return None
         if kind is Kind.FILE and not self._contract.may_be_fetched(request.route.name):
             raise Refusal(404, "There is no such file, or not any more.")
