@@ -43,7 +43,7 @@ BROKEN = Phrase("Something broke while your pictures were made; please try again
 RunOutcome = GenerationResult | SpaceError
 
 
-@dataclass(slots=True, weakref_slot=True)
+@dataclass(slots=True)
 class Run:
     """One admitted request in progress, or finished. Owned by `Runs`; everything else only reads it.
 

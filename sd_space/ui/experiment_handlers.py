@@ -24,6 +24,7 @@ from sd_space.ui import bias, bias_views, experiment_views, inspection_views, li
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.experiment_presets import offered_values
 from sd_space.ui.experiments import Experiments
+from sd_space.ui.last_begun import LastBegun
 from sd_space.ui.limitations import AUTOENCODER, SEEDS, limitation_shown_by, prompts_of
 
 MAX_RUNS = MAX_STRIP * len(bias.SEEDS)  # of the largest experiment
@@ -51,7 +52,7 @@ class ExperimentHandlers:
         self.intake = intake
         self.runs = runs
         self.store = store
-        self._begun: dict[str, list[Run]] = {}  # by visitor, the last experiment
+        self._begun = LastBegun(runs)
 
     async def offer(self, words: str) -> dict:
         """What can be tried with the served model, once it is there; chosen words stay if it knows them."""
@@ -145,7 +146,7 @@ class ExperimentHandlers:
                             }
                         else:
                             runs += step
-                            self._note_begun(runs)
+                            self._begun.note(runs)
                 words = translate("part {number} of {count}", number=number + 1, count=len(parts))
                 note = words if len(parts) > 1 else ""
                 async for updates in self._follow(runs, note):
@@ -192,7 +193,7 @@ class ExperimentHandlers:
     async def resume(self, token: str, ids: str) -> AsyncIterator[dict]:
         """After a reload: shows what is left of the last experiment, whether the page has heard of its runs or not."""
         visitor = self.gate.visitor_of(token)
-        if runs := self._runs_of(visitor, _ids(self._begun.get(visitor or "", ()))) or self._runs_of(visitor, ids):
+        if runs := self._begun.of(visitor) or self._runs_of(visitor, ids):
             async for updates in self._follow(runs):
                 yield updates
             yield self._shown(token, runs)
@@ -212,11 +213,6 @@ class ExperimentHandlers:
         except SpaceError as error:
             return self._refused(error)
         return {self.parts.files: experiment_views.files(*map(str, paths))}
-
-    def _note_begun(self, runs: list[Run]) -> None:
-        """Notes what a visitor has begun, and lets go of what is known no longer."""
-        self._begun = {visitor: old for visitor, old in self._begun.items() if self._runs_of(visitor, _ids(old))}
-        self._begun[runs[0].admitted.visitor] = runs
 
     def clear(self) -> dict:
         return dict.fromkeys(self.parts.view, "")

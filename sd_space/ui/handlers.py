@@ -5,7 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
-from weakref import WeakValueDictionary
 
 import gradio as gr
 
@@ -22,6 +21,7 @@ from sd_space.ui import aid_views, run_views, views
 from sd_space.ui.events import address_of, place_id_of
 from sd_space.ui.form import CARD_DEFAULTS, apply_model_defaults, linked_values, request_values
 from sd_space.ui.form_filler import FormFiller
+from sd_space.ui.last_begun import LastBegun
 from sd_space.ui.layout import ABOUT, DRAW, Page
 
 _START_GONE = Phrase("{name} is not on the server any more; choose another one.")
@@ -51,7 +51,7 @@ class Handlers:
         self.capacity = capacity
         self.runs = runs
         self._waiting: dict[str | None, Place] = {}  # by session: those whose pictures wait for the model
-        self._begun: WeakValueDictionary[str, Run] = WeakValueDictionary()  # by visitor, the last
+        self._begun = LastBegun(runs)
 
     def _visibility(self, is_open: bool) -> dict:
         page = self.page
@@ -130,7 +130,7 @@ class Handlers:
                 values["init_image"] = self._start_picture(values["init_image"], visitor)
                 admitted = await asyncio.to_thread(self.gate.admit, acceptance_token, values, info)
                 run = self.runs.start(admitted, info, form["embed_recipe"] is True, place)
-                self._begun[visitor] = run
+                self._begun.note([run])
         except LicenceNotAccepted as error:
             yield self._visibility(False) | self._idle() | {page.status: views.note(views.refusal(error), "error")}
         except SpaceError as error:
@@ -173,12 +173,12 @@ class Handlers:
         """After a reload: shows the last run, finished or not, and its values in the form.
 
         Values from a link, and a prompt that was being written, stay. That a run's pictures are gone is said once.
-        Gradio loads a page anew when its connection fails: it may not have heard of the run that it has begun.
+        A page that is loaded anew may not have heard of the last run that it has begun.
         """
-        visitor = self.gate.visitor_of(token) or ""
-        run, shown = (self.runs.get(name, visitor) for name in (run_id, shown_id))
-        if (begun := self._begun.get(visitor)) is not None and not _is_gone(begun):
-            run = begun
+        visitor = self.gate.visitor_of(token)
+        run, shown = (self.runs.get(name, visitor) if visitor is not None else None for name in (run_id, shown_id))
+        if (begun := self._begun.of(visitor)) and not _is_gone(begun[0]):
+            run = begun[0]
         elif run is None or _is_gone(run):
             run, shown = shown, None
         if run is None or _is_gone(run):
@@ -208,7 +208,7 @@ class Handlers:
         if visitor is None:
             yield self._visibility(False)
             return
-        self._begun.pop(visitor, None)
+        self._begun.forget(visitor)
         yield {self.page.status: ""} | self.filler.fill(recipe_from_text(recipe))
         run = self.runs.get(run_id, visitor)
         if run is None or not _still_there(run):
