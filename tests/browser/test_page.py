@@ -143,13 +143,43 @@ def test_a_press_whose_connection_fails_is_not_lost(workspace):
     assert len(failed) == 1
 
 
+def nobody_listens(route) -> None:
+    route.fulfill(content_type="text/event-stream", body='data: {"msg":"close_stream"}\n\n')
+
+
 @pytest.mark.nightly  # it waits as long as the page does
 def test_a_press_that_nobody_listens_for_is_not_lost(workspace):
-    page, end = workspace(), 'data: {"msg":"close_stream"}\n\n'
-    page.route("**/queue/data*", lambda route: route.fulfill(content_type="text/event-stream", body=end), times=1)
+    page = workspace()
+    page.route("**/queue/data*", nobody_listens, times=1)
     generate(page, "a lost cat", steps=2)
     expect(finished_pictures(page)).to_have_count(4)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a lost cat")
+
+
+@pytest.mark.nightly  # it waits as long as the page does
+def test_an_experiment_that_nobody_listens_for_is_not_lost(workspace):
+    page = workspace()
+    page.get_by_role("tab", name="Experiments").click()
+    page.locator("#strip-values textarea").fill("1.5, 2")
+    page.get_by_label("Prompt of all").fill("a lost cat")
+    page.route("**/queue/data*", nobody_listens, times=1)
+    page.get_by_role("button", name="Draw the strip").click()
+    page.wait_for_function("performance.getEntriesByType('navigation')[0].type === 'reload'")
+    page.get_by_role("tab", name="Experiments").click()
+    expect(page.locator("#experiment-status")).to_contain_text("2 pictures.")
+
+
+@pytest.mark.nightly  # longer than the page waits for an answer
+def test_a_page_stays_that_is_told_no_or_on_which_nothing_was_asked(workspace):
+    page = workspace()
+    full = {"status": 429, "content_type": "application/json", "body": '{"error": "The house is full."}'}
+    page.route("**/queue/join*", lambda route: route.fulfill(**full), times=1)
+    generate(page, "a cat")
+    expect(page.get_by_text("The house is full.")).to_be_visible()
+    words = page.get_by_label("Prompt", exact=True)
+    words.dispatch_event("keydown", {"key": "Enter", "isComposing": True})  # a word of another script is complete
+    page.wait_for_function("(then) => performance.now() > then + 25_000", arg=page.evaluate("performance.now()"))
+    assert page.evaluate("performance.getEntriesByType('navigation')[0].type") == "navigate"
 
 
 @pytest.mark.nightly

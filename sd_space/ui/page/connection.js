@@ -12,22 +12,17 @@ const showReached = () => {
   speak(UNREACHED)
 }
 
-// A press on Generate is answered at once. Where nothing comes, Gradio listens no more, and the page is loaded anew: the
-// server then shows the run that it has begun.
-const PATIENCE_MS = 15000
-const noteNow = () => document.querySelector('#status .note')
-let press = null // the last one of which nothing has come yet: its time, and the note that stood there
-
-const notePress = () => { press = { atMs: Date.now(), note: noteNow() } }
-document.addEventListener('click', ({ target }) => { if (target.closest('#generate')) notePress() }, true)
-document.addEventListener('keydown', ({ key, shiftKey, target }) => {
-  if (key === 'Enter' && !shiftKey && target.matches('#prompt textarea')) notePress()
-}, true)
-onChange.push(() => { if (press && (document.querySelector('#progress-text') || noteNow() !== press.note)) press = null })
+// Gradio counts seconds until something comes of an event, and each of ours is answered at once. Where nothing comes, it
+// has stopped listening; the page is loaded anew, and shows what the server has begun.
+const CHECK_MS = 3000
+const MOST_UNANSWERED = 5 // checks in a row
+let unanswered = 0
 
 setInterval(async () => {
   const wasReached = isReached
-  isReached = !(isRunning || press) || await fetch('healthz', { cache: 'no-store' }).then(() => true, () => false)
+  const isWaiting = Boolean(document.querySelector(':is(#status, #experiment-status) .progress-text'))
+  isReached = !(isRunning || isWaiting) || await fetch('healthz', { cache: 'no-store' }).then(() => true, () => false)
   if (!wasReached || !isReached) showReached()
-  if (isReached && press && Date.now() - press.atMs > PATIENCE_MS) location.reload()
-}, 3000)
+  unanswered = isWaiting && isReached ? unanswered + 1 : 0
+  if (unanswered > MOST_UNANSWERED) location.reload()
+}, CHECK_MS)
