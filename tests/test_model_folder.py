@@ -179,6 +179,7 @@ def test_a_unet_of_other_latents_is_refused(folder):
         ("vae/config.json", {"scaling_factor": 0}, "scaling_factor is 0, which no VAE has"),
         ("text_encoder/config.json", {"vocab_size": 3}, "words, and its text encoder 3"),
         ("text_encoder/config.json", {"intermediate_size": 10**6}, "its weights say otherwise"),
+        ("text_encoder/config.json", {"eos_token_id": None}, "eos_token_id is None"),
         ("tokenizer/tokenizer_config.json", {"model_max_length": 10**30}, "model_max_length is"),
         ("model_index.json", {"vae": ["diffusers", "AutoencoderTiny"]}, "names diffusers.AutoencoderTiny as vae"),
         ("model_index.json", {"unet": ["evil", "UNet2DConditionModel"]}, "names evil.UNet2DConditionModel as unet"),

@@ -164,6 +164,8 @@ def _check_tokenizer(configs: Mapping[str, Mapping[str, Any]]) -> None:
     text, name = configs["text_encoder/config.json"], "tokenizer/tokenizer_config.json"
     if name not in configs:
         raise Unfit(f"it has no {name}; fetch or copy it from the same model.")
+    if "eos_token_id" in text:  # by which the encoder looks for the end of a prompt
+        whole("text_encoder/config.json", text, "eos_token_id", 0)
     longest = whole("text_encoder/config.json", text, "max_position_embeddings")
     whole(name, configs[name], "model_max_length", 3, longest)
     vocabulary = configs.get("tokenizer/tokenizer.json", {}).get("model")
