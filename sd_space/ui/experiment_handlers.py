@@ -205,14 +205,16 @@ class ExperimentHandlers:
             for run in self._runs_of(self.gate.owner_of(token), ids):
                 self.runs.cancel(run.request_id)
 
-    async def export(self, token: str, ids: str) -> dict:
-        """Makes files of what is shown, and links to them."""
+    async def export(self, token: str, ids: str) -> AsyncIterator[dict]:
+        """Makes files of what is shown, and links to them. The page doubts an event that does not answer at once."""
+        yield {self.parts.files: ""}
         runs = self._runs_of(self.gate.visitor_of(token), ids)
         try:
             paths = await asyncio.to_thread(save_files, self.store, grid(runs), self.gate.card.citation)
         except SpaceError as error:
-            return self._refused(error)
-        return {self.parts.files: experiment_views.files(*map(str, paths))}
+            yield self._refused(error)
+        else:
+            yield {self.parts.files: experiment_views.files(*map(str, paths))}
 
     def clear(self) -> dict:
         return dict.fromkeys(self.parts.view, "")

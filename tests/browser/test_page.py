@@ -169,6 +169,12 @@ def test_an_experiment_that_nobody_listens_for_is_not_lost(workspace):
     expect(page.locator("#experiment-status")).to_contain_text("2 pictures.")
 
 
+def stays(page) -> bool:
+    """Whether the page is not loaded anew for longer than it waits for an answer."""
+    page.wait_for_function("(then) => performance.now() > then + 25_000", arg=page.evaluate("performance.now()"))
+    return page.evaluate("performance.getEntriesByType('navigation')[0].type") == "navigate"
+
+
 @pytest.mark.nightly  # longer than the page waits for an answer
 def test_a_page_stays_that_is_told_no_or_on_which_nothing_was_asked(workspace):
     page = workspace()
@@ -178,8 +184,28 @@ def test_a_page_stays_that_is_told_no_or_on_which_nothing_was_asked(workspace):
     expect(page.get_by_text("The house is full.")).to_be_visible()
     words = page.get_by_label("Prompt", exact=True)
     words.dispatch_event("keydown", {"key": "Enter", "isComposing": True})  # a word of another script is complete
-    page.wait_for_function("(then) => performance.now() > then + 25_000", arg=page.evaluate("performance.now()"))
-    assert page.evaluate("performance.getEntriesByType('navigation')[0].type") == "navigate"
+    assert stays(page)
+
+
+@pytest.mark.nightly  # longer than the page waits for an answer
+def test_a_page_stays_whose_press_is_still_on_its_way(workspace):
+    page, held = workspace(), []
+    page.route("**/queue/join*", lambda route: held.append(route), times=1)
+    generate(page, "a slow cat", steps=2)
+    assert stays(page) and len(held) == 1
+    held[0].continue_()
+    expect(finished_pictures(page)).to_have_count(4)
+
+
+@pytest.mark.nightly  # longer than the page waits for an answer
+def test_a_page_stays_whose_proxy_has_lost_the_server(workspace):
+    page = workspace()
+    page.route("**/queue/data*", nobody_listens, times=1)
+    page.route("**/healthz", lambda route: route.fulfill(status=502, body="Bad Gateway"))
+    generate(page, "a lost cat", steps=2)
+    assert stays(page)
+    page.unroute("**/healthz")
+    expect(finished_pictures(page)).to_have_count(4)
 
 
 @pytest.mark.nightly
