@@ -17,7 +17,7 @@ _STYLES = (
     "experiments", "adaptations",
 )  # fmt: skip
 _SCRIPTS = (
-    "changes", "announcer", "chime", "run", "connection", "focus", "gallery", "copying", "viewer", "status",
+    "changes", "folds", "announcer", "chime", "run", "connection", "focus", "gallery", "copying", "viewer", "status",
     "storage", "tabs", "aids", "changing", "paint", "own_picture", "comparison", "checking", "picture_text",
     "settings", "history", "programs", "experiments", "steps",
 )  # fmt: skip

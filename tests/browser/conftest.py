@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import time
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -41,11 +43,40 @@ def browser():
         browser.close()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    """A test that falls shows what its pages asked for and were told."""
+    report = yield
+    if report.failed:
+        report.sections.append(("what its pages saw", "\n".join(getattr(item, "seen", []))))
+    return report
+
+
+def watch(page: Page, seen: list[str]) -> None:
+    """Notes in `seen`, with the seconds since the page was opened, whatever makes Gradio load it anew."""
+    began_s = time.monotonic()
+
+    def note(*words: object) -> None:
+        seen.append(" ".join(map(str, (f"{time.monotonic() - began_s:6.2f}", *words))))
+
+    def note_events(kind: str, request, *words: object) -> None:
+        if "/queue/" in request.url or "/heartbeat/" in request.url:
+            note(kind, urlsplit(request.url).path, *words)
+
+    page.on("framenavigated", lambda frame: note("opened", urlsplit(frame.url).path))
+    page.on("console", lambda message: note(message.type, message.text))
+    page.on("request", lambda request: note_events("asked", request))
+    page.on("response", lambda response: note_events("answered", response, response.status))
+    page.on("requestfinished", lambda request: note_events("ended", request))
+    page.on("requestfailed", lambda request: note_events("failed", request, request.failure))
+
+
 @pytest.fixture
-def new_page(browser: Browser, ready_server):
+def new_page(browser: Browser, ready_server, request):
     """Opens the app in a fresh profile; requests to other hosts and errors of scripts are collected in `page.foreign`
     and `page.errors`."""
     contexts = []
+    request.node.seen = []
 
     def open_page(path: str = "/", **options) -> Page:
         context = browser.new_context(base_url=ready_server.url, **options)
@@ -56,6 +87,7 @@ def new_page(browser: Browser, ready_server):
         own = (ready_server.url, "data:", "blob:")
         page.on("request", lambda r: page.foreign.append(r.url) if not r.url.startswith(own) else None)
         page.on("pageerror", lambda error: page.errors.append(str(error)))
+        watch(page, request.node.seen)
         page.goto(path)
         return page
 

@@ -15,7 +15,9 @@ def finished_pictures(page):
 
 def open_options(page):
     """Gradio fills a component a moment after it shows it; a script that types within that moment loses its words."""
-    page.get_by_text("More options").click()
+    fold = page.get_by_role("button", name="More options")
+    if fold.get_attribute("aria-expanded") != "true":  # it stays open when the page is loaded anew
+        fold.click()
     steps = page.get_by_label("number input for Steps")
     steps.wait_for()
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -83,7 +85,7 @@ def test_cancel_frees_the_device_says_so_and_keeps_the_pictures_before(workspace
     page = workspace()
     generate(page, steps=2)
     expect(finished_pictures(page)).to_have_count(4)
-    page.get_by_label("number input for Steps").fill("150")
+    open_options(page).fill("150")
     page.get_by_role("button", name="Generate").click()
     page.locator("#waiting progress").wait_for()
     page.get_by_role("button", name="Cancel").click()
@@ -92,6 +94,7 @@ def test_cancel_frees_the_device_says_so_and_keeps_the_pictures_before(workspace
     expect(finished_pictures(page)).to_have_count(4)
     page.reload()
     expect(finished_pictures(page)).to_have_count(4)
+    expect(page.get_by_label("number input for Steps")).to_be_visible()  # its fold is open, as it was
 
 
 @pytest.mark.nightly
@@ -129,14 +132,24 @@ def test_a_run_goes_on_through_a_reload(workspace):
     expect(finished_pictures(page)).to_have_count(4)
 
 
+def instead_of_listening(page, words: str, answer) -> list[str]:
+    """Lets `answer` have the first stream of events that is asked for after `words` were sent; returns its address."""
+    sent, answered = [], []
+    page.on("request", lambda request: sent.append(request.url) if words in (request.post_data or "") else None)
+
+    def listen(route) -> None:
+        if not sent or answered:
+            return route.continue_()
+        answered.append(route.request.url)
+        answer(route)
+
+    page.route("**/queue/data*", listen)
+    return answered
+
+
 def test_a_press_whose_connection_fails_is_not_lost(workspace):
-    page, failed = workspace(), []
-
-    def fail(route) -> None:
-        failed.append(route.request.url)
-        route.abort()
-
-    page.route("**/queue/data*", fail, times=1)
+    page = workspace()
+    failed = instead_of_listening(page, "a lost cat", lambda route: route.abort())
     generate(page, "a lost cat", steps=2)
     expect(finished_pictures(page)).to_have_count(4)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a lost cat")
@@ -150,7 +163,7 @@ def nobody_listens(route) -> None:
 @pytest.mark.nightly  # it waits as long as the page does
 def test_a_press_that_nobody_listens_for_is_not_lost(workspace):
     page = workspace()
-    page.route("**/queue/data*", nobody_listens, times=1)
+    instead_of_listening(page, "a lost cat", nobody_listens)
     generate(page, "a lost cat", steps=2)
     expect(finished_pictures(page)).to_have_count(4)
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("a lost cat")
@@ -162,7 +175,7 @@ def test_an_experiment_that_nobody_listens_for_is_not_lost(workspace):
     page.get_by_role("tab", name="Experiments").click()
     page.locator("#strip-values textarea").fill("1.5, 2")
     page.get_by_label("Prompt of all").fill("a lost cat")
-    page.route("**/queue/data*", nobody_listens, times=1)
+    instead_of_listening(page, "a lost cat", nobody_listens)
     page.get_by_role("button", name="Draw the strip").click()
     page.wait_for_function("performance.getEntriesByType('navigation')[0].type === 'reload'")
     page.get_by_role("tab", name="Experiments").click()
@@ -200,7 +213,7 @@ def test_a_page_stays_whose_press_is_still_on_its_way(workspace):
 @pytest.mark.nightly  # longer than the page waits for an answer
 def test_a_page_stays_whose_proxy_has_lost_the_server(workspace):
     page = workspace()
-    page.route("**/queue/data*", nobody_listens, times=1)
+    instead_of_listening(page, "a lost cat", nobody_listens)
     page.route("**/healthz", lambda route: route.fulfill(status=502, body="Bad Gateway"))
     generate(page, "a lost cat", steps=2)
     assert stays(page)

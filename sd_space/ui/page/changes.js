@@ -8,12 +8,3 @@ new MutationObserver(() => onChange.forEach((follow) => follow())).observe(docum
 const setAttribute = (element, name, value) => {
   if (element.getAttribute(name) !== value) element.setAttribute(name, value)
 }
-
-// Gradio's accordions do not say whether they are open, and have their arrow read aloud.
-onChange.push(() => {
-  for (const button of document.querySelectorAll('button.label-wrap')) {
-    setAttribute(button, 'aria-expanded', String(button.matches('.open')))
-    const arrow = button.querySelector('.icon')
-    if (arrow) setAttribute(arrow, 'aria-hidden', 'true')
-  }
-})
