@@ -117,9 +117,12 @@ def seen_by_checker(loaded: LoadedPipeline) -> torch.Tensor:
 
 
 def judges_alike(loaded: LoadedPipeline, whole: LoadedPipeline) -> bool:
+    """As well as half precision can: a tensor may be saved in it, as v1-4's are."""
     tensors = loaded.pipeline.safety_checker.state_dict()
-    return torch.allclose(seen_by_checker(loaded), seen_by_checker(whole), atol=1e-3) and all(
-        torch.allclose(tensors[key], value, atol=1e-3)
+    # Concepts are known by the direction of what is seen.
+    seen = torch.cosine_similarity(seen_by_checker(loaded), seen_by_checker(whole))
+    return bool((seen > 1 - 1e-5).all()) and all(
+        torch.allclose(tensors[key], value, rtol=2**-11, atol=1e-3)
         for key, value in whole.pipeline.safety_checker.state_dict().items()
     )
 
