@@ -11,7 +11,10 @@ from .generated import SEED, Attempts
 PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
-SERVED = {"reliability", "cluster", "test_api", "test_app", "test_clients", "test_doctor", "test_zerogpu"}
+SERVED = {
+    "reliability", "cluster", "test_api", "test_app", "test_clients", "test_doctor", "test_hub", "test_local_backend",
+    "test_zerogpu",
+}  # fmt: skip
 os.environ["SD_SPACE_RUNTIME"] = "torch"  # for which exact pictures are promised
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models lose time to a second thread, and lanes to each other's
 settings.register_profile("any machine", deadline=None)  # a busy one is slow now and then

@@ -120,6 +120,16 @@ def _spread(count: int, among: int) -> set[int]:
     return {round(k * among / count) for k in range(count)}
 
 
+def taking_turns(turn: int, of: int = 2) -> Callable[[T], T]:
+    """A test of the night that one of so many runs takes too: the one whose turn it is by the seed."""
+    is_drawn = SEED % of == turn
+
+    def mark(test: T) -> T:
+        return pytest.mark.nightly(pytest.mark.sample(test) if is_drawn else test)
+
+    return mark
+
+
 def sampled(cases: Sequence[Any], count: int) -> list[Any]:
     """Parameters of a test of the night, so many of which, drawn by the seed, are in every run too."""
     chosen = random.Random(f"{SEED} {[str(case) for case in cases]}").sample(range(len(cases)), count)

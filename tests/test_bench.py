@@ -12,6 +12,7 @@ from sd_space.tools.bench.__main__ import BENCHMARKS, main
 from sd_space.tools.bench.figures import plain
 
 from .forked import forking_context
+from .generated import taking_turns
 
 
 def bench(capsys, *arguments: str) -> dict:
@@ -81,6 +82,7 @@ def test_size(capsys, model_folder):
         assert row["picture_s"] * 1e3 > 4 * row["step_ms"] + row["decode_ms"]
 
 
+@taking_turns(1)
 def test_exactness(capsys, model_folder):
     figures = bench(capsys, "exactness", "--model", str(model_folder), "--steps", "3")
     assert [row["scheduler"] for row in figures["rows"]] == list(SCHEDULER_TABLE)

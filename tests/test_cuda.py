@@ -25,7 +25,7 @@ from sd_space.schema import Outcome, Progress
 from sd_space.served_model import SCHEDULERS
 from sd_space.settings import Settings
 
-from .generated import drawn, sampled
+from .generated import drawn, sampled, taking_turns
 from .pretend_cuda import counted
 from .test_denoiser import prepared
 from .test_engine import failures, pixels, plain_pixels, progress_of, results, run
@@ -119,6 +119,7 @@ def timed(gpu, engine: Engine, **changes) -> tuple[float, list[tuple[float, floa
     return clock() - began_s, [(left_s, clock() - at_s) for at_s, left_s in reports]
 
 
+@taking_turns(1)
 def test_on_a_t4_the_times_are_right_and_previews_cost_nothing(gpu):
     loaded = gpu.load()
     as_a_t4(gpu, loaded)

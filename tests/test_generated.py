@@ -3,7 +3,7 @@
 import pytest
 
 from . import generated
-from .generated import SEED, Attempts, drawn, paired, sampled
+from .generated import SEED, Attempts, drawn, paired, sampled, taking_turns
 
 
 def make(attempts: Attempts, attempt_made) -> None:
@@ -90,6 +90,18 @@ def test_a_sample_is_for_every_run_and_all_are_for_the_night():
     assert [parameter.values for parameter in parameters] == [(case,) for case in cases]
     assert all("nightly" in names for names in marks) and sum("sample" in names for names in marks) == 3
     assert marks == [{mark.name for mark in parameter.marks} for parameter in sampled(cases, 3)]
+
+
+@pytest.mark.parametrize("seed", [6, 7])
+def test_of_tests_that_take_turns_each_run_has_one(monkeypatch, seed):
+    monkeypatch.setattr(generated, "SEED", seed)
+    for turn in (0, 1):
+
+        @taking_turns(turn)
+        def walk() -> None: ...
+
+        names = {mark.name for mark in walk.pytestmark}
+        assert names == ({"nightly", "sample"} if turn == seed % 2 else {"nightly"})
 
 
 def test_pairs_of_every_run_have_each_of_both():

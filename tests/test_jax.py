@@ -15,6 +15,7 @@ from sd_space.model.pipeline import fit_pipeline
 from sd_space.model.spec import Hardware, PipelineSpec
 from sd_space.settings import Settings
 
+from .generated import taking_turns
 from .tiny_models import make_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +87,7 @@ def test_the_cards_example_draws_with_the_picture_book_and_all_its_steps(found, 
     check_card_example(found["card_example"], folder)
 
 
+@taking_turns(0)
 def test_the_cards_example_draws_a_picture_for_each_device_in_bfloat16(model_folder, tmp_path):
     """With a model of noise in v1-4's layout, and 10 steps: at night the picture book draws all 50."""
     found = found_with_four_devices(tmp_path, "card_example", model=str(model_folder), xla_flags=FAST_TO_COMPILE)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from ..generated import taking_turns
 from .test_page import finished_pictures, generate, open_options, withdraw
 
 STRENGTH = "number input for How much may change?"
@@ -32,6 +33,7 @@ def photo(size=(1200, 800)) -> bytes:
     return file.getvalue()
 
 
+@taking_turns(1)
 def test_a_picture_and_a_part_of_it_are_changed_on_a_phone(workspace):
     page = workspace(**PHONE)
     generate(page, "a robot by day", steps=12)

@@ -4,6 +4,7 @@ import re
 
 from playwright.sync_api import expect
 
+from ..generated import taking_turns
 from .test_page import finished_pictures, generate, reload, withdraw
 
 SETTINGS = "a castle\nNegative prompt: snow\nSteps: 7, Sampler: DPM++ SDE, CFG scale: 3, Seed: 99, Size: 96x128"
@@ -27,6 +28,7 @@ def paste(page, text: str) -> None:
     )
 
 
+@taking_turns(0)
 def test_what_was_drawn_is_found_again_until_it_is_forgotten(workspace):
     page = workspace(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True, color_scheme="dark")
     prompt, earlier = page.get_by_label("Prompt", exact=True), page.locator("#history li button")
@@ -77,6 +79,7 @@ def test_what_was_drawn_is_found_again_until_it_is_forgotten(workspace):
     assert page.errors == [] and page.foreign == []
 
 
+@taking_turns(1)
 def test_a_frame_without_storage_has_no_earlier_pictures_and_draws_all_the_same(browser, ready_server):
     """As huggingface.co shows the page where third-party cookies are off."""
     context = browser.new_context(base_url=ready_server.url)

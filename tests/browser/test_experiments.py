@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from ..generated import taking_turns
 from .axe import violations
 from .test_page import withdraw
 
@@ -26,6 +27,7 @@ def choose(page, change: str, values: str) -> None:
     offered.fill(values)
 
 
+@taking_turns(1)
 def test_one_thing_is_changed_and_two_pictures_are_laid_over_each_other(workspace):
     page = open_experiments(workspace)
     expect(page.get_by_label("Its values")).to_have_value("1.5, 2, 3, 4, 5, 6, 7, 8")
@@ -75,6 +77,7 @@ def frames(page) -> list[str]:
     return [image.get_attribute("src") for image in images]
 
 
+@taking_turns(0)
 def test_a_run_is_seen_step_by_step_and_what_the_autoencoder_loses(workspace):
     page = open_experiments(workspace)
     page.get_by_role("button", name="How it works").click()

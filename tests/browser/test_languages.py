@@ -5,6 +5,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.generated import sampled, taking_turns
 from tests.server import serve
 
 # Everything that can be read or is read aloud, with where it stands; what is marked as English is the card's or the
@@ -64,6 +65,7 @@ def wrapped_server():
         yield server
 
 
+@taking_turns(1)
 def test_every_text_of_the_page_is_in_the_tables(browser, wrapped_server):
     context = browser.new_context(base_url=wrapped_server.url, locale="eo")
     page = context.new_page()
@@ -122,26 +124,29 @@ def test_every_text_of_the_page_is_in_the_tables(browser, wrapped_server):
 
 @pytest.mark.parametrize(
     ("locale", "agree", "accept", "generate", "done", "more", "empty"),
-    [
-        (
-            "de-DE",
-            "Ich habe die Lizenz gelesen und stimme ihr zu",
-            "Zustimmen und weiter",
-            "Generieren",
-            "1 Bild in ",
-            "Weitere Optionen",
-            "Prompt darf nicht leer sein; beschreiben Sie das gewünschte Bild.",
-        ),
-        (
-            "es-MX",
-            "He leído la licencia y la acepto",
-            "Aceptar y continuar",
-            "Generar",
-            "1 imagen en ",
-            "Más opciones",
-            "Prompt: no puede estar vacío; describa la imagen que quiere.",
-        ),
-    ],
+    sampled(
+        [
+            (
+                "de-DE",
+                "Ich habe die Lizenz gelesen und stimme ihr zu",
+                "Zustimmen und weiter",
+                "Generieren",
+                "1 Bild in ",
+                "Weitere Optionen",
+                "Prompt darf nicht leer sein; beschreiben Sie das gewünschte Bild.",
+            ),
+            (
+                "es-MX",
+                "He leído la licencia y la acepto",
+                "Aceptar y continuar",
+                "Generar",
+                "1 imagen en ",
+                "Más opciones",
+                "Prompt: no puede estar vacío; describa la imagen que quiere.",
+            ),
+        ],
+        1,
+    ),
 )
 def test_a_visitor_draws_in_their_own_language(new_page, locale, agree, accept, generate, done, more, empty):
     page = new_page("/#num_images_per_prompt=1&num_inference_steps=4", locale=locale)

@@ -4,6 +4,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
+from ..generated import taking_turns
 from .axe import violations
 from .test_earlier import NUM_COPIES
 from .test_page import ACCEPT, finished_pictures, generate, open_options, reload
@@ -35,6 +36,7 @@ def clipboard(page: Page) -> str:
     return page.evaluate("navigator.clipboard.readText()")
 
 
+@taking_turns(0)
 def test_a_whole_visit_on_a_phone(browser, ready_server):
     context = browser.new_context(
         base_url=ready_server.url,

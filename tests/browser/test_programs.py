@@ -7,7 +7,10 @@ import subprocess
 
 from playwright.sync_api import expect
 
+from ..generated import taking_turns
 
+
+@taking_turns(0)
 def test_a_visitor_who_has_accepted_is_given_lines_that_draw(new_page, ready_server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))

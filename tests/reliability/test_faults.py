@@ -414,7 +414,7 @@ def assert_survived(host: Rig, guest: Visitor, ticket: str, make: Callable) -> N
     host.wait_for(timeout_s=2)
 
 
-@pytest.mark.parametrize("attempt", sampled(F, 8), ids=str)
+@pytest.mark.parametrize("attempt", sampled(F, 6), ids=str)
 def test_the_service_survives(host, guest, ticket, attempt):
     assert_survived(host, guest, ticket, attempt.make)
 
