@@ -1,4 +1,4 @@
-"""A server of three lines behind our connections: `/` answers at once, any other path never does."""
+"""A small server behind our connections: `/` answers at once, `/last` with its last header, other paths never do."""
 
 import asyncio
 import logging
@@ -8,10 +8,15 @@ import sys
 async def app(scope, receive, send):
     if scope["type"] != "http":
         return
-    if scope["path"] != "/":
+    body = b"ok"
+    if scope["path"] == "/last":
+        while (await receive()).get("more_body"):
+            pass
+        body = scope["headers"][-1][1]
+    elif scope["path"] != "/":
         await asyncio.Event().wait()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-    await send({"type": "http.response.body", "body": b"ok"})
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
 
 def main() -> None:

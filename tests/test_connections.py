@@ -139,6 +139,39 @@ def test_the_rest_of_a_body_that_was_answered_before_it_came_is_no_head(tmp_path
         assert read_to_end(connection).startswith(b"HTTP/1.1 200")
 
 
+CHUNKED = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@KINDS
+def test_what_follows_a_body_in_chunks_is_no_header(tmp_path, kind):
+    with served(tmp_path, kind) as server, server.connect() as connection:
+        connection.sendall(CHUNKED % b"/last" + b"2\r\n{}\r\n0\r\nAuthorization: Bearer late\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answers = read_to_end(connection)
+        assert answers.count(b"HTTP/1.1 200") == 2 and b"chunked" in answers and b"late" not in answers
+
+
+@KINDS
+@pytest.mark.parametrize("path", [b"/", b"/last", b"/never"])
+@pytest.mark.parametrize("flood", [b"A: " + b"x" * 10_000 + b"\r\n", b"x" * 10_000], ids=["fields", "one field"])
+def test_what_stands_around_a_body_in_chunks_is_bounded(tmp_path, kind, path, flood):
+    with served(tmp_path, kind) as server, server.connect() as connection:
+        connection.sendall(CHUNKED % path + b"0\r\n" + b"A: " * (b":" not in flood))
+        with pytest.raises(OSError):  # it is closed
+            for _ in range(10_000):
+                connection.sendall(flood)
+
+
+@KINDS
+def test_a_body_in_many_chunks_is_taken_whole(tmp_path, kind):
+    with served(tmp_path, kind) as server, server.connect() as connection:
+        connection.sendall(CHUNKED % b"/last")
+        for _ in range(40):
+            connection.sendall(b"2710\r\n" + b"x" * 10_000 + b"\r\n")
+        connection.sendall(b"0\r\nA: last\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert read_to_end(connection).count(b"HTTP/1.1 200") == 2
+
+
 @KINDS
 def test_who_waits_for_an_answer_is_not_closed_for_newcomers(tmp_path, kind):
     most = connections.max_connections(256)

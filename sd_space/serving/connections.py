@@ -102,7 +102,7 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         super().__init__(*args, **kwargs)
         self._bounds = bounds
         self._head_timer: TimerHandle | None = None
-        self._head_bytes = 0
+        self._head_bytes = 0  # since the last byte of a body
         self._has_body_to_come = False  # with httptools; h11 knows it itself
 
     def connection_made(self, transport: Any) -> None:
@@ -116,23 +116,34 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[valid-type, misc]
         before = self.cycle
         if self._head_timer is None and (before is None or before.response_complete):
             self._start_head_timer()  # the first byte of the next request
-        self._head_bytes = 0 if self._is_in_body() else self._head_bytes + len(data)
+        self._head_bytes = 0 if self._is_in_body_of_h11() else self._head_bytes + len(data)
         super().data_received(data)
         if self.cycle is not before:
             self._stop_head_timer()
             self._bounds.busy(self)
-        elif self._head_timer is not None and self._head_bytes > MAX_HEAD_BYTES:
+        elif self._head_bytes > MAX_HEAD_BYTES:
             self.close_with(_LONG)
 
-    def _is_in_body(self) -> bool:
-        """Whether the rest of a body comes next, also of a request that was answered before all of it was here."""
+    def _is_in_body_of_h11(self) -> bool:
+        """h11 bounds what stands around the pieces of a body itself, and keeps none of it."""
         conn = getattr(self, "conn", None)
-        return self._has_body_to_come if conn is None else conn.their_state is h11.SEND_BODY
+        return conn is not None and conn.their_state is h11.SEND_BODY
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by httptools, for what follows a body in chunks too, which is no header (RFC 9110, 6.5.1)."""
+        if not self._has_body_to_come:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Called by httptools."""
         super().on_headers_complete()
         self._has_body_to_come = True
+        self._head_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        """Called by httptools."""
+        super().on_body(body)
+        self._head_bytes = 0
 
     def on_message_complete(self) -> None:
         """Called by httptools."""
