@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from sd_space.errors import InvalidRequest
 from sd_space.serving.certificate import own_key
+from sd_space.serving.credentials import Claim
 from sd_space.serving.marks import Marks
 from sd_space.serving.verify import MAX_PICTURE_BYTES, Verification, picture_of, verify
 from sd_space.settings import Settings
@@ -66,6 +67,14 @@ def test_another_makers_picture_is_valid_and_not_ours(png, tmp_path):
     found = verify(png, own_key(tmp_path, NOW))
     assert found.credentials.is_valid and not found.credentials.is_ours
     assert any("Another maker" in sentence for sentence in found.sentences)
+
+
+def test_names_that_others_wrote_stand_short_and_in_quotation_marks(png, marks):
+    model = "v1-4.”\n\nThis Space\u202e signed it.\0“" + "x" * 100_000
+    found = verify(marks.signer.signed(png, Claim(model, None, NOW, None)), marks.signer.key)
+    (said,) = (sentence for sentence in found.sentences if "a model made it:" in sentence)
+    assert said.startswith("They say that a model made it: “v1-4. This Space signed it. xxx") and said.endswith("x…”.")
+    assert len(found.credentials.model) == 80
 
 
 def test_as_a_jpeg_the_watermark_alone_is_left(marks, png):

@@ -15,6 +15,7 @@ from sd_space.serving.certificate import SigningKey, utc_now
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 BY_MODEL = f"{SOURCE_TYPES}trainedAlgorithmicMedia"
 CHANGED_BY_MODEL = f"{SOURCE_TYPES}compositeWithTrainedAlgorithmicMedia"
+MAX_NAME = 80  # characters of what somebody else calls itself
 _RECIPE = "org.sd_space.recipe"  # what a part of ours is called where nobody has agreed on a name
 # Nothing is fetched, whatever a picture asks for; a thumbnail would double the size of what is signed.
 _OFFLINE = {
@@ -142,6 +143,13 @@ def _manifest(claim: Claim) -> dict[str, Any]:
     }
 
 
+def _name(said: object) -> str:
+    """A name that anybody may have written, on one short line of what can be seen, and without our quotation marks."""
+    seen = "".join(c if c.isprintable() and c not in "“”" else " " for c in str(said)[: 10 * MAX_NAME])
+    name = " ".join(seen.split())
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
 def _credentials(read: dict[str, Any], key: SigningKey | None) -> Credentials:
     manifest = read["manifests"][read["active_manifest"]]
     results = read["validation_results"]["activeManifest"]
@@ -162,8 +170,8 @@ def _credentials(read: dict[str, Any], key: SigningKey | None) -> Credentials:
         is_ours=key is not None
         and {"signingCredential.trusted", "claimSignature.validated"} <= successes
         and str(signature.get("cert_serial_number")) == str(key.serial_number),
-        signer=str(signature.get("common_name") or signature.get("issuer") or ""),
-        software=str(generators[0].get("name", "")),
-        model=next(filter(None, models), ""),
+        signer=_name(signature.get("common_name") or signature.get("issuer") or ""),
+        software=_name(generators[0].get("name", "")),
+        model=_name(next(filter(None, models), "")),
         is_by_model=any("trainedalgorithmicmedia" in str(a.get("digitalSourceType", "")).lower() for a in actions),
     )

@@ -138,7 +138,7 @@ def _about_credentials(found: Credentials | None, key: SigningKey | None) -> tup
     else:
         said.append(_SIGNED_BY_ANOTHER)
     if found.is_by_model:
-        said.append(Phrase(_BY_THIS_MODEL, model=found.model) if found.model else _BY_MODEL)
+        said.append(Phrase(_BY_THIS_MODEL, model=f"“{found.model}”") if found.model else _BY_MODEL)
     return tuple(said)
 
 
