@@ -182,16 +182,22 @@ def _number(bound: Bound, limits: object) -> Any:
     return getattr(limits, bound) if isinstance(bound, str) else bound
 
 
+_KINDS: dict[type, Phrase] = {list: Phrase("a list"), dict: Phrase("an object")}
+
+
 def shown(value: object) -> str:
-    """The refused value as an error may repeat it: numbers and short words whole, anything else by its type."""
+    """The refused value as an error may repeat it: numbers and short words, anything else by its type.
+
+    Characters that could mean something to whoever reads the error, or cannot be seen, are question marks.
+    """
     if value is None:
         return Phrase("nothing")
     if isinstance(value, bool | int | float):
         text = json.dumps(value)
     elif isinstance(value, str):
-        text = "'" + "".join(c for c in value if c.isalnum() or c in " +-_.") + "'"
+        text = "'" + "".join(c if c.isalnum() or c in " +-_." else "?" for c in value) + "'"
     else:
-        text = f"a {type(value).__name__}"
+        return _KINDS.get(type(value), Phrase("something else"))
     if len(text) <= 24:
         return text
     if isinstance(value, str):

@@ -13,6 +13,7 @@ from sd_space.fields import Picture
 from sd_space.request import REQUEST_FIELDS
 from sd_space.schema import Outcome, Stage
 from sd_space.serving import limits
+from sd_space.serving.strip import strip
 from sd_space.ui.form import CARD_DEFAULTS, CARD_LIMITS
 
 from .fakes import FakeBackend
@@ -282,6 +283,10 @@ def test_pictures_of_a_strip_that_cannot_be_drawn_cost_it_no_others(tmp_path):
     play(tmp_path, scene)
 
 
+def test_whole_numbers_of_a_strip_may_be_spelled_as_elsewhere():
+    assert [each["num_inference_steps"] for each in strip({}, "num_inference_steps", "2, 4.0, 1e1")] == [2, 4, 10]
+
+
 @pytest.mark.parametrize(
     ("field", "values", "says"),
     [
@@ -291,9 +296,9 @@ def test_pictures_of_a_strip_that_cannot_be_drawn_cost_it_no_others(tmp_path):
         ("guidance_scale", "1,2,3,4,5,6,7,8,9", "not 9."),
         ("guidance_scale", "2, much", "values of guidance_scale must be numbers, not 'much'."),
         ("guidance_scale", "1_0, 2", "values of guidance_scale must be numbers, not '1_0'."),
-        ("num_inference_steps", "٣, 4", "values of num_inference_steps must be numbers, not '٣'."),
+        ("num_inference_steps", "٣, 4", "values of num_inference_steps must be whole numbers, not '٣'."),
         ("guidance_scale", "2, nan", "guidance_scale must be a number from 1 to 20"),
-        ("num_inference_steps", "2.5, 3", "values of num_inference_steps must be numbers, not '2.5'."),
+        ("num_inference_steps", "2.5, 3", "values of num_inference_steps must be whole numbers, not '2.5'."),
         ("size", "64x64, 64", "values of size must be sizes such as 512x768, not '64'."),
         ("size", "64x64, 64x63", "height must be"),
         ("scheduler", "PNDM, Best", "scheduler must be one of"),

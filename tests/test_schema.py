@@ -87,7 +87,7 @@ def test_lines_and_emoji_are_welcome():
         ("height", -512, "height must be"),
         ("num_images_per_prompt", 5, "num_images_per_prompt must be a whole number from 1 to 4, not 5."),
         ("scheduler", "pndm", "scheduler must be one of PNDM, DDIM"),
-        ("scheduler", "../x", "not '..x'."),
+        ("scheduler", "../x", "not '..?x'."),
         ("scheduler", ["PNDM"], "not a list."),
         ("negative_prompt", 5, "negative_prompt must be text, not 5."),
         ("colour", "red", "'colour' is not a field"),

@@ -14,6 +14,7 @@ _IN_LINES = Phrase("values must be 2 to {most} of {field}, in a line each, not {
 _WITH_COMMAS = Phrase("values must be 2 to {most} of {field}, with commas between them, not {count}.")
 _NO_SIZE = Phrase("values of {field} must be sizes such as 512x768, not {value}.")
 _NO_NUMBER = Phrase("values of {field} must be numbers, not {value}.")
+_NOT_WHOLE = Phrase("values of {field} must be whole numbers, not {value}.")
 SIZE = "size"  # width and height at once, as in 512x768
 _PICTURES = "num_images_per_prompt"  # a strip has one for each value
 # The fields that a strip may change.
@@ -68,8 +69,18 @@ def _value(field: str, kind: Kind | None, part: str) -> dict[str, Any]:
         if kind is None:
             width, height = (int(side) for side in part.split("x"))
             return {"width": width, "height": height}
-        return {field: float(part) if isinstance(kind, Real) else int(part)}
+        return {field: float(part) if isinstance(kind, Real) else _whole(part)}
     except ValueError:
-        raise InvalidRequest(
-            "values", Phrase(_NO_SIZE if kind is None else _NO_NUMBER, field=field, value=shown(part))
-        ) from None
+        what = _NO_SIZE if kind is None else _NO_NUMBER if isinstance(kind, Real) else _NOT_WHOLE
+        raise InvalidRequest("values", Phrase(what, field=field, value=shown(part))) from None
+
+
+def _whole(text: str) -> int:
+    """Also from 64.0 or 1e1, as a request's own fields take them."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    if not number.is_integer():
+        raise ValueError(text)
+    return int(number)
