@@ -4,7 +4,10 @@ import re
 
 # RFC 7578. A parser of more believes any charset that a part names, and there are some that take seconds; one of web
 # frameworks writes what it reads to disk.
-_BOUNDARY = re.compile(r'multipart/form-data *; *boundary="?([\w\'()+,./:=?-]{1,70})"?', re.ASCII | re.IGNORECASE)
+_CHARSET = r'(?: *; *charset="?utf-?8"?)?'
+_BOUNDARY = re.compile(
+    rf'multipart/form-data{_CHARSET} *; *boundary="?([\w\'()+,./:=?-]{{1,70}})"?{_CHARSET}', re.ASCII | re.IGNORECASE
+)
 _NAME = re.compile(
     rb'content-disposition: *form-data; *name="?(\w{1,64}(?:\[\])?)"?(?: *; *filename[^\r\n]{0,1000})?', re.IGNORECASE
 )

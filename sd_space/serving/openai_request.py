@@ -78,9 +78,13 @@ def _form(content_type: str, body: bytes) -> dict[str, object]:
         named = [(name.removesuffix("[]"), value) for name, value in parts]
         form = {name: _form_value(name, value) for name, value in named}
     except ValueError:
-        raise Refusal(400, "The form could not be read; send multipart/form-data with its texts in UTF-8.") from None
+        raise Refusal(
+            400,
+            f"The form could not be read; send multipart/form-data of 1 to {_MAX_PARTS} parts with texts in UTF-8.",
+        ) from None
     if len(form) < len(named):
-        raise Refusal(400, "A parameter came twice; send each once, and one image.")
+        twice = [p for p in (*PARAMETERS, *_PICTURES) if [name for name, _ in named].count(p) > 1]
+        raise Refusal(400, f"{twice[0] if twice else 'A parameter'} came twice; send each once, and one image.")
     return form
 
 
