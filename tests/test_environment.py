@@ -32,6 +32,13 @@ def test_numbers_that_libraries_read_are_numbers_or_left_out(name):
     assert environ == {"PATH": "/bin"}
 
 
+@pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+def test_figures_are_those_of_one_process_and_no_files(name):
+    environ = {name: "/nowhere"}
+    check_environment(environ, "127.0.0.1")
+    assert name not in environ
+
+
 def test_an_ordinary_environment_stays_as_it_is():
     environ = {"PATH": "/bin", "GRADIO_NUM_PORTS": "7", "HF_HUB_ETAG_TIMEOUT": "10", "no_proxy": "example.org"}
     check_environment(before := dict(environ), "0.0.0.0")

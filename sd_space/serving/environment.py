@@ -22,6 +22,8 @@ _NUMBERS = (
     "HF_HUB_DOWNLOAD_TIMEOUT",
     "HF_HUB_ETAG_TIMEOUT",
 )
+# With them prometheus_client adds up the files of several processes; here one counts for all.
+_FOR_MANY_PROCESSES = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 _HERE = ("localhost", "127.0.0.1", "::1")
 
@@ -34,6 +36,8 @@ def check_environment(environ: MutableMapping[str, str], host: str) -> None:
         elif not re.fullmatch("[0-9]{1,9}", environ.get(name, "0")):
             shown = short_repr(environ[name])
             raise CannotStart(f"{name} must be a whole number, not {shown}; leave it out for the default.")
+    for name in _FOR_MANY_PROCESSES:
+        environ.pop(name, None)
     _check_certificates(environ)
     _check_proxies(environ)
     _bypass_proxies_here(environ, host)
