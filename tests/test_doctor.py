@@ -189,6 +189,14 @@ def test_a_picture_that_is_no_number_fails(capsys, environ, monkeypatch, one_tor
     assert "no number" in told["picture"][1]
 
 
+def test_a_setting_that_torch_refuses_is_named(environ):
+    command = [sys.executable, "-m", "sd_space.tools.doctor", "--quick"]
+    torch_logs = os.environ | environ | {"TORCH_LOGS": "nonsense"}
+    told = subprocess.run(command, cwd=ROOT, env=torch_logs, capture_output=True, text=True, timeout=120)
+    assert "cannot be imported (ValueError); correct TORCH_LOGS or leave it out.\n" in told.stdout, told
+    assert told.stderr == ""
+
+
 def test_the_exit_status_is_the_verdict(monkeypatch, capsys):
     monkeypatch.setattr(Doctor, "run", lambda self: not self._is_quick)
     assert (main([]), main(["--quick"])) == (0, 1)

@@ -35,15 +35,30 @@ def load(
 ) -> "LoadedPipeline":
     """Imports the libraries and loads the model, in the calling thread. Raises ModelUnavailable."""
     on_stage(Stage.IMPORTING)
-    import_lean()
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
+    import_libraries()
     from sd_space.model.pipeline import load_pipeline
     from sd_space.model.spec import PipelineSpec, detect_hardware
 
     on_stage(Stage.LOADING)
     return load_pipeline(PipelineSpec.from_settings(settings, detect_hardware()), on_progress=on_progress)
+
+
+def import_libraries() -> None:
+    """Imports torch and transformers, and keeps them from chatting. Raises ModelUnavailable.
+
+    torch reads settings of its own when it is imported, and raises what it likes at what it does not know.
+    """
+    from sd_space.model.hub_errors import VISITORS_SENTENCE
+
+    try:
+        import_lean()
+        import transformers
+    except Exception as error:
+        is_set = [name for name in sorted(os.environ) if name.startswith(("TORCH_", "PYTORCH_"))]
+        fix = f"correct {' or '.join(is_set)} or leave it out" if is_set else "install requirements.txt anew"
+        hint = f"PyTorch and transformers cannot be imported ({type(error).__name__}); {fix}."
+        raise ModelUnavailable(VISITORS_SENTENCE, hint) from error
+    transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
 
 
 def has_nvidia_driver() -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sd_space.backends.loading import build_engine
+from sd_space.backends.loading import build_engine, import_libraries
 from sd_space.card import load_card
 from sd_space.errors import CannotStart, InvalidSetting, SpaceError
 from sd_space.model.configs import Unfit
@@ -119,9 +119,7 @@ class Doctor:
         return check_certificate(_found(self.settings))
 
     def check_device(self) -> str:
-        import transformers
-
-        transformers.utils.logging.set_verbosity_error()  # importing diffusers makes it warn of optional packages
+        import_libraries()
         import diffusers
         import torch
 
