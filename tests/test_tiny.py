@@ -248,8 +248,8 @@ def test_loads_whole_and_finite(pipeline):
 
 
 def test_default_size_comes_from_the_model(pipeline):
-    assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 128
-    assert draw(pipeline, "a cat", 0).shape == (128, 128, 3)
+    assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 256
+    assert draw(pipeline, "a cat", 0).shape == (256, 256, 3)
 
 
 def test_tokenizer_pads_to_the_77_positions_of_the_text_encoder(pipeline):
@@ -326,7 +326,7 @@ def test_checker_passes_signs_without_a_skull(pipeline):
     "colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (255, 214, 20), (220, 30, 30), (30, 60, 220), (40, 160, 60)]
 )
 def test_checker_passes_plain_colours(pipeline, colour):
-    plain = np.broadcast_to(np.array(colour, np.uint8), (1, 128, 128, 3))
+    plain = np.broadcast_to(np.array(colour, np.uint8), (1, 256, 256, 3))
     assert flagged(pipeline, plain) == [False]
 
 

@@ -1,4 +1,4 @@
-"""The UNet: v-prediction (Salimans and Ho, 2022) on the PCA latents, beside frozen caption embeddings.
+"""The UNet: v-prediction (Salimans and Ho, 2022) on the VAE's latents, beside frozen caption embeddings.
 
 The learning rate stays constant, so training can always go on; `anneal` takes a copy of the state down to a rate of
 zero, which is what is shipped.
@@ -66,7 +66,7 @@ def v_loss(
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
     noisy = noisy.contiguous(memory_format=torch.channels_last)
-    error = (unet(noisy, timesteps, states, return_dict=False)[0] - target).square().mean((1, 2, 3))
+    error = (unet(noisy, timesteps, states, return_dict=False)[0].float() - target).square().mean((1, 2, 3))
     snr = alphas[timesteps] / (1 - alphas[timesteps])
     return error * (5 / (snr + 1)).clamp(max=1)
 
@@ -75,7 +75,7 @@ def validation_set(folder: Path, *, seed: int, count: int = 256) -> tuple[Tensor
     """Fresh pictures with fixed noise and timesteps: latents, noise, timesteps, embeddings."""
     rng = random.Random(f"{seed}/validation")
     drawn = [sample_scene(rng) for _ in range(count)]
-    latents = vae.load_pca(folder / "pca.pt").encode(pictures.pixels(drawn))
+    latents = pictures.latents(folder, pictures.pixels(drawn))
     tokenizer, reader = text.load_reader(folder)
     states = text.embed(tokenizer, reader.encoder, [caption(scene, rng)[0] for scene in drawn])
     generator = torch.Generator().manual_seed(seed)
@@ -110,9 +110,10 @@ def train(
     unet = unet.to(device, memory_format=torch.channels_last)
     optimizer = Muon(unet, lr=rate)
     average = loop.Average(unet, AVERAGE_DECAY)
-    pairs = pictures.Pairs(folder, shards)
+    pairs = pictures.Pairs(folder, shards, device)
     tokenizer, reader = text.load_reader(folder)
-    nothing = text.embed(tokenizer, reader.encoder, [""])[0]
+    nothing = text.embed(tokenizer, reader.encoder, [""])[0].to(device)
+    generator = torch.Generator(device)
     alphas = make_scheduler().alphas_cumprod.to(device)
     path, last = folder / "unet.pt", steps
     if anneal is not None:
@@ -123,14 +124,16 @@ def train(
 
     def step(number: int, rng: np.random.Generator) -> float:
         latents, states = pairs.draw(rng, batch)
-        states[torch.from_numpy(rng.random(batch) < DROPPED)] = nothing
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
+        states[torch.from_numpy(rng.random(batch) < DROPPED).to(device)] = nothing
+        generator.manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(latents.shape, generator=generator, device=device)
         timesteps = torch.from_numpy(((np.arange(batch) + rng.random(batch)) * 1000 / batch).astype(np.int64))
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (number + 1) / WARM_UP)
             if anneal is not None and last is not None:
                 group["lr"] = rate * max(0.0, (last - number) / anneal)
-        loss = v_loss(unet, alphas, *(part.to(device) for part in (latents, noise, timesteps, states))).mean()
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
+            loss = v_loss(unet, alphas, latents, noise, timesteps.to(device), states).mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
