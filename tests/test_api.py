@@ -26,7 +26,7 @@ from .server import ROOT, Server
 PROMPT = "A small cabin on top of a snowy mountain"
 QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
 
-MARKS = {"watermark": False, "credentials": True}  # the picture book draws 128 x 128
+MARKS = {"watermark": False, "credentials": True}
 PICTURES_MADE = "sd_space_pictures_total"
 
 
@@ -187,7 +187,7 @@ def test_every_scheduler_on_offer_draws(client, token):
 def test_the_model_describes_itself(client):
     model = client.predict(api_name="/model")
     assert model["ready"] is True and model["model"] == "picture-book"
-    assert model["default_size"] == [128, 128] and model["dtype"] == "float32" and model["runtime"] == "torch"
+    assert model["default_size"] == [256, 256] and model["dtype"] == "float32" and model["runtime"] == "torch"
     assert "PNDM" in model["schedulers"] and model["limits"]["max_images"] == 4
     (device,) = model["devices"]
     assert device["device"] == "cpu" and device["state"] == "ready" and device["name"]

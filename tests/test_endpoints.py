@@ -193,7 +193,7 @@ def test_a_bad_value_is_refused_in_a_sentence_and_takes_no_place(tmp_path, field
 def test_the_model_describes_itself_once_it_is_there(tmp_path):
     async def scene(host: Host):
         ((model,),) = await host.call("model")
-        assert model["ready"] is True and model["model"] == INFO.model and model["default_size"] == [128, 128]
+        assert model["ready"] is True and model["model"] == INFO.model and model["default_size"] == [256, 256]
         host.backend.stage = Stage.LOADING
         ((model,),) = await host.call("model")
         assert model == {"ready": False, "stage": str(Stage.LOADING), "waiting": 0, "devices": []}

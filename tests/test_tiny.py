@@ -70,6 +70,7 @@ def test_lists_the_seven_components_of_v1_4():
 # --- its configuration beside v1-4's
 
 SIZES = "the picture book is a small network"
+CHANNELS = "sixteen for each 16 x 16 pixels: as many numbers as v1-4's, on a quarter of the places"
 LIBRARY = "written by another version of the library"
 # file -> fields whose values are not v1-4's, and why
 DIFFERENT = {
@@ -77,8 +78,7 @@ DIFFERENT = {
     "scheduler/scheduler_config.json": {"_diffusers_version": LIBRARY},
     "unet/config.json": {
         "_diffusers_version": LIBRARY,
-        "in_channels": "latents of eight principal components",
-        "out_channels": "latents of eight principal components",
+        **dict.fromkeys(("in_channels", "out_channels"), CHANNELS),
         **dict.fromkeys(
             ("attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types", "layers_per_block",
              "norm_num_groups", "sample_size", "up_block_types"), SIZES,
@@ -86,7 +86,8 @@ DIFFERENT = {
     },
     "vae/config.json": {
         "_diffusers_version": LIBRARY,
-        "latent_channels": "latents of eight principal components",
+        "latent_channels": CHANNELS,
+        **dict.fromkeys(("down_block_types", "up_block_types"), "five blocks, for latents of a sixteenth of the side"),
         **dict.fromkeys(("block_out_channels", "layers_per_block", "norm_num_groups", "sample_size"), SIZES),
     },
     "text_encoder/config.json": {
@@ -110,7 +111,7 @@ DIFFERENT = {
         ),
     },
     "feature_extractor/preprocessor_config.json": dict.fromkeys(
-        ("crop_size", "size"), "the checker sees 64 x 64, and sizes are objects today"
+        ("crop_size", "size"), "the checker sees 96 x 96, and sizes are objects today"
     ),
     "tokenizer/tokenizer_config.json": dict.fromkeys(
         ("bos_token", "eos_token", "unk_token"), "tokens are texts here today, and objects in special_tokens_map.json"

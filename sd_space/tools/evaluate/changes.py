@@ -77,7 +77,7 @@ def changed(
     seeds: list[int],
     strength: float,
 ) -> np.ndarray:
-    """(N, 128, 128, 3) uint8, unchecked."""
+    """(N, 256, 256, 3) uint8, unchecked."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images = pipeline(
         prompts,
