@@ -129,6 +129,7 @@ GONE = {
 MORE = {
     "model_index.json": {"requires_safety_checker": "that there is none must never pass"},
     "scheduler/scheduler_config.json": {"prediction_type": "the UNet predicts v"},
+    "unet/config.json": {"time_embedding_dim": SIZES},
     "vae/config.json": {"mid_block_add_attention": "no attention in the middle"},
     "text_encoder/config.json": {"dtype": "torch_dtype today", "projection_dim": "nothing is projected"},
     "safety_checker/config.json": {
