@@ -120,7 +120,10 @@ def test_no_caller_chooses_how_a_login_is_decoded(charset):
 )
 def test_a_form_that_cannot_be_read_is_refused_in_a_sentence(content_type, body):
     refused = refusal(content_type, body)
-    assert (refused.status, refused.sentence) == (400, "The login form could not be read; send its fields in UTF-8.")
+    assert (refused.status, refused.sentence) == (
+        400,
+        "The login form could not be read; send username and password as its only fields, in UTF-8.",
+    )
 
 
 @pytest.mark.parametrize("password", ["", "p" * 1001])

@@ -24,7 +24,9 @@ def login_body(headers: Headers, body: bytes) -> bytes:
         else:
             raise Refusal(415, "A login must come as a form with the fields username and password.")
     except ValueError:
-        raise Refusal(400, "The login form could not be read; send its fields in UTF-8.") from None
+        raise Refusal(
+            400, "The login form could not be read; send username and password as its only fields, in UTF-8."
+        ) from None
     values = {}
     for field in _FIELDS:
         value = form.get(field, "")
