@@ -1,4 +1,4 @@
-"""The end of a session's stream reaches the page before the answer to its next event."""
+"""The end of a session's stream: it reaches the page before its next event, and again if that listens once more."""
 
 import asyncio
 import time
@@ -6,6 +6,8 @@ import time
 import pytest
 from starlette.datastructures import Headers
 
+from sd_space.serving import event_streams
+from sd_space.serving.envelope import Refusal
 from sd_space.serving.event_streams import HEAD_START_S, EventStreams
 from sd_space.serving.incoming import IncomingRequest
 from sd_space.serving.routes import Kind, Route
@@ -44,3 +46,39 @@ def test_an_answer_waits_for_the_end_of_its_own_sessions_stream_alone(streamed, 
     (first, then_s), (second, now_s) = order
     assert (first, second) == (streamed, b"joined")
     assert (now_s - then_s >= 0.99 * HEAD_START_S) == waits
+
+
+class Sessions:
+    """Of Gradio's queue, which forgets a session with the last of its events."""
+
+    def __init__(self, *named: str):
+        self.has_session = named.__contains__
+
+
+async def listen(streams: EventStreams, session: str, kind: Kind = Kind.STREAM) -> str:
+    scope = {"query_string": f"session_hash={session}".encode()}
+    request = IncomingRequest(scope, Headers(), Route(kind, "/", ()), None, "", is_tool_call=False)
+
+    async def forward(request, receive, send) -> None:
+        await send({"type": "http.response.body", "body": END})
+
+    async def nothing(*_) -> None: ...
+
+    answer = await streams.serve(request, nothing, nothing, forward)
+    return "its stream" if answer is None else bytes(answer.body).decode()
+
+
+def test_a_page_that_listens_after_the_end_hears_of_it_again(monkeypatch):
+    async def scene() -> None:
+        contract = Sessions("one", "another")
+        streams = EventStreams(contract)
+        assert await listen(streams, "one") == await listen(streams, "one") == "its stream"
+        contract.has_session = "another".__eq__
+        assert await listen(streams, "one") == 'data: {"msg": "close_stream", "event_id": null}\n\n'
+        with pytest.raises(Refusal):
+            await listen(streams, "stranger")
+        monkeypatch.setattr(event_streams, "LATE_LISTENER_S", 0.0)
+        with pytest.raises(Refusal):
+            await listen(streams, "one")
+
+    asyncio.run(scene())

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import TypeAlias
 
 from starlette.datastructures import QueryParams
-from starlette.types import Message, Send
+from starlette.responses import Response
+from starlette.types import Message, Receive, Send
 
 from sd_space.serving.app_contract import AppContract
 from sd_space.serving.envelope import Refusal, session_hash
@@ -19,6 +22,18 @@ HANDOVER_S = 5.0
 # A page that learns of its next event before it has read that its stream is at its end would not listen again. Both are
 # on their way at once, each on a connection of its own.
 HEAD_START_S = 0.25
+# All of an event may be in a stream that was open before: a page that reads this late listens once more, to nothing. On
+# a refusal Gradio would hear of no event any more.
+LATE_LISTENER_S = 30.0
+_END = 'data: {"msg": "close_stream", "event_id": null}\n\n'
+
+
+Forward: TypeAlias = Callable[[IncomingRequest, Receive, Send], Awaitable[None]]
+
+
+def _asked_session(request: IncomingRequest) -> str:
+    """Raises Refusal."""
+    return session_hash(QueryParams(request.scope["query_string"]).get("session_hash"))
 
 
 class EventStreams:
@@ -27,12 +42,27 @@ class EventStreams:
     def __init__(self, contract: AppContract):
         self._contract = contract
         self._closed: dict[str, asyncio.Event] = {}  # by session; set when its stream is closed
-        self._ended_at_s: dict[str, float] = {}  # by session, for `HEAD_START_S`
+        self._ended_at_s: dict[str, float] = {}  # by session, for `LATE_LISTENER_S`
 
     @property
     def sessions(self) -> Collection[str]:
         """Those with a listener."""
         return self._closed.keys()
+
+    async def serve(self, request: IncomingRequest, receive: Receive, send: Send, forward: Forward) -> Response | None:
+        """Passes a stream on to the only listener of its session, or ends at once one that has just ended.
+
+        Raises Refusal.
+        """
+        if request.route.kind is Kind.STREAM and self._has_just_ended(_asked_session(request)):
+            return Response(_END, media_type="text/event-stream")
+        async with self.only_listener(request) as session:
+            await forward(request, receive, self.noting_its_end(session, send))
+        return None
+
+    def _has_just_ended(self, session: str) -> bool:
+        is_late = self._ended_at_s.get(session, -math.inf) + LATE_LISTENER_S > time.monotonic()
+        return is_late and session not in self._closed and not self._contract.has_session(session)
 
     @contextlib.asynccontextmanager
     async def only_listener(self, request: IncomingRequest) -> AsyncIterator[str]:
@@ -56,7 +86,7 @@ class EventStreams:
         async def noted(message: Message) -> None:
             if b'"close_stream"' in message.get("body", b""):
                 now_s = time.monotonic()
-                self._ended_at_s = {k: at_s for k, at_s in self._ended_at_s.items() if at_s + HEAD_START_S > now_s}
+                self._ended_at_s = {k: at_s for k, at_s in self._ended_at_s.items() if at_s + LATE_LISTENER_S > now_s}
                 self._ended_at_s[session] = now_s
             await send(message)
 
@@ -68,8 +98,8 @@ class EventStreams:
             return send
 
         async def late(message: Message) -> None:
-            if (at_s := self._ended_at_s.get(request.session)) is not None:
-                await asyncio.sleep(at_s + HEAD_START_S - time.monotonic())
+            at_s = self._ended_at_s.get(request.session, -math.inf)
+            await asyncio.sleep(max(0.0, at_s + HEAD_START_S - time.monotonic()))
             await send(message)
 
         return late
@@ -81,7 +111,7 @@ class EventStreams:
             if session is None or not self._contract.has_session(session):
                 raise Refusal(404, "There is no such run under way.")
             return session
-        session = session_hash(QueryParams(request.scope["query_string"]).get("session_hash"))
+        session = _asked_session(request)
         if not self._contract.has_session(session):
             raise Refusal(404, "There is nothing to listen to in this session.")
         request.query = f"session_hash={session}".encode()

@@ -195,9 +195,7 @@ class RequestFilter:
             self._openai.check_key(request.headers)
             return self._openai.models(request.route.name)
         if kind in (Kind.STREAM, Kind.EVENT_STREAM):
-            async with self._streams.only_listener(request) as session:
-                await self._forward(request, receive, self._streams.noting_its_end(session, send))
-            return None
+            return await self._streams.serve(request, receive, send, self._forward)
         if kind is Kind.FILE and not self._contract.may_be_fetched(request.route.name):
             raise Refusal(404, "There is no such file, or not any more.")
         if kind is Kind.FILE and (signed := await self._signed_recording(request.route.name)) is not None:
