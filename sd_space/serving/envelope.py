@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
+from sd_space.fields import shown
 from sd_space.request import MAX_PROMPT_CHARS
 
 Scalar = str | int | float | bool | None
@@ -109,8 +110,7 @@ def scalar(name: str, value: object) -> Scalar:
     """The value if it is one that an input may have. `name` is what the sentence calls it."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    kind = "a list" if isinstance(value, list) else "an object"
-    raise Refusal(400, f"{name} must be text, a number, true or false, not {kind}.")
+    raise Refusal(400, f"{name} must be text, a number, true or false, not {shown(value)}.")
 
 
 def is_whole(text: str) -> bool:
