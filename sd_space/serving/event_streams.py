@@ -61,8 +61,11 @@ class EventStreams:
         return None
 
     def _has_just_ended(self, session: str) -> bool:
-        is_late = self._ended_at_s.get(session, -math.inf) + LATE_LISTENER_S > time.monotonic()
+        is_late = self._since_its_end_s(session) < LATE_LISTENER_S
         return is_late and session not in self._closed and not self._contract.has_session(session)
+
+    def _since_its_end_s(self, session: str) -> float:
+        return time.monotonic() - self._ended_at_s.get(session, -math.inf)
 
     @contextlib.asynccontextmanager
     async def only_listener(self, request: IncomingRequest) -> AsyncIterator[str]:
@@ -98,8 +101,7 @@ class EventStreams:
             return send
 
         async def late(message: Message) -> None:
-            at_s = self._ended_at_s.get(request.session, -math.inf)
-            await asyncio.sleep(max(0.0, at_s + HEAD_START_S - time.monotonic()))
+            await asyncio.sleep(max(0.0, HEAD_START_S - self._since_its_end_s(request.session)))
             await send(message)
 
         return late
