@@ -97,6 +97,16 @@ def test_cancel_frees_the_device_says_so_and_keeps_the_pictures_before(workspace
     expect(page.get_by_label("number input for Steps")).to_be_visible()  # its fold is open, as it was
 
 
+def test_the_fold_that_was_opened_is_open_after_a_reload_and_no_other(new_page):
+    page = new_page()
+    opened = page.get_by_role("button", expanded=True)
+    page.get_by_role("button", name="Limitations and bias").click()
+    expect(opened).to_have_count(1)
+    page.reload()
+    expect(page.get_by_role("button", name="Limitations and bias", expanded=True)).to_be_visible()
+    expect(opened).to_have_count(1)
+
+
 @pytest.mark.nightly
 def test_the_acceptance_and_the_last_pictures_survive_a_reload(workspace):
     page = workspace()

@@ -1,4 +1,4 @@
-// A fold that a visitor has opened or closed stays so when the page is loaded anew, in this tab.
+// A fold that a visitor has opened or closed stays so when the page is loaded anew, in this tab. Its words are its name.
 const FOLDS = 'sd_space.folds'
 const keptFolds = () => {
   try { return JSON.parse(sessionStorage.getItem(FOLDS)) ?? {} } catch (error) { return {} }
@@ -11,7 +11,7 @@ const keepFold = (name, isOpen) => {
 const followed = new WeakSet()
 onChange.push(() => {
   for (const button of document.querySelectorAll('button.label-wrap')) {
-    const name = button.closest('[id]').id
+    const name = button.textContent
     const isOpen = button.matches('.open')
     if (!followed.has(button)) {
       followed.add(button)
