@@ -14,6 +14,7 @@ from sd_space.serving.routes import Kind, Route
 
 LAST = b'data: {"msg":"process_completed","event_id":"1"}\n\n'
 END = b'data: {"msg":"close_stream"}\n\n'
+CLOSED = 'data: {"msg": "close_stream", "event_id": null}\n\n'
 
 
 def event_of(session: str, kind: Kind = Kind.JOIN) -> IncomingRequest:
@@ -55,12 +56,13 @@ class Sessions:
         self.has_session = named.__contains__
 
 
-async def listen(streams: EventStreams, session: str, kind: Kind = Kind.STREAM) -> str:
-    scope = {"query_string": f"session_hash={session}".encode()}
-    request = IncomingRequest(scope, Headers(), Route(kind, "/", ()), None, "", is_tool_call=False)
+async def to_its_end(request, receive, send) -> None:
+    await send({"type": "http.response.body", "body": END})
 
-    async def forward(request, receive, send) -> None:
-        await send({"type": "http.response.body", "body": END})
+
+async def listen(streams: EventStreams, session: str, forward=to_its_end) -> str:
+    scope = {"query_string": f"session_hash={session}".encode()}
+    request = IncomingRequest(scope, Headers(), Route(Kind.STREAM, "/", ()), None, "", is_tool_call=False)
 
     async def nothing(*_) -> None: ...
 
@@ -74,9 +76,21 @@ def test_a_page_that_listens_after_the_end_hears_of_it_again(monkeypatch):
         streams = EventStreams(contract)
         assert await listen(streams, "one") == await listen(streams, "one") == "its stream"
         contract.has_session = "another".__eq__
-        assert await listen(streams, "one") == 'data: {"msg": "close_stream", "event_id": null}\n\n'
+        assert await listen(streams, "one") == CLOSED
         with pytest.raises(Refusal):
             await listen(streams, "stranger")
+        ended = asyncio.Event()
+
+        async def until_ended(request, receive, send) -> None:
+            await ended.wait()
+            await send({"type": "http.response.body", "body": END})
+
+        contract.has_session = {"two"}.__contains__
+        first, second = (asyncio.create_task(listen(streams, "two", forward=until_ended)) for _ in range(2))
+        await asyncio.sleep(0)
+        contract.has_session = set().__contains__
+        ended.set()
+        assert (await first, await second) == ("its stream", CLOSED), "it waited for the one before it"
         monkeypatch.setattr(event_streams, "LATE_LISTENER_S", 0.0)
         with pytest.raises(Refusal):
             await listen(streams, "one")

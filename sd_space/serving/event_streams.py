@@ -31,11 +31,6 @@ _END = 'data: {"msg": "close_stream", "event_id": null}\n\n'
 Forward: TypeAlias = Callable[[IncomingRequest, Receive, Send], Awaitable[None]]
 
 
-def _asked_session(request: IncomingRequest) -> str:
-    """Raises Refusal."""
-    return session_hash(QueryParams(request.scope["query_string"]).get("session_hash"))
-
-
 class EventStreams:
     """The streams that are open now. Belongs to the server's event loop."""
 
@@ -54,15 +49,14 @@ class EventStreams:
 
         Raises Refusal.
         """
-        if request.route.kind is Kind.STREAM and self._has_just_ended(_asked_session(request)):
-            return Response(_END, media_type="text/event-stream")
         async with self.only_listener(request) as session:
+            if self._has_just_ended(session):  # while it waited for the listener before it, or before
+                return Response(_END, media_type="text/event-stream")
             await forward(request, receive, self.noting_its_end(session, send))
         return None
 
     def _has_just_ended(self, session: str) -> bool:
-        is_late = self._since_its_end_s(session) < LATE_LISTENER_S
-        return is_late and session not in self._closed and not self._contract.has_session(session)
+        return self._since_its_end_s(session) < LATE_LISTENER_S and not self._contract.has_session(session)
 
     def _since_its_end_s(self, session: str) -> float:
         return time.monotonic() - self._ended_at_s.get(session, -math.inf)
@@ -113,8 +107,8 @@ class EventStreams:
             if session is None or not self._contract.has_session(session):
                 raise Refusal(404, "There is no such run under way.")
             return session
-        session = _asked_session(request)
-        if not self._contract.has_session(session):
+        session = session_hash(QueryParams(request.scope["query_string"]).get("session_hash"))
+        if not self._contract.has_session(session) and not self._has_just_ended(session):
             raise Refusal(404, "There is nothing to listen to in this session.")
         request.query = f"session_hash={session}".encode()
         return session
