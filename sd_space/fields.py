@@ -195,7 +195,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool | int | float):
         text = json.dumps(value)
     elif isinstance(value, str):
-        text = "'" + "".join(c if c.isalnum() or c in " +-_." else "?" for c in value) + "'"
+        text = "'" + "".join(c if c.isalnum() or c in " +-_.," else "?" for c in value) + "'"
     else:
         return _KINDS.get(type(value), Phrase("something else"))
     if len(text) <= 24:

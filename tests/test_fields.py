@@ -19,6 +19,7 @@ LIMITS = replace(INFO.limits, max_steps=30, schedulers=("PNDM", "Euler"))
         (Real(0, "max_guidance"), 20.5, "strength must be a number from 0 to 20, not 20.5."),
         (Choice("schedulers"), "LCM", "strength must be one of PNDM, Euler, not 'LCM'."),
         (Choice("schedulers"), "\u202ePNDM", "not '?PNDM'."),
+        (Real(0, "max_guidance"), "7,5", "not '7,5'."),
         (Choice("schedulers"), "<b>", "not '?b?'."),
         (Choice("schedulers"), ["PNDM"], "not a list."),
         (Text(3), {}, "strength must be text, not an object."),
