@@ -41,10 +41,10 @@ def counts(backend) -> list[tuple[int, int]]:
     return sorted((each.status.waiting, each.status.running) for each in told)
 
 
-async def cancelled(backend, tasks) -> None:
-    """Ends the requests r0, r1, … of these tasks."""
+async def cancelled(backend, name: str, tasks) -> None:
+    """Ends the requests name0, name1, … of these tasks. A replica may hear of it when the next test has begun."""
     for number, _ in enumerate(tasks):
-        backend.cancel(f"r{number}")
+        backend.cancel(f"{name}{number}")
     await asyncio.gather(*tasks)
 
 
@@ -65,10 +65,10 @@ def test_a_request_goes_where_nothing_is_drawn_yet(whole):
         # What a replica last said of its queue counts for a second, though its requests may be over.
         await until(lambda: time.monotonic() > began_s + 1.0 and counts(whole) == [(0, 0), (0, 0)])
         for k in range(2):
-            tasks.append(asyncio.create_task(updates_of(whole, admitted(f"r{k}", **ENDLESS))))
+            tasks.append(asyncio.create_task(updates_of(whole, admitted(f"few{k}", **ENDLESS))))
             await until(lambda: whole.status().running == len(tasks))
         spread = await asyncio.to_thread(counts, whole)
-        await cancelled(whole, tasks)
+        await cancelled(whole, "few", tasks)
         return spread
 
     assert asyncio.run(main()) == [(0, 1), (0, 1)]
@@ -76,10 +76,10 @@ def test_a_request_goes_where_nothing_is_drawn_yet(whole):
 
 def test_a_crowd_is_split_evenly(whole):
     async def main():
-        tasks = [asyncio.create_task(updates_of(whole, admitted(f"r{k}", **ENDLESS))) for k in range(28)]
+        tasks = [asyncio.create_task(updates_of(whole, admitted(f"crowd{k}", **ENDLESS))) for k in range(28)]
         await until(lambda: sum(map(sum, counts(whole))) == len(tasks))
         spread = await asyncio.to_thread(counts, whole)
-        await cancelled(whole, tasks)
+        await cancelled(whole, "crowd", tasks)
         return spread
 
     # 14 each, but for the two requests of before: the page may hear late that they are over.
@@ -240,7 +240,7 @@ async def drawn_elsewhere(whole, page, token) -> list[tuple[int, int]]:
     ours = asyncio.create_task(updates_of(whole, admitted("r0", **ENDLESS)))
     await until(lambda: sum(map(sum, counts(whole))) == 2)
     spread = await asyncio.to_thread(counts, whole)
-    await cancelled(whole, [ours])
+    await cancelled(whole, "r", [ours])
     await until(lambda: counts(whole) == [(0, 0), (0, 0)])
     return spread
 
