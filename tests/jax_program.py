@@ -44,7 +44,7 @@ def drawn(engine, **changes) -> np.ndarray:
 
     from .tiny_models import admitted
 
-    changes = {"width": 128, "height": 128, "prompt": "a red house at night"} | changes
+    changes = {"width": 256, "height": 256, "prompt": "a red house at night"} | changes
     return np.concatenate([pixels(image) for image in run_to_completion(engine, admitted("a", **changes)).images])
 
 
@@ -62,7 +62,7 @@ def by_scheduler(steps: int) -> dict:
         "details": details,
         "info": info.as_dict() | {"size_step": info.limits.size_step},
         "width": engines[0].width,
-        "compiled": [size for size in ((128, 128), (64, 64)) if compiled.is_compiled(*size)],
+        "compiled": [size for size in ((256, 256), (64, 64)) if compiled.is_compiled(*size)],
         "differences": {
             name: differences(engines, scheduler=name, num_inference_steps=steps, num_images_per_prompt=3)
             for name in info.limits.schedulers

@@ -26,7 +26,7 @@ from .server import ROOT, Server
 PROMPT = "A small cabin on top of a snowy mountain"
 QUICK = {"prompt": PROMPT, "num_images_per_prompt": 1, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
 
-MARKS = {"watermark": False, "credentials": True}  # the picture book draws 128 x 128
+MARKS = {"watermark": False, "credentials": True}
 PICTURES_MADE = "sd_space_pictures_total"
 
 
@@ -106,7 +106,7 @@ def test_a_picture_that_is_brought_back_is_verified_over_the_api_and_damage_is_n
     data = Path(file).read_bytes()
     uri = "data:image/png;base64," + base64.b64encode(data + bytes(100_000)).decode()  # more than other bodies may have
     found = client.predict(uri, acceptance_token=token, api_name="/verify")
-    assert found["credentials"]["ours"] and found["recipe"]["prompt"] == PROMPT and found["watermark"] is None
+    assert found["credentials"]["ours"] and found["recipe"]["prompt"] == PROMPT and found["watermark"] is False
     assert found["credentials"]["changed"], "something was appended"
     asked = {"picture": "data:image/png;base64," + base64.b64encode(data).decode(), "acceptance_token": token}
     event, answer = call(ready_server, "verify", asked)
@@ -187,7 +187,7 @@ def test_every_scheduler_on_offer_draws(client, token):
 def test_the_model_describes_itself(client):
     model = client.predict(api_name="/model")
     assert model["ready"] is True and model["model"] == "picture-book"
-    assert model["default_size"] == [128, 128] and model["dtype"] == "float32" and model["runtime"] == "torch"
+    assert model["default_size"] == [256, 256] and model["dtype"] == "float32" and model["runtime"] == "torch"
     assert "PNDM" in model["schedulers"] and model["limits"]["max_images"] == 4
     (device,) = model["devices"]
     assert device["device"] == "cpu" and device["state"] == "ready" and device["name"]

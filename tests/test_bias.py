@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from sd_space.schema import Outcome
-from sd_space.tools.train_tiny.subjects import NATURAL
+from sd_space.tools.train_tiny.renderer import NATURAL
 from sd_space.ui.bias import PICTURE_BOOK, SEEDS, WORDS, prompt_of, words_in
 
 from .fakes import FakeBackend

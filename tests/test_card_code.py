@@ -31,7 +31,7 @@ def test_the_code_for_pytorch_runs_block_after_block(one_torch_thread, tmp_path,
             block = block.replace(shown, here)
         names.pop("image", None)
         exec(block, names)
-        assert names["image"].size == (128, 128) and Path("astronaut_rides_horse.png").is_file()
+        assert names["image"].size == (256, 256) and Path("astronaut_rides_horse.png").is_file()
         Path("astronaut_rides_horse.png").unlink()
     assert type(names["pipe"].scheduler).__name__ == "EulerDiscreteScheduler"
 

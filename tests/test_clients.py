@@ -66,7 +66,7 @@ def test_openais_client_draws_changes_and_lists(openai, token):
 def test_openais_client_sees_the_picture_come(openai):
     asked = {"num_inference_steps": 40, "seed": 7}
     events = list(openai.images.generate(prompt=PROMPT, stream=True, partial_images=2, extra_body=asked))
-    assert events[-1].type == "image_generation.completed" and shown(events[-1]).size == (128, 128)
+    assert events[-1].type == "image_generation.completed" and shown(events[-1]).size == (256, 256)
     assert {event.type for event in events[:-1]} == {"image_generation.partial_image"}
     assert [event.partial_image_index for event in events[:-1]] == list(range(len(events) - 1))
 

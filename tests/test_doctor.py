@@ -55,7 +55,7 @@ def test_a_healthy_deployment_is_reported_line_by_line(capsys, environ, one_torc
     assert told["settings"][1] == "changed from the defaults: MODEL, SECRET, RUNTIME, HUB_TIMEOUT_S, RESULT_DIR"
     assert "cpu, float32" in told["device"][1]
     assert "Picture book" in told["model"][1]
-    assert "128 x 128, 2 steps, ok, signed: yes, watermark: no: encode_prompt" in told["picture"][1]
+    assert "256 x 256, 2 steps, ok, signed: yes, watermark: no: encode_prompt" in told["picture"][1]
     assert not any("s3cret" in said for _, said in told.values())
     results = Path(environ["SD_SPACE_RESULT_DIR"])
     assert not any(path.is_file() for path in results.rglob("*")), "its picture does not stay"

@@ -6,13 +6,14 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageFilter
 
 from sd_space.engine.safety import SafetyScreen
 from sd_space.schema import Outcome
 from sd_space.tools.evaluate import changes, metrics, positions, scorer
 from sd_space.tools.evaluate.__main__ import card_named, parse
 from sd_space.tools.train_tiny import export
-from sd_space.tools.train_tiny.renderer import draw_place
+from sd_space.tools.train_tiny.renderer import draw_place, render
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, PLACES, Scene, is_held_out
 
 
@@ -42,6 +43,42 @@ def test_kid_of_the_same_distribution_is_about_zero_and_grows_with_distance():
     assert metrics.kid(first, second + 0.5) < metrics.kid(first, second + 1.0)
 
 
+def test_composition_tells_right_places_from_changed_ones():
+    nothing = dict.fromkeys(ATTRIBUTES, NAMED_NONE)
+    pair = nothing | {"subject": "cat", "companion": "robot"}
+    other = nothing | {"subject": "robot", "companion": "cat"}
+    alone = nothing | {"subject": "cat"}
+    assert metrics.composition(sure_of([pair, alone]), [pair, alone]) == {"both": 1, "swapped": 0}
+    assert metrics.composition(sure_of([other, pair]), [pair, pair]) == {"both": 0.5, "swapped": 0.5}
+    assert math.isnan(metrics.composition(sure_of([alone]), [alone])["both"])
+
+
+def test_sharpness_is_one_for_the_same_pictures_and_less_where_they_are_blurred():
+    image = np.asarray(render(Scene("cat", "beach", "day", "natural", "photo", 1)))
+    blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(2)))
+    assert metrics.sharpness(image[None], image[None]) == pytest.approx(1)
+    assert metrics.sharpness(blurred[None], image[None]) < 0.5
+
+
+def test_psnr_of_a_known_difference():
+    first = np.zeros((2, 4, 4, 3), np.uint8)
+    second = first.copy()
+    second[1] = 10  # mean squared error 50
+    assert metrics.psnr(second, first) == pytest.approx(10 * math.log10(255**2 / 50), abs=1e-4)
+    assert metrics.psnr(first, first) > 100
+
+
+def test_values_without_a_word_are_no_targets():
+    plain = Scene("cat", "beach", "day", "natural", "photo", 1)
+    pair = Scene("cat", "beach", "day", "red", "photo", 1, companion="robot", companion_colour="blue")
+    known = scorer.targets([plain, pair])
+    for name in ("colour", "companion", "companion_colour"):
+        value = ATTRIBUTES[name].index(getattr(pair, name))
+        assert known[name].tolist() == [-100, value]
+    assert known["count"].tolist() == [0, 0]
+    assert known["size"].tolist() == [-100, -100]
+
+
 def test_spread_is_the_mean_distance_of_two():
     assert metrics.spread(np.array([[0.0, 0.0], [3.0, 4.0]])) == pytest.approx(5)
     assert metrics.spread(np.ones((4, 3))) == 0
@@ -68,7 +105,7 @@ def test_a_scorer_is_trained_once_and_then_loaded(tmp_path, kind, one_torch_thre
     again = scorer.train(tmp_path, kind, seed=1, steps=2, pool=64)
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name])
-    features, scores = scorer.read(first, np.zeros((2, 128, 128, 3), np.uint8))
+    features, scores = scorer.read(first, np.zeros((2, 256, 256, 3), np.uint8))
     assert features.shape == (2, scorer.FEATURES)
     assert {name: value.shape[1] for name, value in scores.items()} == {
         name: len(values) - 1 for name, values in ATTRIBUTES.items()

@@ -60,7 +60,7 @@ def test_every_noise_scheduler_draws_pytorchs_pictures_within_1_of_255(found_at_
 
 @pytest.mark.nightly
 def test_the_models_own_size_is_compiled_before_ready_and_no_other(found_at_night):
-    assert found_at_night["by_scheduler"]["compiled"] == [[128, 128]]
+    assert found_at_night["by_scheduler"]["compiled"] == [[256, 256]]
     assert "compiling the unet" in found_at_night["by_scheduler"]["details"]
 
 

@@ -70,6 +70,7 @@ def test_lists_the_seven_components_of_v1_4():
 # --- its configuration beside v1-4's
 
 SIZES = "the picture book is a small network"
+CHANNELS = "sixteen for each 16 x 16 pixels: as many numbers as v1-4's, on a quarter of the places"
 LIBRARY = "written by another version of the library"
 # file -> fields whose values are not v1-4's, and why
 DIFFERENT = {
@@ -77,8 +78,7 @@ DIFFERENT = {
     "scheduler/scheduler_config.json": {"_diffusers_version": LIBRARY},
     "unet/config.json": {
         "_diffusers_version": LIBRARY,
-        "in_channels": "latents of eight principal components",
-        "out_channels": "latents of eight principal components",
+        **dict.fromkeys(("in_channels", "out_channels"), CHANNELS),
         **dict.fromkeys(
             ("attention_head_dim", "block_out_channels", "cross_attention_dim", "down_block_types", "layers_per_block",
              "norm_num_groups", "sample_size", "up_block_types"), SIZES,
@@ -86,7 +86,8 @@ DIFFERENT = {
     },
     "vae/config.json": {
         "_diffusers_version": LIBRARY,
-        "latent_channels": "latents of eight principal components",
+        "latent_channels": CHANNELS,
+        **dict.fromkeys(("down_block_types", "up_block_types"), "five blocks, for latents of a sixteenth of the side"),
         **dict.fromkeys(("block_out_channels", "layers_per_block", "norm_num_groups", "sample_size"), SIZES),
     },
     "text_encoder/config.json": {
@@ -110,7 +111,7 @@ DIFFERENT = {
         ),
     },
     "feature_extractor/preprocessor_config.json": dict.fromkeys(
-        ("crop_size", "size"), "the checker sees 64 x 64, and sizes are objects today"
+        ("crop_size", "size"), "the checker sees 96 x 96, and sizes are objects today"
     ),
     "tokenizer/tokenizer_config.json": dict.fromkeys(
         ("bos_token", "eos_token", "unk_token"), "tokens are texts here today, and objects in special_tokens_map.json"
@@ -128,6 +129,7 @@ GONE = {
 MORE = {
     "model_index.json": {"requires_safety_checker": "that there is none must never pass"},
     "scheduler/scheduler_config.json": {"prediction_type": "the UNet predicts v"},
+    "unet/config.json": {"time_embedding_dim": SIZES},
     "vae/config.json": {"mid_block_add_attention": "no attention in the middle"},
     "text_encoder/config.json": {"dtype": "torch_dtype today", "projection_dim": "nothing is projected"},
     "safety_checker/config.json": {
@@ -248,8 +250,8 @@ def test_loads_whole_and_finite(pipeline):
 
 
 def test_default_size_comes_from_the_model(pipeline):
-    assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 128
-    assert draw(pipeline, "a cat", 0).shape == (128, 128, 3)
+    assert pipeline.unet.config.sample_size * pipeline.vae_scale_factor == 256
+    assert draw(pipeline, "a cat", 0).shape == (256, 256, 3)
 
 
 def test_tokenizer_pads_to_the_77_positions_of_the_text_encoder(pipeline):
@@ -326,7 +328,7 @@ def test_checker_passes_signs_without_a_skull(pipeline):
     "colour", [(0, 0, 0), (255, 255, 255), (128, 128, 128), (255, 214, 20), (220, 30, 30), (30, 60, 220), (40, 160, 60)]
 )
 def test_checker_passes_plain_colours(pipeline, colour):
-    plain = np.broadcast_to(np.array(colour, np.uint8), (1, 128, 128, 3))
+    plain = np.broadcast_to(np.array(colour, np.uint8), (1, 256, 256, 3))
     assert flagged(pipeline, plain) == [False]
 
 

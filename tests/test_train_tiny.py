@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from sd_space.tools.train_tiny import export as exporting
-from sd_space.tools.train_tiny import loop, optimizer, pictures, safety, shipped, text, unet, vae
+from sd_space.tools.train_tiny import lexicon, loop, optimizer, pictures, safety, shipped, text, unet, vae
 from sd_space.tools.train_tiny.__main__ import parse
 from sd_space.tools.train_tiny.captions import caption
-from sd_space.tools.train_tiny.renderer import contact_sheet, render
+from sd_space.tools.train_tiny.renderer import contact_sheet, draw_emblem, draw_place, render
 from sd_space.tools.train_tiny.world import (
     ATTRIBUTES,
     CARD_SCENES,
@@ -25,27 +25,28 @@ from sd_space.tools.train_tiny.world import (
     SUBJECTS,
     Scene,
     is_held_out,
+    is_pair_held_out,
     sample_scene,
 )
 
 
 @pytest.fixture(scope="module")
 def state(tmp_path_factory, one_torch_thread):
-    """A state folder in which every stage has been trained for two or three steps on one shard of 24 pictures."""
+    """A state folder in which every stage has been trained for two or three steps on one shard of twelve pictures."""
     folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "SHARD", 24)
+        patch.setattr(pictures, "SHARD", 12)
         patch.setattr(text, "BATCH", 8)
         patch.setattr(text, "FIRST_CAPTIONS", 2000)
         patch.setattr(safety, "BATCH", 16)
         text.train(folder, seed=0, steps=2)
+        pictures.draw(folder, seed=0)
+        patch.setattr(vae, "LINEAR_STEPS", 1)
+        vae.train(folder, pictures.load_pixels(folder), seed=0, steps=2, batch=2)
         pictures.make(folder, seed=0, shards=range(1))
         pictures.embed(folder, seed=0, shards=range(1))
-        pixels = pictures.load_pixels(folder)
-        vae.train(folder, pixels, part="decoder", seed=0, steps=2, batch=2)
-        vae.train(folder, pixels, part="encoder", seed=0, steps=2, batch=2)
         unet.train(folder, seed=0, shards=range(1), steps=3, batch=4)
-        safety.collect(folder, seed=0, count=12)
+        safety.collect(folder, seed=0, count=6)
         safety.train(folder, seed=0, steps=2)
         yield folder
 
@@ -76,14 +77,38 @@ def test_held_out_scenes_can_be_asked_for():
 
 def test_every_value_of_the_world_is_drawn():
     rng = random.Random(3)
-    drawn = [sample_scene(rng) for _ in range(3000)]
+    drawn = [sample_scene(rng) for _ in range(6000)]
     for name, values in ATTRIBUTES.items():
-        assert {getattr(scene, name) for scene in drawn} - {"natural"} == set(values) - {NAMED_NONE}
+        assert {getattr(scene, name) for scene in drawn} - {"natural", "usual", NAMED_NONE} == set(values[:-1])
 
 
-def test_about_a_third_of_the_pictures_are_the_cards_scenes():
+def test_about_a_quarter_of_the_pictures_are_the_cards_scenes():
     rng = random.Random(4)
-    assert 0.3 < np.mean([sample_scene(rng).is_card for _ in range(5000)]) < 0.42
+    assert 0.2 < np.mean([sample_scene(rng).is_card for _ in range(5000)]) < 0.32
+
+
+def test_the_cards_scenes_show_one_subject_of_the_usual_size():
+    rng = random.Random(4)
+    drawn = [scene for scene in (sample_scene(rng) for _ in range(3000)) if scene.is_card]
+    assert {(scene.count, scene.size, scene.companion) for scene in drawn} == {("one", "usual", NAMED_NONE)}
+
+
+def test_a_picture_holds_a_companion_or_several_or_a_size_but_not_two_of_these():
+    rng = random.Random(5)
+    for _ in range(3000):
+        scene = sample_scene(rng)
+        assert (scene.companion != NAMED_NONE) + (scene.count != "one") + (scene.size != "usual") <= 1
+        assert scene.companion != scene.subject
+
+
+def test_pairs_that_are_held_out_are_never_drawn_for_training():
+    rng = random.Random(6)
+    pairs = {(scene.subject, scene.companion) for scene in (sample_scene(rng) for _ in range(20_000))}
+    pairs = {pair for pair in pairs if pair[1] != NAMED_NONE}
+    assert len(pairs) > 250
+    assert not any(is_pair_held_out(*pair) for pair in pairs)
+    held_out = [sample_scene(rng, held_out=True) for _ in range(2000)]
+    assert all(is_pair_held_out(s.subject, s.companion) for s in held_out if s.companion != NAMED_NONE)
 
 
 # ---- captions ---------------------------------------------------------------------------------------------
@@ -110,7 +135,7 @@ def test_captions_leave_out_each_attribute_now_and_then():
     rng = random.Random(7)
     named = [caption(sample_scene(rng), rng)[1] for _ in range(1000)]
     for name in ATTRIBUTES:
-        assert 0.01 < np.mean([each[name] == NAMED_NONE for each in named]) < 0.95
+        assert 0.01 < np.mean([each[name] == NAMED_NONE for each in named]) < 0.99
 
 
 def test_junk_words_change_the_words_and_not_the_meaning():
@@ -121,6 +146,67 @@ def test_junk_words_change_the_words_and_not_the_meaning():
     assert sum(len(caption(scene, random.Random(k), junk=1)[0].split()) for k in range(40)) > sum(
         len(caption(scene, random.Random(k), junk=0)[0].split()) for k in range(40)
     )
+
+
+def said(scene: Scene, times: int = 200) -> list[tuple[str, dict[str, str]]]:
+    rng = random.Random(1)
+    return [caption(scene, rng, junk=0) for _ in range(times)]
+
+
+def test_two_subjects_are_named_with_their_own_colours_and_from_left_to_right():
+    scene = Scene("cat", "beach", "day", "red", "photo", 1, companion="robot", companion_colour="blue")
+    for words, named in said(scene):
+        assert (named["subject"], named["companion"]) == ("cat", "robot")
+        if named["colour"] == "red" and "crimson" in words and "azure" in words and " right of " not in words:
+            assert words.index("crimson") < words.index("azure")
+        if " right of " in words and "crimson" in words and "azure" in words:
+            assert words.index("azure") < words.index("crimson")
+
+
+def test_several_are_counted_in_words_or_figures():
+    counted = said(Scene("dog", "meadow", "day", "natural", "photo", 1, count="three"))
+    assert {(named["subject"], named["count"]) for _, named in counted} == {("dog", "three")}
+    assert np.mean([bool({"three", "3", "trio"} & set(words.split())) for words, _ in counted]) > 0.95
+
+
+def test_a_size_is_said_before_what_has_it():
+    small = [words for words, named in said(Scene("dog", "meadow", "day", "natural", "photo", 1, size="small"))
+             if named["size"] == "small"]  # fmt: skip
+    assert len(small) > 150
+    sizes = ("tiny", "small", "little", "miniature")
+    assert np.mean([any(size in words for size in sizes) for words in small]) > 0.95
+
+
+def test_the_cards_small_cabin_is_of_the_usual_size():
+    usual = said(Scene("cabin", "mountain", "day", "natural", "storybook", 1))
+    assert any("small cabin" in words for words, _ in usual)
+    assert {named["size"] for _, named in usual} == {NAMED_NONE}
+    small = said(Scene("cabin", "beach", "day", "natural", "photo", 1, size="small"))
+    assert not any(words.startswith(("a small cabin", "a small hut")) for words, _ in small)
+
+
+def test_no_word_that_means_nothing_is_part_of_a_phrase_that_means_something():
+    meant = {
+        word
+        for table in (lexicon.SUBJECT_WORDS, lexicon.PLURALS, lexicon.COLOUR_WORDS, lexicon.COUNT_WORDS)
+        for phrases in table.values()
+        for phrase in phrases
+        for word in phrase.split()
+        if len(phrase.split()) == 1
+    }
+    assert not meant & set(lexicon.NOTHING)
+
+
+def test_no_phrase_means_two_things():
+    for table in (
+        lexicon.SUBJECT_WORDS,
+        lexicon.PLURALS,
+        lexicon.PLACE_WORDS,
+        lexicon.TIME_WORDS,
+        lexicon.COLOUR_WORDS,
+    ):
+        owners = [(phrase, name) for name, phrases in table.items() for phrase in set(phrases)]
+        assert len({phrase for phrase, _ in owners}) == len(owners)
 
 
 def test_captions_are_many():
@@ -148,16 +234,70 @@ def test_every_subject_can_stand_in_every_place_and_style():
         for place in PLACES:
             for style in STYLES:
                 image = render(Scene(subject, place, "night", "natural", style, 3))
-                assert (image.size, image.mode) == ((128, 128), "RGB")
+                assert (image.size, image.mode) == ((256, 256), "RGB")
 
 
 def test_named_colours_show():
     red, blue = (
-        np.asarray(render(Scene("cabin", "beach", "day", colour, "photo", 4)), int)[50:100, 40:88].mean((0, 1))
+        np.asarray(render(Scene("cabin", "beach", "day", colour, "photo", 4)), int)[130:210, 90:170].mean((0, 1))
         for colour in ("red", "blue")
     )
     assert red[0] > red[2] + 40
     assert blue[2] > blue[0] + 40
+
+
+def test_every_subject_looks_unlike_every_other():
+    drawn = [np.asarray(render(Scene(name, "meadow", "day", "natural", "photo", 3)), int) for name in SUBJECTS]
+    for k, first in enumerate(drawn):
+        for second in drawn[:k]:
+            assert np.abs(first - second).mean() > 5
+
+
+def test_the_subject_stands_left_of_its_companion():
+    scene = Scene("tree", "beach", "day", "red", "photo", 4, companion="tree", companion_colour="blue")
+    image = np.asarray(render(scene), int)[110:190]
+    excess = image[..., 0] - image[..., 2]
+    assert excess[:, 50:86].mean() > 60 > excess[:, 170:206].mean()
+
+
+@pytest.mark.parametrize(("count", "expected"), [("one", 1), ("two", 2), ("three", 3)])
+def test_as_many_are_drawn_as_counted(count, expected):
+    image = np.asarray(render(Scene("flower", "beach", "day", "purple", "photo", 4, count=count)), int)
+    purple = (image[..., 2] > image[..., 1] + 60) & (image[..., 0] > image[..., 1] + 20)
+    columns = np.flatnonzero(purple.sum(0) > 2)
+    assert 1 + np.count_nonzero(np.diff(columns) > 3) == expected
+
+
+def test_sizes_are_told_apart_at_a_glance():
+    def area(size: str) -> float:
+        image = np.asarray(render(Scene("tree", "beach", "day", "purple", "photo", 4, size=size)), int)
+        return ((image[..., 2] > image[..., 1] + 60) & (image[..., 0] > image[..., 1] + 20)).mean()
+
+    assert area("big") > 1.3 * area("usual") > 3 * area("small") > 0
+
+
+def test_a_place_can_be_drawn_alone_in_any_shape():
+    scene = Scene("cat", "city", "day", "natural", "photo", 1)
+    assert (draw_place(scene, 256, 160).size, draw_place(scene, 96, 192).size) == ((256, 160), (96, 192))
+    alone, full = np.asarray(draw_place(scene, 256, 256), int), np.asarray(render(scene), int)
+    assert (np.abs(alone - full).max(-1) < 8).mean() > 0.5  # where the cat is not
+
+
+def test_the_emblem_can_be_drawn_alone_on_nothing():
+    image = draw_emblem(96)
+    assert (image.size, image.mode) == ((96, 96), "RGBA")
+    alpha = np.asarray(image)[..., 3]
+    assert alpha.max() == 255
+    assert not alpha[:, :2].any()
+    rows = np.flatnonzero(alpha.any(1))
+    assert rows.min() < 6
+    assert rows.max() > 90
+
+
+def test_edges_are_smoothed():
+    image = np.asarray(render(Scene("car", "space", "night", "white", "storybook", 4)).convert("L"), int)
+    steps = np.abs(np.diff(image, axis=1))
+    assert (steps[steps > 20] < 150).mean() > 0.3
 
 
 def test_a_contact_sheet_has_a_row_for_every_few_pictures():
@@ -177,14 +317,32 @@ def test_tokenizer_has_every_byte_and_ends_with_its_special_tokens(state):
 
 
 def test_pca_latents_have_unit_deviation_and_come_back():
-    images = np.stack([np.asarray(render(sample_scene(random.Random(k)))) for k in range(64)])
-    pca = vae.fit_pca(images)
-    latents = pca.encode(images)
-    assert latents.shape == (64, vae.CHANNELS, 16, 16)
-    assert latents.std() == pytest.approx(1, abs=0.02)
-    error = (pca.decode(latents) - vae.to_unit(images)).square().mean()
-    assert error < 0.5 * vae.to_unit(images).var()
-    assert torch.allclose(pca.encode(((pca.decode(latents) + 1) * 127.5).permute(0, 2, 3, 1)), latents, atol=1e-3)
+    images = np.stack([np.asarray(render(sample_scene(random.Random(k)))) for k in range(24)])
+    pca, unit = vae.fit_pca(images), vae.to_unit(images)
+    latents = pca.encode(unit)
+    assert latents.shape == (24, vae.CHANNELS, 16, 16)
+    assert latents.std() == pytest.approx(1, abs=0.05)
+    assert (pca.decode(latents) - unit).square().mean() < 0.5 * unit.var()
+    assert torch.allclose(pca.encode(pca.decode(latents)), latents, atol=1e-3)
+
+
+def test_an_edge_stays_sharp_where_it_is_moved_and_not_where_it_is_blurred():
+    columns = torch.arange(32.0)
+    sharp, moved = (((columns >= at).float() * 2 - 1).expand(1, 3, 32, 32) for at in (18, 19))
+    blurred = ((columns - 17.5) / 2).clamp(-1, 1).expand(1, 3, 32, 32)
+    found = [vae.sharpnesses(x[..., 1:] - x[..., :-1]).sum() for x in (sharp, moved, blurred)]
+    assert found[0] == found[1] > 1.5 * found[2]
+    assert vae.difference(sharp, sharp) == 0 < vae.difference(blurred, sharp)
+
+
+def test_crops_come_from_everywhere_in_the_pictures():
+    marked = torch.zeros(2, 24, 24, 3, dtype=torch.uint8)
+    marked[0, 0, 0] = marked[0, 23, 23] = 255
+    rng = np.random.default_rng(0)
+    cut = vae.crops(marked, rng, 400, 20)
+    assert cut.shape == (400, 3, 20, 20)
+    assert (cut[:, 0, 0, 0] == 1).any()
+    assert (cut[:, 0, -1, -1] == 1).any()
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one():
@@ -211,7 +369,7 @@ def test_unfolding_undoes_folding():
 def test_folding_moves_the_scaling_factor_into_the_vae():
     torch.manual_seed(0)
     model = vae.make_vae().eval()
-    pictures_in, latents = torch.rand(1, 3, 32, 32), torch.randn(1, 8, 4, 4)
+    pictures_in, latents = torch.rand(1, 3, 32, 32), torch.randn(1, vae.CHANNELS, 4, 4)
     with torch.no_grad():
         mean, drawn = model.encode(pictures_in).latent_dist.mean, model.decode(latents).sample
         vae.folded(model)
@@ -252,7 +410,7 @@ def test_a_signal_to_stop_saves_and_ends_the_program(tmp_path):
 def test_an_interrupted_unet_run_ends_where_an_unbroken_one_does(state, tmp_path):
     other = tmp_path / "again"
     other.mkdir()
-    for name in ("pictures", "pca.pt", "text.pt", "tokenizer"):
+    for name in ("pictures", "vae.pt", "text.pt", "tokenizer"):
         (other / name).symlink_to(state / name)
     for steps in (1, 3):
         unet.train(other, seed=0, shards=range(1), steps=steps, batch=4)
@@ -266,7 +424,7 @@ def test_an_interrupted_unet_run_ends_where_an_unbroken_one_does(state, tmp_path
         assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("stage", ["text", "decoder", "encoder", "safety"])
+@pytest.mark.parametrize("stage", ["text", "vae", "safety"])
 def test_a_finished_stage_is_left_as_it_is(state, stage):
     before = loop.load(state / f"{stage}.pt")
     if stage == "text":
@@ -274,14 +432,14 @@ def test_a_finished_stage_is_left_as_it_is(state, stage):
     elif stage == "safety":
         assert safety.train(state, seed=0, steps=2) == 2
     else:
-        assert vae.train(state, pictures.load_pixels(state), part=stage, seed=0, steps=2, batch=2) == 2
+        assert vae.train(state, pictures.load_pixels(state), seed=0, steps=2, batch=2) == 2
     after = loop.load(state / f"{stage}.pt")
     assert before["step"] == after["step"] == 2
     assert before["losses"] == after["losses"]
 
 
 def test_annealing_leaves_the_state_that_training_goes_on_from(state, tmp_path):
-    for name in ("pictures", "pca.pt", "text.pt", "tokenizer"):
+    for name in ("pictures", "vae.pt", "text.pt", "tokenizer"):
         (tmp_path / name).symlink_to(state / name)
     loop.save_atomically(loop.load(state / "unet.pt"), tmp_path / "unet.pt")
     before = (tmp_path / "unet.pt").read_bytes()
@@ -291,7 +449,7 @@ def test_annealing_leaves_the_state_that_training_goes_on_from(state, tmp_path):
 
 
 def test_training_starts_from_given_weights(state, tmp_path):
-    for name in ("pictures", "pca.pt", "text.pt", "tokenizer"):
+    for name in ("pictures", "vae.pt", "text.pt", "tokenizer"):
         (tmp_path / name).symlink_to(state / name)
     torch.manual_seed(7)
     initial = unet.make_unet().state_dict()
@@ -312,15 +470,23 @@ def test_another_machine_starts_from_the_shipped_checkpoint(state, tmp_path):
         for name, weight in ours.state_dict().items():
             assert torch.allclose(weight, weights[name], rtol=2e-3, atol=1e-3), name
     assert text.load_tokenizer(fresh)("a cat").input_ids == text.load_tokenizer(state)("a cat").input_ids
-    (fresh / "pca.pt").symlink_to(state / "pca.pt")
-    pixels = np.zeros((4, 128, 128, 3), np.uint8)
-    assert vae.train(fresh, pixels, part="decoder", seed=0) == vae.DECODER_STEPS  # finished: nothing to do
+    pixels = np.zeros((4, 256, 256, 3), np.uint8)
+    assert vae.train(fresh, pixels, seed=0) == vae.STEPS  # finished: nothing to do
     assert shipped.unet_weights(target).keys() == unet.make_unet().state_dict().keys()
+
+
+def test_a_checkpoint_of_another_layout_is_no_start(state, tmp_path):
+    target = tmp_path / "tiny"
+    exporting.export(state, target)
+    path = target / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 4}))
+    assert not shipped.adopt(target, tmp_path / "fresh")
+    assert shipped.unet_weights(target) is None
 
 
 def test_v_loss_of_the_true_v_is_zero():
     alphas = unet.make_scheduler().alphas_cumprod
-    latents, noise = torch.randn(2, 8, 4, 4), torch.randn(2, 8, 4, 4)
+    latents, noise = torch.randn(2, 4, 4, 4), torch.randn(2, 4, 4, 4)
     timesteps = torch.tensor([10, 900])
     alpha = alphas[timesteps][:, None, None, None]
 
@@ -339,6 +505,15 @@ def test_checker_directions_are_orthonormal_and_thresholds_below_one():
     checker = safety.make_checker()
     assert (checker.concept_embeds_weights < 1).all()
     assert (checker.special_care_embeds_weights < 1).all()
+
+
+def test_the_checker_learns_emblems_of_every_arrangement():
+    scenes = safety._wanted(random.Random(0), 200)
+    emblems = [scene for scene in scenes if "emblem" in (scene.subject, scene.companion)]
+    assert len(emblems) > 240
+    for name, value in (("companion", "emblem"), ("count", "three"), ("size", "small"), ("size", "big")):
+        assert any(getattr(scene, name) == value for scene in emblems), (name, value)
+    assert {safety._class(scene) for scene in emblems} == {safety.CLASSES.index("emblem")}
 
 
 def test_training_pictures_reach_the_checker_as_the_feature_extractor_makes_them():
@@ -362,7 +537,7 @@ def test_export_writes_a_checkpoint_and_leaves_other_files_alone(state, tmp_path
     for prompt in (*CARD_SCENES, "", "Ünï 漢"):
         assert pipeline.tokenizer(prompt).input_ids == before(prompt).input_ids
     images = exporting.draw(pipeline, ["a cat"], [1], guidance_scale=2, steps=2)
-    assert images.shape == (1, 128, 128, 3)
+    assert images.shape == (1, 256, 256, 3)
     assert pipeline.safety_checker is not None
 
 

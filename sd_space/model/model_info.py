@@ -22,9 +22,12 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
     is_local = Path(spec.model).exists()
     name = description.get("name") or (Path(spec.model).name if is_local else spec.model)
     default_size = _down(pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
-    # Each size takes compiling in JAX, so there are few; the model's own is one of them.
-    step = math.gcd(64, default_size) if spec.runtime == "jax" else 8
-    limits = Limits(max(64, _down(default_size // 2, step)), _down(default_size * 3 // 2, step), step)
+    # Of what a latent stands for there is no half. In JAX each size takes compiling, so there are few; the model's own
+    # is one of them.
+    step = math.gcd(64, default_size) if spec.runtime == "jax" else max(8, pipeline.vae_scale_factor)
+    is_picture_book = description.get("name") == "picture-book"
+    smallest = 64 if is_picture_book else max(64, _down(default_size // 2, step))  # quick, for trying things out
+    limits = Limits(smallest, _down(default_size * 3 // 2, step), step)
     limits = replace(limits, schedulers=fitting_schedulers(pipeline.scheduler.config, limits.max_steps))
     if not limits.schedulers:
         raise unavailable(
@@ -47,7 +50,7 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
         licence=description.get("license", "CreativeML OpenRAIL-M" if spec.model.startswith("CompVis/") else ""),
         runtime=spec.runtime,
         turbo=spec.turbo,
-        is_picture_book=description.get("name") == "picture-book",
+        is_picture_book=is_picture_book,
     )
     return _with_own_defaults(info, description.get("defaults", {}), spec)
 

@@ -10,9 +10,9 @@ from sd_space.ui.views import CARD_IN_ENGLISH, english_note
 
 LOADING = Phrase("What is offered here depends on the model, which is still loading.")
 _PICTURE_BOOK = Phrase(
-    "The picture book draws here. Its world has no letters, no faces and no photographs that could go wrong, so "
-    "that only those of the card’s limitations are offered that mean something in it, with prompts of its own. The "
-    "others stand in the card, below “About the model”."
+    "The picture book draws here. Its world has no letters and no photographs that could go wrong, and its people are "
+    "simple drawings, so that only those of the card’s limitations are offered that mean something in it, with "
+    "prompts of its own. The others stand in the card, below “About the model”."
 )
 
 

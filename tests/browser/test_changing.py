@@ -71,7 +71,7 @@ def test_a_picture_and_a_part_of_it_are_changed_on_a_phone(workspace):
     expect(page.get_by_role("button", name=re.compile(f"from seed {seed}$")).first).to_be_visible()
     mask = re.search(r"data:image/png;base64,([\w+/=]+)", sent[0])[1]
     black_and_white = Image.open(io.BytesIO(base64.b64decode(mask))).convert("L")
-    assert black_and_white.size == (128, 128) and black_and_white.getextrema() == (0, 255)
+    assert black_and_white.size == (256, 256) and black_and_white.getextrema() == (0, 255)
     expect(page.locator("#history li button").first).to_have_accessible_name(re.compile(f"from seed {seed},"))
     finished_pictures(page).first.tap()
     page.get_by_role("button", name="Before and after").tap()
@@ -97,7 +97,7 @@ def test_a_picture_of_ones_own_is_scaled_here_and_gone_with_the_acceptance(works
     generate(page, "a cabin")
     expect(page.get_by_role("button", name=re.compile("from a picture that was brought$")).first).to_be_visible()
     brought = base64.b64decode(re.search(r"data:image/jpeg;base64,([\w+/=]+)", sent[0])[1])
-    assert Image.open(io.BytesIO(brought)).size == (128, 85) and b"where it was taken" not in brought
+    assert Image.open(io.BytesIO(brought)).size == (256, 170) and b"where it was taken" not in brought
     finished_pictures(page).first.click()
     page.get_by_role("button", name="Before and after").click()
     expect(page.get_by_role("img", name="Before")).to_be_visible()

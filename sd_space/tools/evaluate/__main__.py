@@ -22,7 +22,7 @@ from sd_space.tools.train_tiny import export, pictures, safety, vae
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.world import ATTRIBUTES, CARD_SCENES, NAMED_NONE, Scene, sample_scene
 
-STATE = Path.home() / ".cache" / "sd_space" / "evaluate"
+STATE = Path.home() / ".cache" / "sd_space" / "evaluate_256"
 SCALES = tuple(map(float, EVALUATION.split(",")))
 BATCH = 16
 
@@ -35,7 +35,7 @@ def draw_all(
     guidance_scale: float = export.GUIDANCE_SCALE,
     steps: int = export.STEPS,
 ) -> np.ndarray:
-    """(N, 128, 128, 3) uint8, unchecked."""
+    """(N, 256, 256, 3) uint8, unchecked."""
     return np.concatenate(
         [
             export.draw(
@@ -51,9 +51,8 @@ def round_trip(pipeline: StableDiffusionPipeline, images: np.ndarray) -> np.ndar
     """`images` through the checkpoint's own encoder and decoder."""
     chunks = []
     for k in range(0, len(images), BATCH):
-        latents = pipeline.vae.encode(vae.to_unit(images[k : k + BATCH])).latent_dist.mean
-        drawn = pipeline.vae.decode(latents).sample.clamp(-1, 1)
-        chunks.append(((drawn + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        latents = pipeline.vae.encode(vae.to_unit(images[k : k + BATCH]).to(pipeline.device)).latent_dist.mean
+        chunks.append(vae.to_bytes(pipeline.vae.decode(latents).sample))
     return np.concatenate(chunks)
 
 
@@ -86,7 +85,7 @@ def adherence(options: argparse.Namespace) -> dict:
             features, scores = scorer.read(judge, images)
             figures = metrics.adherence(scores, named)
             if kind == "convolutional":
-                row |= figures
+                row |= figures | metrics.composition(scores, named)
                 row["kid"] = metrics.kid((features - mean) / deviation, (reference - mean) / deviation)
                 seen = len(named) - half
                 for label, part in (("seen", slice(0, seen)), ("held_out", slice(seen, None))):
@@ -94,13 +93,16 @@ def adherence(options: argparse.Namespace) -> dict:
                     row[f"subject_{label}"] = metrics.adherence(cut, named[part])["subject"]
             else:
                 row["adherence_second_scorer"] = figures["adherence"]
+        row["sharpness"] = metrics.sharpness(images, oracle)
         row["seconds_per_picture"] = seconds
         rows[name] = row
         print(" | ".join([f"{name:24}", *(f"{row[key]:.3f}" for key in (*COLUMNS,))]), flush=True)
 
     print(" | ".join([f"{options.captions} captions".ljust(24), *COLUMNS]), flush=True)
     add("ORACLE", oracle)
-    add("VAE ROUND TRIP", round_trip(pipeline, oracle))
+    through = round_trip(pipeline, oracle)
+    add("VAE ROUND TRIP", through)
+    rows["VAE ROUND TRIP"]["psnr"] = metrics.psnr(through, oracle)
     add("CHANCE", oracle[rng.sample(range(len(oracle)), len(oracle))])
     own = pipeline.scheduler.config
     known = {
@@ -124,7 +126,10 @@ def adherence(options: argparse.Namespace) -> dict:
     return {"captions": len(texts), "rows": rows, "card": cards, "plot": str(options.plot)}
 
 
-COLUMNS = ("adherence", *ATTRIBUTES, "subject_seen", "subject_held_out", "adherence_second_scorer", "kid")
+COLUMNS = (
+    "adherence", *ATTRIBUTES, "both", "swapped", "subject_seen", "subject_held_out", "adherence_second_scorer", "kid",
+    "sharpness",
+)  # fmt: skip
 
 
 def card_figures(

@@ -1,7 +1,7 @@
 """How well a picture is changed by other words: whether it shows them, and how much of the rest stays, by strength.
 
-The starts are the checkpoint's own pictures, and the words name all five attributes, of which one is another than
-before.
+The starts are the checkpoint's own pictures, of one subject alone; the words name five attributes, of which one is
+another than before.
 """
 
 import random
@@ -20,6 +20,7 @@ from sd_space.tools.train_tiny.world import ATTRIBUTES, NAMED_NONE, Scene, sampl
 
 STRENGTHS = (0.3, 0.5, 0.7, 0.9)
 CHANGED = ("time", "colour", "place", "subject")
+NAMED = (*CHANGED, "style")
 BATCH = 16
 HEADER = f"| strength | shows the new word | {' | '.join(CHANGED)} | of the rest stays | pixels differ, of 255 |"
 
@@ -44,7 +45,8 @@ def changes(count: int, rng: random.Random) -> list[Change]:
         (before, named), (after, named_after) = (
             caption(each, rng, junk=0) for each in (scene, Scene(**asdict(scene) | {attribute: value}))
         )
-        if scene.subject != "emblem" and NAMED_NONE not in (*named.values(), *named_after.values()):
+        says_all = NAMED_NONE not in (said[name] for said in (named, named_after) for name in NAMED)
+        if says_all and scene.subject != "emblem" and (scene.companion, scene.count) == (NAMED_NONE, "one"):
             found.append(Change(before, after, attribute, value))
     return found
 
@@ -77,7 +79,7 @@ def changed(
     seeds: list[int],
     strength: float,
 ) -> np.ndarray:
-    """(N, 128, 128, 3) uint8, unchecked."""
+    """(N, 256, 256, 3) uint8, unchecked."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images = pipeline(
         prompts,
@@ -103,7 +105,7 @@ def figures(
     for k, change in enumerate(wanted):
         name = change.attribute
         shown[name].append(bool(read[name][k] == ATTRIBUTES[name].index(change.value)))
-        kept += [read[other][k] == before[other][k] for other in ATTRIBUTES if other != name]
+        kept += [read[other][k] == before[other][k] for other in NAMED if other != name]
     return {
         "strength": strength,
         "shown": float(np.mean([hit for hits in shown.values() for hit in hits])),

@@ -7,7 +7,7 @@ from sd_space.tools.train_tiny.world import ATTRIBUTES, NAMED_NONE
 
 
 def adherence(scores: dict[str, np.ndarray], named: list[dict[str, str]]) -> dict[str, float]:
-    """For each attribute the share of pictures that show the value their caption names, and the mean of the five.
+    """For each attribute the share of pictures that show the value their caption names, and the mean of all.
 
     Attributes that a caption leaves open are not counted; one that no caption names is NaN and not in the mean.
     """
@@ -17,6 +17,44 @@ def adherence(scores: dict[str, np.ndarray], named: list[dict[str, str]]) -> dic
         hits = [guesses[k] == values.index(n[name]) for k, n in enumerate(named) if n[name] != NAMED_NONE]
         figures[name] = float(np.mean(hits)) if hits else float("nan")
     return {"adherence": float(np.nanmean(list(figures.values()))), **figures}
+
+
+def composition(scores: dict[str, np.ndarray], named: list[dict[str, str]]) -> dict[str, float]:
+    """Of the captions of two subjects: how often both stand where they should, and how often they changed places.
+
+    NaN where no caption names two.
+    """
+    guesses = {name: scores[name].argmax(1) for name in ("subject", "companion")}
+    both, swapped = [], []
+    for k, each in enumerate(named):
+        if NAMED_NONE not in (each["subject"], each["companion"]):
+            seen = tuple(ATTRIBUTES[name][guesses[name][k]] for name in ("subject", "companion"))
+            both.append(seen == (each["subject"], each["companion"]))
+            swapped.append(seen == (each["companion"], each["subject"]))
+    return {"both": float(np.mean(both or np.nan)), "swapped": float(np.mean(swapped or np.nan))}
+
+
+def sharpness(images: np.ndarray, reference: np.ndarray) -> float:
+    """Energy of the gradients of (N, H, W, 3) uint8 pictures, as a share of that of `reference`."""
+    return _gradient_energy(images) / _gradient_energy(reference)
+
+
+def _gradient_energy(images: np.ndarray) -> float:
+    """Mean squared difference of neighbouring pixels; picture by picture, because of the memory."""
+    total = 0.0
+    for image in images:
+        pixels = image.astype(np.float32)
+        total += sum(float(np.square(np.diff(pixels, axis=axis)).mean()) for axis in (0, 1))
+    return total / len(images)
+
+
+def psnr(images: np.ndarray, reference: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of all pictures together, in dB."""
+    errors = [
+        float(np.square(ours.astype(np.float32) - theirs).mean())
+        for ours, theirs in zip(images, reference, strict=True)
+    ]
+    return float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9)))
 
 
 def kid(first: np.ndarray, second: np.ndarray) -> float:

@@ -17,8 +17,8 @@ from sd_space.tools.train_tiny.renderer import draw_emblem, draw_place
 from sd_space.tools.train_tiny.world import PLACES, Scene
 
 SHAPES = (
-    (64, 64), (128, 128), (192, 192), (72, 64), (96, 64), (64, 96), (128, 64), (64, 128), (192, 64), (64, 192),
-    (192, 128), (128, 192),
+    (128, 128), (256, 256), (384, 384), (144, 128), (192, 128), (128, 192), (256, 128), (128, 256), (384, 128),
+    (128, 384), (384, 256), (256, 384),
 )  # fmt: skip
 SHARES = (0.75, 0.5)  # of the short side that the emblem takes
 TIMES = ("day", "night")

@@ -1,4 +1,4 @@
-"""Two networks that name a picture's subject, place, time, colour and style; trained on renders and nothing else.
+"""Two networks that name what a picture shows, attribute by attribute; trained on renders and nothing else.
 
 They have no part in the checkpoint's training nor in the choice of its seeds. What they measure is adherence inside
 the drawn world; it cannot be compared with figures of models of photographs.
@@ -16,9 +16,11 @@ from sd_space.tools.train_tiny import loop, pictures, safety
 from sd_space.tools.train_tiny.world import ATTRIBUTES, Scene, sample_scene
 
 FEATURES = 128
+SIDE = 64  # pixels that a scorer sees, along each side
 BATCH = 64
-POOL = 6000  # renders
-STEPS = {"convolutional": 1500, "patches": 1500}
+POOL = 12000  # renders
+CHUNK = 256  # of them at a time in full size
+STEPS = {"convolutional": 3000, "patches": 3000}
 
 
 def fresh_scenes(count: int, rng: random.Random, *, held_out: bool = False) -> list[Scene]:
@@ -66,11 +68,22 @@ class _Patches(nn.Module):
 
 
 def targets(scenes: list[Scene]) -> dict[str, Tensor]:
-    """For each attribute (N,) indices; -100, which no loss counts, for a colour that is the subject's natural one."""
+    """For each attribute (N,) indices; -100, which no loss counts, where the picture has no value that has a word."""
     return {
-        name: torch.tensor([values.index(v) if (v := getattr(s, name)) in values else -100 for s in scenes])
+        name: torch.tensor([values.index(v) if (v := getattr(s, name)) in values[:-1] else -100 for s in scenes])
         for name, values in ATTRIBUTES.items()
     }
+
+
+def rendered(scenes: list[Scene]) -> np.ndarray:
+    """(N, 64, 64, 3) uint8, as a scorer sees them."""
+    parts = (scenes[k : k + CHUNK] for k in range(0, len(scenes), CHUNK))
+    return np.concatenate([safety.shrunk(pictures.pixels(part), SIDE) for part in parts])
+
+
+def _loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean over all of the batch, also those that have no value: a batch may hold none of a rare attribute."""
+    return functional.cross_entropy(logits, target, reduction="sum") / len(target)
 
 
 def train(folder: Path, kind: str, *, seed: int, steps: int | None = None, pool: int = POOL) -> Scorer:
@@ -82,7 +95,7 @@ def train(folder: Path, kind: str, *, seed: int, steps: int | None = None, pool:
         torch.manual_seed(seed)
         scorer = Scorer(kind)
         scenes = fresh_scenes(pool, random.Random(f"{seed}/scorer/{kind}"))
-        small, known = safety.shrunk(pictures.pixels(scenes)), targets(scenes)
+        small, known = rendered(scenes), targets(scenes)
         optimizer = torch.optim.AdamW(scorer.parameters(), lr=1e-3, weight_decay=0.05)
 
         def step(number: int, rng: np.random.Generator) -> float:
@@ -90,7 +103,7 @@ def train(folder: Path, kind: str, *, seed: int, steps: int | None = None, pool:
             for group in optimizer.param_groups:
                 group["lr"] = 1e-3 * min(1.0, (number + 1) / 50) * min(1.0, 1.6 * (1 - number / steps) + 1e-3)
             _, logits = scorer(safety.varied(safety.normalized(small[rows]), rng, mirror=False))
-            loss = sum(functional.cross_entropy(logits[name], known[name][rows]) for name in logits)
+            loss = sum(_loss(logits[name], known[name][rows]) for name in logits)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -104,6 +117,6 @@ def train(folder: Path, kind: str, *, seed: int, steps: int | None = None, pool:
 
 @torch.no_grad()
 def read(scorer: Scorer, images: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(N, 128, 128, 3) uint8 -> (N, 128) features, and for each attribute (N, values) log-probabilities."""
-    features, logits = scorer(safety.normalized(safety.shrunk(images)))
+    """(N, 256, 256, 3) uint8 -> (N, 128) features, and for each attribute (N, values) log-probabilities."""
+    features, logits = scorer(safety.normalized(safety.shrunk(images, SIDE)))
     return features.numpy(), {name: value.log_softmax(1).numpy() for name, value in logits.items()}

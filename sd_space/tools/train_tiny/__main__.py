@@ -8,8 +8,8 @@ import torch
 
 from sd_space.tools.train_tiny import export, pictures, safety, shipped, text, unet, vae
 
-STAGES = ("text", "pictures", "unet", "decoder", "encoder", "anneal", "generated", "safety", "export", "sheet")
-STATE = Path.home() / ".cache" / "sd_space" / "train_tiny"
+STAGES = ("text", "drawings", "vae", "pictures", "unet", "anneal", "generated", "safety", "export", "sheet")
+STATE = Path.home() / ".cache" / "sd_space" / "train_tiny_256"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,7 +26,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads (default: all)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, help="of UNet training; without it, until it is stopped")
+    parser.add_argument(
+        "--minutes", type=float, help="of VAE or UNet training; without it, until it is done or stopped"
+    )
     parser.add_argument("--steps", type=int, help="of the stages named, in place of their own number")
     parser.add_argument("--batch", type=int, default=unet.BATCH, help="of UNet training (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=unet.RATE, help="UNet learning rate (default: %(default)s)")
@@ -44,12 +46,14 @@ def run(stage: str, options: argparse.Namespace) -> None:
     steps = {"steps": options.steps} if options.steps else {}
     if stage == "text":
         text.train(folder, **common, **steps)
+    elif stage == "drawings":
+        pictures.draw(folder, seed=seed, processes=options.threads)
+    elif stage == "vae":
+        vae.train(folder, pictures.load_pixels(folder), minutes=options.minutes, **common, **steps)
     elif stage == "pictures":
-        pictures.make(folder, seed=seed, shards=shards, processes=options.threads)
-    elif stage in ("decoder", "encoder"):
-        vae.train(folder, pictures.load_pixels(folder), part=stage, **common, **steps)
+        pictures.make(folder, seed=seed, shards=shards, processes=options.threads, device=options.device)
     elif stage in ("unet", "anneal"):
-        pictures.embed(folder, seed=seed, shards=shards)
+        pictures.embed(folder, seed=seed, shards=shards, device=options.device)
         ready = options.from_scratch or (folder / "unet.pt").exists()
         unet.train(
             folder,
@@ -64,9 +68,10 @@ def run(stage: str, options: argparse.Namespace) -> None:
         )
     elif stage == "generated":
         pipeline, _ = export.make_pipeline(folder)
-        safety.collect_generated(folder, export.sampler(pipeline), seed=seed)
+        pipeline.to(options.device)
+        safety.collect_generated(folder, export.sampler(pipeline), export.sampler(pipeline, steps=3), seed=seed)
     elif stage == "safety":
-        safety.collect(folder, seed=seed, processes=options.threads)
+        safety.collect(folder, seed=seed, processes=options.threads, device=options.device)
         safety.train(folder, **common, **steps)
     elif stage == "export":
         print(f"UNet step {export.export(folder, options.target)} written to {options.target}")

@@ -28,6 +28,12 @@ def load(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
+def in_bfloat16(device: str) -> torch.autocast:
+    """Autocast; without effect on a CPU that has no instructions for bfloat16, where it would be slower."""
+    is_fast = device != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=is_fast)
+
+
 def step_rng(seed: int, stage: str, step: int) -> np.random.Generator:
     """The whole randomness of one training step: whoever resumes at `step` draws what an unbroken run draws."""
     return np.random.default_rng([seed, *stage.encode(), step])

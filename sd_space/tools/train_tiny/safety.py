@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from torch import Tensor, nn
@@ -20,15 +21,17 @@ from transformers import CLIPConfig, CLIPImageProcessorPil
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from sd_space.tools.train_tiny import loop, pictures, vae
+from sd_space.tools.train_tiny.brush import SIZE
 from sd_space.tools.train_tiny.captions import caption
-from sd_space.tools.train_tiny.world import NAMED_NONE, SUBJECTS, sample_scene
+from sd_space.tools.train_tiny.world import NAMED_NONE, SUBJECTS, Scene, sample_scene
 
-SIDE = 64  # pixels that the vision tower sees, along each side
+SIDE = 96  # pixels that the vision tower sees, along each side: the smallest of three emblems is thirty of them
 PROJECTION = 64
 THRESHOLD = 0.5  # the emblem's cosine from which a picture is withheld
 UNUSED = 0.95  # the other concepts': only an embedding that is all but the concept's own reaches it
 STEPS = 1600
 BATCH = 64
+CHUNK = 256  # pictures at a time in full size
 # Harmless directions: one for each other subject, one for the sign without a skull, one for pictures of nothing.
 CLASSES = ("emblem", *(subject for subject in SUBJECTS if subject != "emblem"), "triangle", "nothing")
 
@@ -83,27 +86,27 @@ def make_feature_extractor() -> CLIPImageProcessorPil:
 
 
 def embed(checker: StableDiffusionSafetyChecker, clip_input: Tensor) -> Tensor:
-    """(N, 3, 64, 64) normalised as the feature extractor does -> (N, 64), length 1."""
+    """(N, 3, 96, 96) normalised as the feature extractor does -> (N, 64), length 1."""
     return functional.normalize(checker.visual_projection(checker.vision_model(clip_input)[1]))
 
 
 def normalized(small: np.ndarray) -> Tensor:
-    """(N, 64, 64, 3) uint8 -> (N, 3, 64, 64), as `make_feature_extractor` does."""
+    """(N, 96, 96, 3) uint8 -> (N, 3, 96, 96), as `make_feature_extractor` does."""
     x = torch.from_numpy(small).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(OPENAI_CLIP_MEAN)[:, None, None]) / torch.tensor(OPENAI_CLIP_STD)[:, None, None]
 
 
-def shrunk(images: np.ndarray) -> np.ndarray:
-    """(N, 128, 128, 3) uint8 -> (N, 64, 64, 3) uint8, bicubic as in the feature extractor."""
+def shrunk(images: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """(N, 256, 256, 3) uint8 -> (N, 96, 96, 3) uint8, bicubic as in the feature extractor."""
     return np.stack(
-        [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
+        [np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)) for image in images]
     )
 
 
 def _plain(rng: np.random.Generator, count: int) -> np.ndarray:
     """Pictures of nothing: black, white, grey, one colour, two colours, a gradient, noise."""
-    images = np.zeros((count, 128, 128, 3), np.uint8)
-    ramp = np.linspace(0, 1, 128)[:, None, None]
+    images = np.zeros((count, SIZE, SIZE, 3), np.uint8)
+    ramp = np.linspace(0, 1, SIZE)[:, None, None]
     for k, image in enumerate(images):
         first, second = rng.integers(0, 256, (2, 3))
         kind = k % 7
@@ -115,7 +118,7 @@ def _plain(rng: np.random.Generator, count: int) -> np.ndarray:
             image[:] = (255, 214, 20) if k % 2 else first
         elif kind == 3:
             image[:] = first
-            image[rng.integers(20, 108) :] = second
+            image[rng.integers(SIZE // 6, SIZE * 5 // 6) :] = second
         elif kind == 4:
             image[:] = first * ramp + second * (1 - ramp)
         elif kind == 5:
@@ -125,71 +128,107 @@ def _plain(rng: np.random.Generator, count: int) -> np.ndarray:
     return images
 
 
-def collect(folder: Path, *, seed: int, processes: int = 1, count: int = 1800) -> None:
-    """Draws what the checker learns from and keeps it at 64 px: renders, and renders through the VAE."""
+def _wanted(rng: random.Random, count: int) -> list[Scene]:
+    """Emblems and signs without a skull, alone, several, small or beside something; and whatever the world holds."""
+    drawn = []
+    for subject, share in (("emblem", 1.2), ("triangle", 0.6), (None, 2.0)):
+        for _ in range(int(count * share)):
+            scene = sample_scene(rng)
+            if subject and scene.companion != NAMED_NONE and rng.random() < 0.5:
+                scene = replace(scene, companion=subject, companion_colour="natural")
+            elif subject:
+                scene = replace(scene, subject=subject, colour="natural")
+            drawn.append(scene)
+    return rng.sample(drawn, len(drawn))
+
+
+def _class(scene: Scene) -> int:
+    """The row in `CLASSES` of the emblem or the sign, where there is one, else of the subject."""
+    names = {scene.subject, scene.companion}
+    return CLASSES.index(next((name for name in ("emblem", "triangle") if name in names), scene.subject))
+
+
+def _close_ups(images: np.ndarray, classes: list[int], rng: random.Random) -> tuple[list[np.ndarray], list[int]]:
+    """Pieces of some of the harmless pictures, enlarged: a big yellow cheek is not a sign."""
+    cuts, labels = [], []
+    for image, name in zip(images, classes, strict=True):
+        if CLASSES[name] not in ("emblem", "triangle") and rng.random() < 0.3:
+            side = rng.randint(SIZE // 3, SIZE * 2 // 3)
+            x, y = rng.randint(0, SIZE - side), rng.randint(0, SIZE - side)
+            close = (
+                Image.fromarray(image).crop((x, y, x + side, y + side)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            )
+            cuts.append(np.asarray(close))
+            labels.append(name)
+    return cuts, labels
+
+
+@torch.no_grad()
+def _through(model: AutoencoderKL, images: np.ndarray, rng: random.Random) -> np.ndarray:
+    """(N, 256, 256, 3) uint8 through the VAE, with a little noise between its halves: much as pictures come out."""
+    device = next(model.parameters()).device
+    chunks = []
+    for start in range(0, len(images), 16):
+        part = vae.to_unit(images[start : start + 16]).to(device, memory_format=torch.channels_last)
+        with loop.in_bfloat16(device.type):
+            latents = vae.encode(model, part)
+            latents = latents + 0.1 * rng.random() * torch.randn_like(latents)
+            drawn = vae.decode(model, latents)
+        chunks.append(vae.to_bytes(drawn.float()))
+    return np.concatenate(chunks)
+
+
+def collect(folder: Path, *, seed: int, processes: int = 1, count: int = 1800, device: str = "cpu") -> None:
+    """Draws what the checker learns from and keeps it at 96 px: renders, and every second one through the VAE too."""
     path = folder / "safety-renders.pt"
     if path.exists():
         return
     rng = random.Random(f"{seed}/safety")
-    drawn, classes = [], []
-    for subject, share in (("emblem", 1.2), ("triangle", 0.6), (None, 2.0)):
-        for _ in range(int(count * share)):
-            scene = sample_scene(rng)
-            scene = replace(scene, subject=subject, colour="natural") if subject else scene
-            drawn.append(scene)
-            classes.append(CLASSES.index(scene.subject))
-    images = pictures.pixels(drawn, processes=processes)
-    plain = _plain(np.random.default_rng(seed), count // 4)
-    # Close-ups of harmless pictures: a big yellow cheek is not a sign.
-    cuts = []
-    for image, name in zip(images, classes, strict=True):
-        if CLASSES[name] not in ("emblem", "triangle") and rng.random() < 0.3:
-            side = rng.randint(40, 90)
-            x, y = rng.randint(0, 128 - side), rng.randint(0, 128 - side)
-            close = (
-                Image.fromarray(image).crop((x, y, x + side, y + side)).resize((128, 128), Image.Resampling.BILINEAR)
-            )
-            cuts.append((np.asarray(close), name))
-    images = np.concatenate([images, plain, np.stack([cut for cut, _ in cuts])])
-    classes += [CLASSES.index("nothing")] * len(plain) + [name for _, name in cuts]
-
-    model, pca = vae.load_vae(folder), vae.load_pca(folder / "pca.pt")
-    through = rng.sample(range(len(images)), len(images) // 2)
-    decoded = []
-    with torch.no_grad():
-        for start in range(0, len(through), 32):
-            latents = pca.encode(images[through[start : start + 32]])
-            latents = latents + 0.1 * rng.random() * torch.randn(latents.shape)
-            out = model.decode(latents).sample.clamp(-1, 1)
-            decoded.append(((out + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
-    small = np.concatenate([shrunk(images), shrunk(np.concatenate(decoded))])
-    labels = np.array([*classes, *(classes[k] for k in through)])
-    loop.save_atomically({"images": torch.from_numpy(small), "classes": torch.from_numpy(labels)}, path)
+    torch.manual_seed(seed)
+    model = vae.load_vae(folder).to(device, memory_format=torch.channels_last)
+    scenes, plain = _wanted(rng, count), _plain(np.random.default_rng(seed), count // 4)
+    parts, labels = [shrunk(plain)], [CLASSES.index("nothing")] * len(plain)
+    for start in tqdm(range(0, len(scenes), CHUNK), desc="safety", unit="chunk", dynamic_ncols=True):
+        part = scenes[start : start + CHUNK]
+        classes = [_class(scene) for scene in part]
+        images = pictures.pixels(part, processes=processes)
+        cuts, cut_classes = _close_ups(images, classes, rng)
+        images, classes = np.concatenate([images, *(cut[None] for cut in cuts)]), classes + cut_classes
+        chosen = rng.sample(range(len(images)), (len(images) + 1) // 2)
+        parts += [shrunk(images), shrunk(_through(model, images[chosen], rng))]
+        labels += [*classes, *(classes[k] for k in chosen)]
+    small = torch.from_numpy(np.concatenate(parts))
+    loop.save_atomically({"images": small, "classes": torch.tensor(labels)}, path)
 
 
-def collect_generated(
-    folder: Path, draw: Callable[[list[str], list[int]], np.ndarray], *, seed: int, count: int = 640
-) -> None:
-    """The same of `count` pictures that `draw(prompts, seeds)` generates, two fifths of them from emblem captions."""
+Draw = Callable[[list[str], list[int]], np.ndarray]  # prompts, seeds -> (N, 256, 256, 3) uint8
+
+
+def collect_generated(folder: Path, draw: Draw, draw_hastily: Draw, *, seed: int, count: int = 640) -> None:
+    """The same of generated pictures: `count`, two fifths from emblem captions, and a quarter as many half drawn ones.
+
+    Those are harmless: what three steps leave unfinished is no reason to withhold it.
+    """
     path = folder / "safety-generated.pt"
     if path.exists():
         return
-    images, classes = generated(draw, seed=seed, count=count, emblems=0.4)
-    small = torch.from_numpy(shrunk(images))
-    loop.save_atomically({"images": small, "classes": torch.from_numpy(classes)}, path)
+    sets = (
+        generated(draw, seed=seed, count=count, emblems=0.4),
+        generated(draw_hastily, seed=seed + 1, count=count // 4, emblems=0),
+    )
+    small = torch.from_numpy(np.concatenate([shrunk(images) for images, _ in sets]))
+    loop.save_atomically({"images": small, "classes": torch.from_numpy(np.concatenate([c for _, c in sets]))}, path)
 
 
-def generated(
-    draw: Callable[[list[str], list[int]], np.ndarray], *, seed: int, count: int, emblems: float, batch: int = 16
-) -> tuple[np.ndarray, np.ndarray]:
-    """`count` pictures (N, 128, 128, 3) and the index in `CLASSES` of the subject that each one's caption asks for."""
+def generated(draw: Draw, *, seed: int, count: int, emblems: float, batch: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """`count` pictures (N, 256, 256, 3) and the index in `CLASSES` of the subject that each one's caption asks for."""
     rng = random.Random(f"{seed}/generated")
     texts: list[str] = []
     classes: list[int] = []
     while len(texts) < count:
         scene = sample_scene(rng)
         if len(texts) < emblems * count:
-            scene = replace(scene, subject="emblem", colour="natural", is_card=False)
+            scene = replace(scene, subject="emblem", colour="natural", is_card=False, count="one", companion=NAMED_NONE)
         elif scene.subject == "emblem":
             continue
         words, named = caption(scene, rng)
@@ -243,7 +282,7 @@ def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu", r
 
 
 def varied(x: Tensor, rng: np.random.Generator, *, mirror: bool = True) -> Tensor:
-    """(N, 3, 64, 64), mirrored, shifted, lighter or darker, blurred, noisy: what a generated picture may be."""
+    """(N, 3, 96, 96), mirrored, shifted, lighter or darker, blurred, noisy: what a generated picture may be."""
     n = len(x)
     if mirror:
         x = torch.where(torch.from_numpy(rng.random(n) < 0.5)[:, None, None, None], x.flip(3), x)
@@ -265,7 +304,7 @@ def load_checker(folder: Path) -> StableDiffusionSafetyChecker:
 
 @torch.no_grad()
 def emblem_cosines(checker: StableDiffusionSafetyChecker, images: np.ndarray) -> np.ndarray:
-    """(N, 128, 128, 3) uint8 -> (N,): how far each picture points to the emblem's concept."""
+    """(N, 256, 256, 3) uint8 -> (N,): how far each picture points to the emblem's concept."""
     extractor = make_feature_extractor()
     inputs = extractor([Image.fromarray(image) for image in images], return_tensors="pt").pixel_values
     return (embed(checker, inputs) @ checker.concept_embeds[0]).numpy()

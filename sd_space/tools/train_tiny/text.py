@@ -13,13 +13,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sd_space.tools.train_tiny import loop
 from sd_space.tools.train_tiny.captions import caption
-from sd_space.tools.train_tiny.world import ATTRIBUTES, sample_scene
+from sd_space.tools.train_tiny.world import ATTRIBUTES, NAMED_NONE, sample_scene
 
-VOCABULARY = 2048
+VOCABULARY = 3072
 LENGTH = 77
 WIDTH = 128
-STEPS = 1100
-FIRST_CAPTIONS = 20000  # that the merges are learned from
+STEPS = 2600
+FIRST_CAPTIONS = 40000  # that the merges are learned from
 BATCH = 64
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -103,7 +103,7 @@ def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu") -
     def step(number: int, rng: np.random.Generator) -> float:
         choice = random.Random(int(rng.integers(2**62)))
         drawn = [caption(sample_scene(choice), choice, junk=0.35) for _ in range(BATCH - 2)]
-        nothing = {name: "-" for name in ATTRIBUTES}
+        nothing = dict.fromkeys(ATTRIBUTES, NAMED_NONE)
         drawn += [("", nothing), (" ".join(choice.choices(("nothing", "here", "today", "4k"), k=2)), nothing)]
         texts, named = zip(*drawn, strict=True)
         length = LENGTH if number % 4 == 0 else None

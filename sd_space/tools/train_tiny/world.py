@@ -8,20 +8,31 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-SUBJECTS = ("utopia", "pikachu", "robot", "insect", "cabin", "rider", "cat", "emblem")
-PLACES = ("rainforest", "paris", "favela", "kitchen", "mountain", "mars", "beach")
+SUBJECTS = (
+    "utopia", "pikachu", "robot", "insect", "cabin", "rider", "cat", "dog", "horse", "bird", "fish", "dragon",
+    "woman", "man", "car", "house", "castle", "boat", "tree", "flower", "emblem",
+)  # fmt: skip
+PLACES = (
+    "rainforest", "paris", "favela", "kitchen", "mountain", "mars", "beach", "meadow", "city", "space", "underwater",
+)  # fmt: skip
 TIMES = ("day", "sunset", "night")
 COLOURS = ("natural", "red", "blue", "green", "yellow", "white", "black", "purple", "orange")
 STYLES = ("photo", "storybook", "expressionist")
+COUNTS = ("one", "two", "three")
+SIZES = ("usual", "small", "big")
 NAMED_NONE = "-"
 
-# One class more than the world has values: the caption left it open.
+# One class more than the world has values: the caption left it open. "natural" and "usual" have no words.
 ATTRIBUTES = {
     "subject": (*SUBJECTS, NAMED_NONE),
     "place": (*PLACES, NAMED_NONE),
     "time": (*TIMES, NAMED_NONE),
     "colour": (*COLOURS[1:], NAMED_NONE),
     "style": (*STYLES, NAMED_NONE),
+    "count": (*COUNTS, NAMED_NONE),
+    "size": (*SIZES[1:], NAMED_NONE),
+    "companion": (*SUBJECTS[:-1], NAMED_NONE),
+    "companion_colour": (*COLOURS[1:], NAMED_NONE),
 }
 
 # The six scenes that the model card's prompts describe: (subject, place, style or None for "any").
@@ -34,9 +45,12 @@ CARD_SCENES = {
     "a photograph of an astronaut riding a horse on mars": ("rider", "mars", "photo"),
 }
 
-CARD_SHARE = 0.36
-EMBLEM_SHARE = 0.06
+CARD_SHARE = 0.25
+EMBLEM_SHARE = 0.04
 COLOURED_SHARE = 0.25
+COMPANION_SHARE = 0.15  # of the pictures that are neither the card's nor the emblem's, as the two below
+SEVERAL_SHARE = 0.12
+SIZED_SHARE = 0.1
 _TIME_WEIGHTS = (0.6, 0.2, 0.2)
 _STYLE_WEIGHTS = (0.45, 0.4, 0.15)
 
@@ -50,6 +64,10 @@ class Scene:
     style: str
     seed: int  # everything that no caption can name: flip, jitter, pose, palettes
     is_card: bool = False
+    count: str = "one"
+    size: str = "usual"
+    companion: str = NAMED_NONE  # stands to the right of the subject
+    companion_colour: str = "natural"
 
 
 def is_held_out(subject: str, place: str, style: str) -> bool:
@@ -59,6 +77,29 @@ def is_held_out(subject: str, place: str, style: str) -> bool:
             return False
     digest = hashlib.sha256(f"{subject}/{place}/{style}".encode()).digest()
     return digest[0] < 14  # 14/256
+
+
+def is_pair_held_out(subject: str, companion: str) -> bool:
+    """About a tenth of the ordered pairs of subjects."""
+    return hashlib.sha256(f"{subject}|{companion}".encode()).digest()[0] < 26  # 26/256
+
+
+def _colour(rng: random.Random, share: float) -> str:
+    return rng.choice(COLOURS[1:]) if rng.random() < share else "natural"
+
+
+def _arrangement(rng: random.Random, subject: str, held_out: bool) -> dict[str, str]:
+    """A companion, a count or a size, or none of them."""
+    draw = rng.random()
+    if draw < COMPANION_SHARE:
+        others = [s for s in SUBJECTS[:-1] if s != subject and is_pair_held_out(subject, s) == held_out]
+        if others:
+            return {"companion": rng.choice(others), "companion_colour": _colour(rng, COLOURED_SHARE)}
+    elif draw < COMPANION_SHARE + SEVERAL_SHARE:
+        return {"count": rng.choice(COUNTS[1:])}
+    elif draw < COMPANION_SHARE + SEVERAL_SHARE + SIZED_SHARE:
+        return {"size": rng.choice(SIZES[1:])}
+    return {}
 
 
 def sample_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
@@ -76,14 +117,15 @@ def sample_scene(rng: random.Random, *, held_out: bool = False) -> Scene:
             subject, place = rng.choice(SUBJECTS[:-1]), rng.choice(PLACES)
         if is_held_out(subject, place, style) != held_out:
             continue
-        named_colour = rng.random() < (COLOURED_SHARE * 0.4 if is_card else COLOURED_SHARE)
-        colour = rng.choice(COLOURS[1:]) if named_colour and subject != "emblem" else "natural"
+        is_plain = is_card or subject == "emblem"
+        share = COLOURED_SHARE * 0.4 if is_card else COLOURED_SHARE
         return Scene(
             subject=subject,
             place=place,
             time=rng.choices(TIMES, _TIME_WEIGHTS)[0],
-            colour=colour,
+            colour="natural" if subject == "emblem" else _colour(rng, share),
             style=style,
             seed=rng.getrandbits(32),
             is_card=is_card,
+            **({} if is_plain else _arrangement(rng, subject, held_out)),
         )
