@@ -119,7 +119,7 @@ def adherence(options: argparse.Namespace) -> dict:
             add(f"{name}, guidance {scale:g}", images, (time.perf_counter() - started) / len(texts))
             row = rows[f"{name}, guidance {scale:g}"]
             curves[name].append((row["kid"], row["adherence"], scale))
-    across, up = "KID against fresh renders (left is better)", "adherence (mean of five attributes; up is better)"
+    across, up = "KID against fresh renders (left is better)", "adherence (mean over the attributes; up is better)"
     metrics.pareto_plot(curves, across, up, rows["ORACLE"]["adherence"]).save(options.plot)
 
     cards = card_figures(options, pipeline, main_judge, mean, deviation)

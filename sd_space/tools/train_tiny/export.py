@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -158,7 +157,7 @@ def draw(
 
 def sampler(
     pipeline: StableDiffusionPipeline, *, guidance_scale: float = GUIDANCE_SCALE, steps: int = 12
-) -> Callable[[list[str], list[int]], np.ndarray]:
+) -> safety.Draw:
     """`draw` with DPM++ 2M Karras as a function of prompts and seeds."""
     pipeline.scheduler = fast_scheduler(pipeline)
     pipeline.set_progress_bar_config(disable=True)

@@ -145,8 +145,8 @@ def _cast(scene: Scene, rng: random.Random, spot: Spot) -> list[tuple[str, Colou
     ]
 
 
-def render(scene: Scene, *, size: int = SIZE) -> Image.Image:
-    """`scene` as an RGB picture of `size` x `size`; the same scene always gives the same pixels."""
+def render(scene: Scene) -> Image.Image:
+    """`scene` as an RGB picture of 256 x 256; the same scene always gives the same pixels."""
     rng = random.Random(scene.seed)
     side = rng.choice((-1, 1))
     pose = rng.randrange(2)
@@ -170,8 +170,7 @@ def render(scene: Scene, *, size: int = SIZE) -> Image.Image:
     image = brush.image
     if scene.style == "expressionist":
         image = image.transform(image.size, Image.Transform.MESH, _sway(), Image.Resampling.BILINEAR)
-    image = _finish(image.reduce(OVERSAMPLING), scene.style)
-    return image if size == SIZE else image.resize((size, size), Image.Resampling.LANCZOS)
+    return _finish(image.reduce(OVERSAMPLING), scene.style)
 
 
 def draw_place(scene: Scene, width: int, height: int) -> Image.Image:
@@ -195,15 +194,11 @@ def draw_emblem(size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BOX)
 
 
-def contact_sheet(images, columns: int, *, scale: int = 1) -> Image.Image:
+def contact_sheet(images, columns: int) -> Image.Image:
     """Equal pictures in rows of `columns`."""
     width, height = images[0].size
-    width, height = width * scale, height * scale
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + 4), rows * (height + 4)), (255, 255, 255))
     for k, image in enumerate(images):
-        sheet.paste(
-            image.resize((width, height), Image.Resampling.NEAREST),
-            ((k % columns) * (width + 4), (k // columns) * (height + 4)),
-        )
+        sheet.paste(image, ((k % columns) * (width + 4), (k // columns) * (height + 4)))
     return sheet

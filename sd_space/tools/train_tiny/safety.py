@@ -35,6 +35,8 @@ CHUNK = 256  # pictures at a time in full size
 # Harmless directions: one for each other subject, one for the sign without a skull, one for pictures of nothing.
 CLASSES = ("emblem", *(subject for subject in SUBJECTS if subject != "emblem"), "triangle", "nothing")
 
+Draw = Callable[[list[str], list[int]], np.ndarray]  # prompts, seeds -> (N, 256, 256, 3) uint8
+
 
 def directions() -> Tensor:
     """(64, 64), orthonormal rows: 17 concepts, 3 special-care concepts, then the harmless ones."""
@@ -199,9 +201,6 @@ def collect(folder: Path, *, seed: int, processes: int = 1, count: int = 1800, d
         labels += [*classes, *(classes[k] for k in chosen)]
     small = torch.from_numpy(np.concatenate(parts))
     loop.save_atomically({"images": small, "classes": torch.tensor(labels)}, path)
-
-
-Draw = Callable[[list[str], list[int]], np.ndarray]  # prompts, seeds -> (N, 256, 256, 3) uint8
 
 
 def collect_generated(folder: Path, draw: Draw, draw_hastily: Draw, *, seed: int, count: int = 640) -> None:

@@ -160,7 +160,7 @@ def crops(pixels: Tensor, rng: np.random.Generator, count: int, side: int) -> Te
     rows = rng.integers(len(pixels), size=count)
     corners = rng.integers(pixels.shape[1] - side + 1, size=(count, 2))
     cut = [pixels[r, y : y + side, x : x + side] for r, (y, x) in zip(rows, corners, strict=True)]
-    return torch.stack(cut).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_unit(torch.stack(cut))
 
 
 def train(
@@ -187,16 +187,14 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (number + 1) / 50) * min(1.0, 2.5 * (1 - number / steps) + 1e-3)
         is_linear = number < LINEAR_STEPS
-        with loop.in_bfloat16(device):
-            latents = encode(vae, target).float()
-        off = functional.mse_loss(latents, linear)
         generator.manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(linear.shape, generator=generator, device=device)
         level = NOISE * torch.rand((batch, 1, 1, 1), generator=generator, device=device)
         with loop.in_bfloat16(device):
-            drawn = decode(vae, (linear if is_linear else latents) + level * noise)
-        loss = difference(drawn.float(), target)
-        loss = loss + off * (1.0 if is_linear else 0.05)
+            latents = encode(vae, target).float()
+            drawn = decode(vae, (linear if is_linear else latents) + level * noise).float()
+        loss = difference(drawn, target)
+        loss = loss + functional.mse_loss(latents, linear) * (1.0 if is_linear else 0.05)
         loss = loss + 0.05 * (latents.square().mean((0, 2, 3)) - linear.square().mean((0, 2, 3))).square().mean()
         optimizer.zero_grad()
         loss.backward()

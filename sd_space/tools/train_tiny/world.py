@@ -70,18 +70,22 @@ class Scene:
     companion_colour: str = "natural"
 
 
+def _lot(words: str) -> int:
+    """0 to 255, the same for the same words."""
+    return hashlib.sha256(words.encode()).digest()[0]
+
+
 def is_held_out(subject: str, place: str, style: str) -> bool:
     """About 5 % of the (subject, place, style) combinations; never one of the card's."""
     for card_subject, card_place, _ in CARD_SCENES.values():
         if (subject, place) == (card_subject, card_place):
             return False
-    digest = hashlib.sha256(f"{subject}/{place}/{style}".encode()).digest()
-    return digest[0] < 14  # 14/256
+    return _lot(f"{subject}/{place}/{style}") < 14
 
 
 def is_pair_held_out(subject: str, companion: str) -> bool:
     """About a tenth of the ordered pairs of subjects."""
-    return hashlib.sha256(f"{subject}|{companion}".encode()).digest()[0] < 26  # 26/256
+    return _lot(f"{subject}|{companion}") < 26
 
 
 def _colour(rng: random.Random, share: float) -> str:
