@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     )
     circumstances = harness.circumstances(loaded, options) | {"repeats": options.repeats}
     print(harness.describe(circumstances), flush=True)
-    sizes = options.sizes or [int(share * loaded.info.defaults.width) // 8 * 8 for share in SHARES]
+    step = loaded.info.limits.size_step
+    sizes = options.sizes or [int(share * loaded.info.defaults.width) // step * step for share in SHARES]
     rows = []
     for size in sizes:
         options.size, options.steps, options.scheduler = size, None, None
