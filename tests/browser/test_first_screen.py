@@ -95,6 +95,18 @@ def test_the_gate_stands_before_gradios_scripts_have_come_and_what_is_done_on_it
     assert page.evaluate("window.shifts") < 0.05
 
 
+def test_the_focus_of_its_button_goes_to_the_one_in_its_place_and_a_key_pressed_then_counts(slow_page):
+    page = slow_page
+    accept = page.get_by_role("button", name=ACCEPT)
+    page.get_by_role("checkbox").check()
+    accept.focus()
+    page.let_scripts_in()
+    expect(page.locator("#first-screen")).to_have_count(0)
+    expect(accept).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
+
+
 def test_a_press_before_gradios_scripts_have_come_reaches_the_server_when_they_are_there(slow_page):
     page = slow_page
     page.get_by_role("checkbox").check()

@@ -21,8 +21,9 @@
     if (box.checked && accept.disabled) return requestAnimationFrame(() => handOver(gate))
     const focused = parts(screen.querySelector('#first-gate')).indexOf(document.activeElement)
     gate.querySelector('details').open = screen.querySelector('details').open
-    screen.remove()
+    gate.style.visibility = 'visible' // before it can be seen: what is hidden takes no focus, and the next key is lost
     if (focused >= 0) parts(gate)[focused].focus()
+    screen.remove()
     if (isPressed) requestAnimationFrame(() => {
       accept.focus() // from where the page's script leads on
       accept.click()
