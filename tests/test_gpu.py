@@ -92,7 +92,7 @@ def test_step_times_are_those_of_the_size_that_they_are_asked_for(gpu):
     engine = make_engine(gpu.load(), width=4)
     for number in range(4):
         width = gpu.size // 2 * (3 if number % 2 else 1)
-        engine.add_request(admitted(f"r{number}", **gpu.request | {"width": width, "num_inference_steps": 5}))
+        engine.add_request(admitted(f"r{number}", **gpu.request | {"width": width, "num_inference_steps": 8}))
     while not engine.is_idle:
         engine.step()
     assert set(engine.unet_calls) == {2}, "two pictures of each size share a call"

@@ -39,6 +39,16 @@ def test_times_of_other_sizes_are_scaled_by_area():
     assert times.step_s(BatchKey(64, 64, False), 1) == pytest.approx(0.5)
 
 
+def test_a_slow_first_call_and_a_recording_are_forgotten_by_the_next_call():
+    """On a GPU these take ten to a hundred times as long as all calls that follow."""
+    times = StepTimes()
+    for seconds in (1.0, 0.01, 0.13, 0.011):
+        times.record_step(SQUARE, 1, seconds)
+    assert times.step_s(SQUARE, 1) == pytest.approx(0.011)
+    times.record_step(SQUARE, 1, 0.021)
+    assert times.step_s(SQUARE, 1) == pytest.approx(0.013), "one slow call moves it a little"
+
+
 def test_only_the_latest_sizes_are_remembered():
     """Visitors can ask for thousands of sizes, and each forecast looks at those that are known."""
     times = StepTimes()
