@@ -42,7 +42,7 @@ CUDA = (
     Part(
         "recipe",
         ("--repeats", "3"),
-        30,
+        45,
         150,
         "seconds a picture by the card's recipe, by this Space and with TURBO, beside the limit of the arithmetic",
     ),
@@ -57,28 +57,21 @@ CUDA = (
     Part(
         "batch",
         ("--pictures", "1", "2", "4", "8", "16", "32"),
-        25,
+        40,
         90,
         "a step by the pictures in it, recorded and not; the host's share; memory",
         takes=NO_STEPS,
     ),
     Part(
         "engine",
-        ("--visitors", "1", "8", "32", "4", "16", "2", "--repeats", "1", "--stagger", "0"),
-        40,
+        ("--visitors", "1", "8", "4", "16", "--repeats", "1", "--stagger", "0"),
+        75,
         150,
-        "pictures a second and waits, 1 to 32 visitors at once, beside a queue",
+        "pictures a second and waits, 1 to 16 visitors at once, beside a queue",
     ),
+    Part("gpu_tests", (), 100, 300, "the tests that need a GPU", takes=()),
     Part(
-        "ladder", (), 40, 120, "each memory limit: the profile, seconds, memory that was really taken", takes=NO_STEPS
-    ),
-    Part(
-        "startup",
-        ("--variant", "fp16", "--no-page", "--repeats", "2"),
-        60,
-        150,
-        "from the command to the first picture, beside the recipe",
-        takes=("model", "device", "seed", "steps"),
+        "ladder", (), 50, 120, "each memory limit: the profile, seconds, memory that was really taken", takes=NO_STEPS
     ),
     Part("clock", (), 25, 60, "whether step times and the time left are right, with previews and without"),
     Part(
@@ -89,13 +82,21 @@ CUDA = (
         "step, decode, safety check, preview and text by size",
         takes=("model", "device", "seed"),
     ),
-    Part("faults", (), 25, 60, "memory taken by others in a run, and an overflowing decode", takes=NO_STEPS),
-    Part("schedulers", (), 25, 60, "a step by noise scheduler, and how often the host waits in it", takes=NO_STEPS),
+    Part("faults", (), 28, 60, "memory taken by others in a run, and an overflowing decode", takes=NO_STEPS),
+    Part("schedulers", (), 40, 90, "a step by noise scheduler, and how often the host waits in it", takes=NO_STEPS),
+    Part(
+        "startup",
+        ("--variant", "fp16", "--no-page", "--repeats", "2"),
+        60,
+        150,
+        "from the command to the first picture, beside the recipe",
+        takes=("model", "device", "seed", "steps"),
+    ),
     Part("attention", (), 15, 60, "attention's kernels by shape, and their first calls", takes=()),
     Part(
         "levers",
         (),
-        30,
+        40,
         240,
         "Pillow's resizing, cuDNN's attention, convolutions by trial, TF32, torch.compile: each alone",
         takes=NO_STEPS,
@@ -108,7 +109,6 @@ CUDA = (
         "more shapes than are kept recorded, and whether they still compute right",
         takes=NO_STEPS,
     ),
-    Part("gpu_tests", (), 40, 300, "the tests that need a GPU", takes=()),
 )
 
 CPU = (

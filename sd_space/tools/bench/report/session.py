@@ -14,7 +14,7 @@ from sd_space.tools.bench.report.process import CUT_SHORT, DONE, FAILED, LEFT_OU
 from sd_space.tools.bench.report.summary import summary_of
 
 COLUMNS = ("part", "ended", "s", "why")
-USUAL_S = 10.0  # of the part `machine`, most of it imports
+USUAL_S, USUAL_ON_CUDA_S = 10.0, 23.0  # of the part `machine`, most of it imports
 MARGIN_S = 2.0  # between the moment at which a part is to end itself, and the one at which it is ended
 
 
@@ -55,7 +55,7 @@ class Session:
         """
         if sum(part.needs_s for part in parts) > self.left_s:
             parts = [part.shortened for part in parts]
-        slowness = max([1.0, *(one["seconds"] / USUAL_S for one in self._parts if one["name"] == MACHINE.name)])
+        slowness = max([1.0, *(one["seconds"] / _usual_s(one) for one in self._parts if one["name"] == MACHINE.name)])
         for number, part in enumerate(parts, start=1):
             taken_s = slowness * part.needs_s
             for later in parts[number:]:
@@ -141,3 +141,7 @@ class Session:
         save(self._folder / "report.json", plain(self.report))
         with contextlib.suppress(Exception):  # of any type: figures may have any form, and are saved already
             (self._folder / "report.md").write_text(summary_of(plain(self.report)), encoding="utf-8")
+
+
+def _usual_s(machine: dict[str, Any]) -> float:
+    return USUAL_ON_CUDA_S if (machine["figures"] or {}).get("kind") == "cuda" else USUAL_S
