@@ -122,6 +122,9 @@ class Real:
         return float(value)
 
 
+WHITE = 128  # of a mask, from here on: diffusers' VaeImageProcessor.binarize rounds to the nearer end
+
+
 @dataclass(frozen=True, slots=True)
 class SourcePicture:
     """A picture that a request brings, decoded, without metadata: `pixels` are height x width x `channels` bytes.
@@ -139,6 +142,11 @@ class SourcePicture:
     def __str__(self) -> str:
         """How recipes name it, which never hold the picture itself."""
         return f"sha256:{self.sha256}"
+
+    def loses_white(self, cell: int) -> bool:
+        """Whether a grey picture has white, but in no upper left pixel of a cell: those alone say what a mask opens."""
+        corners = (self.pixels[row * self.width : (row + 1) * self.width : cell] for row in range(0, self.height, cell))
+        return max(self.pixels) >= WHITE and all(max(row) < WHITE for row in corners)
 
 
 @dataclass(frozen=True, slots=True)

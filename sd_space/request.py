@@ -168,11 +168,11 @@ class GenerationRequest:
                 checked[name] = random_seed
                 random_seed = (random_seed + checked["num_images_per_prompt"]) % (MAX_SEED + 1)
         request = cls(**checked)
-        request._check_pictures()
+        request._check_pictures(info.limits.mask_step)
         return request
 
-    def _check_pictures(self) -> None:
-        """What the fields that are about a picture must agree on. Raises InvalidRequest."""
+    def _check_pictures(self, cell: int) -> None:
+        """What the fields that are about a picture must agree on; a latent is `cell` pixels wide. InvalidRequest."""
         if self.init_image is None:
             if self.mask is not None:
                 raise InvalidRequest(
@@ -201,6 +201,16 @@ class GenerationRequest:
                         height=self.height,
                     ),
                 )
+        if self.mask is not None and self.mask.loses_white(cell):
+            raise InvalidRequest(
+                "mask",
+                Phrase(
+                    "{name} must be white over at least {cell} x {cell} pixels in one place; "
+                    "what is less cannot be drawn anew by this model.",
+                    name="mask",
+                    cell=cell,
+                ),
+            )
 
 
 REQUEST_FIELDS: Mapping[str, RequestField] = {f.name: f.metadata["field"] for f in fields(GenerationRequest)}

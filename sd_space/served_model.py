@@ -9,7 +9,10 @@ SCHEDULERS = ("PNDM", "DDIM", "Euler", "Euler a", "DPM++ 2M Karras", "UniPC", "L
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the served model allows. Sizes are pixels and multiples of `size_step`."""
+    """What the served model allows. Sizes are pixels and multiples of `size_step`.
+
+    Squares of `mask_step` pixels are drawn anew or kept as a whole: what one latent stands for.
+    """
 
     min_size: int
     max_size: int
@@ -18,6 +21,7 @@ class Limits:
     max_steps: int = 150
     min_guidance: float = 1.0
     max_guidance: float = 20.0
+    mask_step: int = 8
     schedulers: tuple[str, ...] = SCHEDULERS
 
 

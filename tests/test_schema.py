@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sd_space.errors import InvalidRequest, ModelUnavailable, QueueFull
 from sd_space.fields import SourcePicture
@@ -173,6 +174,23 @@ def test_a_source_must_fit_the_picture_that_is_asked_for():
     for values, words in refused:
         with pytest.raises(InvalidRequest, match=words):
             parse(**values)
+
+
+def mask_with(left: int, top: int, width: int, height: int, white: int = 255) -> SourcePicture:
+    """128 x 128, black but for one rectangle."""
+    picture = Image.new("L", (128, 128))
+    picture.paste(white, (left, top, left + width, top + height))
+    return replace(SOURCE, channels=1, pixels=picture.tobytes())
+
+
+def test_a_mask_whose_white_would_open_nothing_is_refused():
+    """The model draws squares of 8 x 8 pixels anew, each as the pixel in its upper left corner says."""
+    for lost in (mask_with(1, 1, 7, 7), mask_with(1, 0, 7, 128), mask_with(17, 0, 1, 128), mask_with(1, 1, 7, 7, 128)):
+        with pytest.raises(InvalidRequest, match="mask must be white over at least 8 x 8 pixels in one place"):
+            parse(init_image=SOURCE, mask=lost, strength=0.5)
+    for kept in (mask_with(1, 1, 8, 8), mask_with(3, 5, 8, 8), mask_with(0, 0, 1, 1), mask_with(0, 0, 0, 0)):
+        assert parse(init_image=SOURCE, mask=kept, strength=0.5).mask == kept
+    assert parse(init_image=SOURCE, mask=mask_with(1, 1, 7, 7, 127), strength=0.5).mask, "nothing of it is white"
 
 
 def test_a_random_variation_is_drawn_only_where_there_is_one():

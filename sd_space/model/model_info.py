@@ -27,7 +27,7 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
     step = math.gcd(64, default_size) if spec.runtime == "jax" else max(8, pipeline.vae_scale_factor)
     is_picture_book = description.get("name") == "picture-book"
     smallest = 64 if is_picture_book else max(64, _down(default_size // 2, step))  # quick, for trying things out
-    limits = Limits(smallest, _down(default_size * 3 // 2, step), step)
+    limits = Limits(smallest, _down(default_size * 3 // 2, step), step, mask_step=pipeline.vae_scale_factor)
     limits = replace(limits, schedulers=fitting_schedulers(pipeline.scheduler.config, limits.max_steps))
     if not limits.schedulers:
         raise unavailable(
