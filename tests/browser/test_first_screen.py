@@ -40,7 +40,7 @@ def fetched(browser, url):
     session.on("Network.loadingFinished", lambda end: sizes.update({end["requestId"]: end["encodedDataLength"]}))
     session.send("Network.enable")
     page.goto(url)
-    page.get_by_role("button").last.wait_for()
+    page.locator("gradio-app button:visible").first.wait_for()  # not our first screen's, which is there before Gradio
     page.wait_for_load_state("networkidle")
     context.close()
     return {urls[number]: size for number, size in sizes.items()}
