@@ -12,7 +12,7 @@ PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 
 SERVED = {
-    "reliability", "cluster", "test_api", "test_app", "test_clients", "test_doctor", "test_hub", "test_local_backend",
+    "reliability", "cluster", "test_api", "test_app", "test_clients", "test_doctor", "test_local_backend",
     "test_zerogpu",
 }  # fmt: skip
 os.environ["SD_SPACE_RUNTIME"] = "torch"  # for which exact pictures are promised
