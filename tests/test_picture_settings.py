@@ -37,6 +37,16 @@ def test_what_our_pictures_carry_comes_back_without_a_remark(scheduler):
     assert asked == replace(request, seed=8)
 
 
+def test_a_picture_of_other_weights_of_the_same_model_will_look_different():
+    old, new = (replace(INFO, revision=letter * 40) for letter in "ab")
+    request = GenerationRequest.parse({"prompt": "a cat"}, INFO, 7)
+    for made_with in (old, replace(INFO, revision=None)):
+        (remark,) = read_settings(parameters_text(request, 7, made_with), INFO.limits, new).remarks
+        assert str(remark) == "The picture was made with another version of Picture book, so yours will look different."
+    assert not read_settings(parameters_text(request, 7, new), INFO.limits, new).remarks
+    assert not read_settings(parameters_text(request, 7, new), INFO.limits, INFO).remarks, "its version is not known"
+
+
 def test_another_tools_text_on_several_lines_fills_the_form():
     read = read_settings(A1111 + "\nTemplate: __colour__ cube", V1_4_LIMITS, None)
     assert read.remarks == ()

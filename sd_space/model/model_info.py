@@ -40,7 +40,7 @@ def describe(pipeline: StableDiffusionPipeline, memory_profile: str, spec: Pipel
     info = ModelInfo(
         model=name,
         title=description.get("title") or ("Stable Diffusion v1-4" if spec.model == V1_4 else name.rpartition("/")[2]),
-        revision=spec.revision,
+        revision=spec.revision or description.get("revision"),
         device=spec.device,
         dtype=spec.jax_dtype or spec.dtype,
         memory_profile=memory_profile,
@@ -70,7 +70,7 @@ def _down(pixels: int, step: int = 8) -> int:
 
 
 def _self_description(folder: Path) -> dict[str, Any]:
-    """What a folder says about itself in `sd_space.json`: name, title, description, license, defaults."""
+    """What a folder says about itself in `sd_space.json`: name, title, description, license, revision, defaults."""
     path = folder / "sd_space.json"
     if not path.is_file():
         return {}
@@ -80,7 +80,7 @@ def _self_description(folder: Path) -> dict[str, Any]:
         raise unavailable(f"{path} is not a JSON file that can be read; mend it, or take it away.") from error
     is_valid = isinstance(description, dict) and isinstance(description.get("defaults", {}), dict)
     if not is_valid or not all(
-        isinstance(description.get(key, ""), str) for key in ("name", "title", "description", "license")
+        isinstance(description.get(key, ""), str) for key in ("name", "title", "description", "license", "revision")
     ):
         raise unavailable(
             f"{path} must be a JSON object of texts, with an object as defaults; mend it, or take it away."

@@ -10,7 +10,7 @@ from sd_space.languages import Phrase
 from sd_space.request import REQUEST_FIELDS, labelled
 from sd_space.served_model import SCHEDULERS, Limits, ModelInfo
 from sd_space.serving import infotext
-from sd_space.serving.recipe import SAMPLERS, recipe_from_query
+from sd_space.serving.recipe import SAMPLERS, recipe_from_query, short_hash
 
 MAX_CHARS = 10_000
 NONE_FOUND = Phrase("No settings were found; choose a PNG that this page or another Stable Diffusion tool has made.")
@@ -54,10 +54,14 @@ def read_settings(text: str, limits: Limits, info: ModelInfo | None) -> PictureS
         remarks.append(Phrase("Added networks such as <lora:…> are not loaded here; their names are read as words."))
     if _WEIGHT.search(prompt):
         remarks.append(Phrase("Weights such as (word:1.3) are read as words here."))
-    if info is not None and (made_with := pairs.get("Model", "")[:60]) and made_with != info.model:
-        words = Phrase("The picture was made with {model}; {title} draws here, so yours will look different.")
+    if info is not None and (made_with := pairs.get("Model", "")[:60]):
         title = Phrase("Picture book") if info.is_picture_book else info.title
-        remarks.append(Phrase(words, model=made_with, title=title))
+        if made_with != info.model:
+            words = Phrase("The picture was made with {model}; {title} draws here, so yours will look different.")
+            remarks.append(Phrase(words, model=made_with, title=title))
+        elif info.revision and pairs.get("Model hash") != short_hash(info.revision):
+            words = Phrase("The picture was made with another version of {title}, so yours will look different.")
+            remarks.append(Phrase(words, title=title))
     return PictureSettings(values, tuple(remarks))
 
 

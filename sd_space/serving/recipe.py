@@ -37,6 +37,11 @@ class FinishedPicture(Protocol):
     def credentials(self) -> bool: ...
 
 
+def short_hash(revision: str) -> str:
+    """A model's revision as it stands beside a picture."""
+    return revision[:10]
+
+
 def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> str:
     """The recipe of the picture with this seed, in the form that other tools read back."""
     values: dict[str, str] = {}
@@ -46,7 +51,7 @@ def parameters_text(request: GenerationRequest, seed: int, info: ModelInfo) -> s
             values[parameter] = f"{values[parameter]}x{written}" if parameter in values else written
     values["Model"] = info.model
     if info.revision:
-        values["Model hash"] = info.revision[:10]
+        values["Model hash"] = short_hash(info.revision)
     if info.turbo:  # without it the same values draw another picture
         values["Turbo"] = "on"
     return infotext.write(request.prompt, request.negative_prompt, values)
