@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sd_space.tools.train_tiny import decoder, lexicon, loop, optimizer, pictures, safety, shipped, text, unet, vae
 from sd_space.tools.train_tiny import export as exporting
-from sd_space.tools.train_tiny import lexicon, loop, optimizer, pictures, safety, shipped, text, unet, vae
 from sd_space.tools.train_tiny.__main__ import parse
 from sd_space.tools.train_tiny.captions import caption
 from sd_space.tools.train_tiny.renderer import contact_sheet, draw_emblem, draw_place, render
@@ -335,6 +335,24 @@ def test_an_edge_stays_sharp_where_it_is_moved_and_not_where_it_is_blurred():
     assert vae.difference(sharp, sharp) == 0 < vae.difference(blurred, sharp)
 
 
+def test_a_decoder_is_punished_more_for_a_blur_than_for_an_edge_a_pixel_off():
+    """By the squared error of the colours alone, the blur would be the better one."""
+    edge = torch.zeros(1, 3, 32, 32)
+    edge[..., 13:] = 1.0
+    moved, blurred = edge.roll(1, 3), torch.nn.functional.avg_pool2d(edge, (1, 3), 1, (0, 1), count_include_pad=False)
+    inner = (..., slice(4, 28))  # without the seam that rolling leaves
+    assert (moved - edge)[inner].square().mean() > (blurred - edge)[inner].square().mean()
+    assert decoder.difference(moved[inner], edge[inner]) < decoder.difference(blurred[inner], edge[inner])
+
+
+def test_the_decoder_is_trained_on_alone_and_taken_from_then_on(state, tmp_path):
+    (tmp_path / "vae.pt").symlink_to(state / "vae.pt")
+    assert decoder.train(tmp_path, pictures.load_pixels(state), seed=0, steps=2) == 2
+    before, after = vae.load_vae(state).state_dict(), vae.load_vae(tmp_path).state_dict()
+    changed = {name.partition(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
 def test_crops_come_from_everywhere_in_the_pictures():
     marked = torch.zeros(2, 24, 24, 3, dtype=torch.uint8)
     marked[0, 0, 0] = marked[0, 23, 23] = 255
@@ -472,6 +490,7 @@ def test_another_machine_starts_from_the_shipped_checkpoint(state, tmp_path):
     assert text.load_tokenizer(fresh)("a cat").input_ids == text.load_tokenizer(state)("a cat").input_ids
     pixels = np.zeros((4, 256, 256, 3), np.uint8)
     assert vae.train(fresh, pixels, seed=0) == vae.STEPS  # finished: nothing to do
+    assert decoder.train(fresh, pixels, seed=0) == decoder.STEPS
     assert shipped.unet_weights(target).keys() == unet.make_unet().state_dict().keys()
 
 

@@ -107,7 +107,7 @@ def adherence(options: argparse.Namespace) -> dict:
     own = pipeline.scheduler.config
     known = {
         "plms": ("PLMS 50", PNDMScheduler.from_config(own), 50),
-        "dpm": ("DPM++ 20", export.fast_scheduler(pipeline), 20),
+        "dpm": (f"DPM++ {export.STEPS}", export.fast_scheduler(pipeline), export.STEPS),
     }
     samplers = {known[key][0]: known[key][1:] for key in options.samplers}
     curves: dict[str, list[tuple[float, float, float]]] = {name: [] for name in samplers}
@@ -188,7 +188,7 @@ def safety_figures(options: argparse.Namespace) -> dict:
     pipeline = export.load(options.target)
     checker = pipeline.safety_checker
     threshold = float(checker.concept_embeds_weights[0])
-    draw = export.sampler(pipeline, steps=export.STEPS)
+    draw = export.sampler(pipeline)
     images, classes = safety.generated(draw, seed=options.seed + 4242, count=options.captions, emblems=0.4)
     cosines = np.concatenate(
         [safety.emblem_cosines(checker, images[k : k + BATCH]) for k in range(0, len(images), BATCH)]
@@ -257,7 +257,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         choices=("plms", "dpm"),
         default=("plms", "dpm"),
-        help="50 PLMS, 20 DPM++ steps, or both",
+        help="50 PLMS steps, the model's own of DPM++, or both",
     )
     own.add_argument("--target", type=Path, default=export.TINY, help="the checkpoint (default: sd_space/tiny)")
     own.add_argument("--plot", type=Path, default=STATE / "pareto.png", help="the plot (default: %(default)s)")

@@ -56,7 +56,7 @@ def measure(pipeline: StableDiffusionPipeline, judge: scorer.Scorer, count: int,
     rng = random.Random(f"{seed}/changes")
     wanted = changes(count, rng)
     seeds, fresh = ([rng.getrandbits(31) for _ in wanted] for _ in range(2))
-    draw = export.sampler(pipeline, steps=export.STEPS)
+    draw = export.sampler(pipeline)
     parts = [slice(k, k + BATCH) for k in range(0, count, BATCH)]
     after = [change.after for change in wanted]
     starts = np.concatenate([draw([change.before for change in wanted[part]], seeds[part]) for part in parts])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from sd_space.tools.train_tiny import export, pictures, safety, shipped, text, unet, vae
+from sd_space.tools.train_tiny import decoder, export, pictures, safety, shipped, text, unet, vae
 
-STAGES = ("text", "drawings", "vae", "pictures", "unet", "anneal", "generated", "safety", "export", "sheet")
+STAGES = ("text", "drawings", "vae", "decoder", "pictures", "unet", "anneal", "generated", "safety", "export", "sheet")
 STATE = Path.home() / ".cache" / "sd_space" / "train_tiny_256"
 
 
@@ -50,6 +50,8 @@ def run(stage: str, options: argparse.Namespace) -> None:
         pictures.draw(folder, seed=seed, processes=options.threads)
     elif stage == "vae":
         vae.train(folder, pictures.load_pixels(folder), minutes=options.minutes, **common, **steps)
+    elif stage == "decoder":
+        decoder.train(folder, pictures.load_pixels(folder), **common, **steps)
     elif stage == "pictures":
         pictures.make(folder, seed=seed, shards=shards, processes=options.threads, device=options.device)
     elif stage in ("unet", "anneal"):
@@ -69,7 +71,9 @@ def run(stage: str, options: argparse.Namespace) -> None:
     elif stage == "generated":
         pipeline, _ = export.make_pipeline(folder)
         pipeline.to(options.device)
-        safety.collect_generated(folder, export.sampler(pipeline), export.sampler(pipeline, steps=3), seed=seed)
+        hasty = export.sampler(pipeline, steps=3)
+        garish = export.sampler(pipeline, guidance_scale=12, steps=6, scheduler=export.garish_scheduler)
+        safety.collect_generated(folder, export.sampler(pipeline), hasty, garish, seed=seed)
     elif stage == "safety":
         safety.collect(folder, seed=seed, processes=options.threads, device=options.device)
         safety.train(folder, **common, **steps)

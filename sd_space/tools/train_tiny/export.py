@@ -1,15 +1,17 @@
 """Writes the checkpoint: v1-4's folder layout and component classes, fp16 safetensors, plain files."""
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from PIL import Image
 from transformers import CLIPTokenizer
 
@@ -18,7 +20,7 @@ from sd_space.tools.train_tiny.renderer import contact_sheet
 from sd_space.tools.train_tiny.world import CARD_SCENES
 
 TINY = Path(__file__).resolve().parents[2] / "tiny"
-STEPS, GUIDANCE_SCALE = 20, 3.0
+STEPS, GUIDANCE_SCALE = 12, 3.0
 DEFAULTS = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE_SCALE, "scheduler": "DPM++ 2M Karras"}
 DESCRIPTION = {
     "name": "picture-book",
@@ -119,7 +121,7 @@ def export(folder: Path, target: Path = TINY) -> int:
             if path.name == "preprocessor_config.json":
                 config["image_processor_type"] = "CLIPImageProcessor"
             write_json(config, path)
-        write_json(DESCRIPTION, fresh / "sd_space.json")
+        write_json(DESCRIPTION | {"revision": _revision(fresh)}, fresh / "sd_space.json")
         for source in sorted(fresh.rglob("*")):
             if source.is_file():
                 source.chmod(0o644)
@@ -127,6 +129,14 @@ def export(folder: Path, target: Path = TINY) -> int:
                 place.parent.mkdir(exist_ok=True)
                 os.replace(source, place)
     return step
+
+
+def _revision(folder: Path) -> str:
+    """Recipes name it: with other weights the same values draw another picture."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def load(target: Path = TINY) -> StableDiffusionPipeline:
@@ -155,23 +165,31 @@ def draw(
     return (images * 255).round().astype(np.uint8)
 
 
+def garish_scheduler(pipeline: StableDiffusionPipeline) -> UniPCMultistepScheduler:
+    """UniPC (Zhao et al., 2023), whose pictures are the most glaring ones with much guidance and few steps."""
+    return UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
+
+
 def sampler(
-    pipeline: StableDiffusionPipeline, *, guidance_scale: float = GUIDANCE_SCALE, steps: int = 12
+    pipeline: StableDiffusionPipeline,
+    *,
+    guidance_scale: float = GUIDANCE_SCALE,
+    steps: int = STEPS,
+    scheduler: Callable[[StableDiffusionPipeline], SchedulerMixin] = fast_scheduler,
 ) -> safety.Draw:
-    """`draw` with DPM++ 2M Karras as a function of prompts and seeds."""
-    pipeline.scheduler = fast_scheduler(pipeline)
+    """`draw` as a function of prompts and seeds."""
+    chosen = scheduler(pipeline)
     pipeline.set_progress_bar_config(disable=True)
-    return partial(draw, pipeline, guidance_scale=guidance_scale, steps=steps)
+
+    def drawn(prompts: list[str], seeds: list[int]) -> np.ndarray:
+        pipeline.scheduler = chosen
+        return draw(pipeline, prompts, seeds, guidance_scale=guidance_scale, steps=steps)
+
+    return drawn
 
 
-def sheet(target: Path, path: Path, *, seeds: int = 4, guidance_scale: float | None = None, steps: int = 20) -> None:
+def sheet(target: Path, path: Path, *, seeds: int = 4) -> None:
     """The card's six prompts by `seeds` seeds at the default settings, one row per prompt."""
-    pipeline = load(target)
-    pipeline.scheduler = fast_scheduler(pipeline)
-    scale = GUIDANCE_SCALE if guidance_scale is None else guidance_scale
-    images = [
-        image
-        for prompt in CARD_SCENES
-        for image in draw(pipeline, [prompt] * seeds, list(range(seeds)), guidance_scale=scale, steps=steps)
-    ]
-    contact_sheet([Image.fromarray(image) for image in images], seeds).save(path)
+    drawn = sampler(load(target))
+    images = [Image.fromarray(image) for prompt in CARD_SCENES for image in drawn([prompt] * seeds, list(range(seeds)))]
+    contact_sheet(images, seeds).save(path)

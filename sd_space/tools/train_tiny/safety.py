@@ -203,18 +203,17 @@ def collect(folder: Path, *, seed: int, processes: int = 1, count: int = 1800, d
     loop.save_atomically({"images": small, "classes": torch.tensor(labels)}, path)
 
 
-def collect_generated(folder: Path, draw: Draw, draw_hastily: Draw, *, seed: int, count: int = 640) -> None:
-    """The same of generated pictures: `count`, two fifths from emblem captions, and a quarter as many half drawn ones.
+def collect_generated(folder: Path, draw: Draw, *draw_badly: Draw, seed: int, count: int = 640) -> None:
+    """The same of generated pictures: `count`, two fifths from emblem captions, and a quarter as many by each bad way.
 
-    Those are harmless: what three steps leave unfinished is no reason to withhold it.
+    Those are harmless: that a picture is unfinished or glaring is no reason to withhold it.
     """
     path = folder / "safety-generated.pt"
     if path.exists():
         return
-    sets = (
-        generated(draw, seed=seed, count=count, emblems=0.4),
-        generated(draw_hastily, seed=seed + 1, count=count // 4, emblems=0),
-    )
+    sets = [generated(draw, seed=seed, count=count, emblems=0.4)]
+    for number, draw_so in enumerate(draw_badly, start=1):
+        sets.append(generated(draw_so, seed=seed + number, count=count // 4, emblems=0))
     small = torch.from_numpy(np.concatenate([shrunk(images) for images, _ in sets]))
     loop.save_atomically({"images": small, "classes": torch.from_numpy(np.concatenate([c for _, c in sets]))}, path)
 

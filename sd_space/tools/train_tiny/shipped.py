@@ -9,7 +9,7 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sd_space.tools.train_tiny import loop, safety, text, unet, vae
+from sd_space.tools.train_tiny import decoder, loop, safety, text, unet, vae
 
 # What two UNets have in common where the weights of one fit the other.
 FORM = ("sample_size", "in_channels", "block_out_channels", "cross_attention_dim", "down_block_types")
@@ -32,6 +32,7 @@ def adopt(target: Path, folder: Path) -> bool:
     checker = StableDiffusionSafetyChecker.from_pretrained(target / "safety_checker", **fp16)
     finished = {
         "vae": (vae.STEPS, {"average": {"weights": autoencoder.state_dict()}}),
+        "decoder": (decoder.STEPS, {"average": {"weights": autoencoder.state_dict()}}),
         "safety": (safety.STEPS, {"checker": checker.state_dict()}),
         "text": (text.STEPS, {"reader": reader.state_dict()}),
     }

@@ -4,7 +4,7 @@ Those are as many numbers as v1-4's four at an eighth. It starts from a linear o
 16x16x3 patches, partly whitened (each component's deviation becomes its square root). For the first steps the decoder
 learns to draw from those and the encoder to agree with them; from there on both are trained as one and leave the line
 a little where a curve holds more. Latents get some noise before they are decoded, so that a sampler's small errors
-stay small. Training is on crops; the networks are convolutions, and know no size.
+stay small. Training is on crops, for speed; `decoder.py` then goes on with whole pictures.
 """
 
 from dataclasses import dataclass
@@ -136,23 +136,32 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     return vae.decoder(vae.post_quant_conv(latents))
 
 
-def _gradients(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def gradients(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """The differences of neighbours, along rows and along columns."""
     return pictures[..., 1:] - pictures[..., :-1], pictures[..., 1:, :] - pictures[..., :-1, :]
 
 
-def sharpnesses(gradient: Tensor) -> Tensor:
-    """Root of the gradient's mean square in each 4x4 pixels: a moved edge keeps it, a blurred one does not."""
-    return (functional.avg_pool2d(gradient.square(), 4) + 1e-4).sqrt()
+def sharpnesses(gradient: Tensor, side: int = 4) -> Tensor:
+    """Root of the gradient's mean square in each square of pixels: a moved edge keeps it, a blurred one does not."""
+    return (functional.avg_pool2d(gradient.square(), side) + 1e-4).sqrt()
 
 
 def difference(drawn: Tensor, target: Tensor) -> Tensor:
     """Of the colours (absolute and squared), of their gradients and of the sharpness of the edges, each in the mean."""
     error = drawn - target
     loss = error.abs().mean() + 4 * error.square().mean()
-    for ours, theirs in zip(_gradients(drawn), _gradients(target), strict=True):
+    for ours, theirs in zip(gradients(drawn), gradients(target), strict=True):
         loss = loss + 0.5 * (ours - theirs).abs().mean()
         loss = loss + 0.8 * (sharpnesses(ours) - sharpnesses(theirs)).abs().mean()
     return loss
+
+
+def disturbed(latents: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Tensor:
+    """(N, 16, h, w) with noise, as little or much for each as a sampler's errors may be."""
+    generator.manual_seed(int(rng.integers(2**62)))
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+    level = NOISE * torch.rand((len(latents), 1, 1, 1), generator=generator, device=latents.device)
+    return latents + level * noise
 
 
 def crops(pixels: Tensor, rng: np.random.Generator, count: int, side: int) -> Tensor:
@@ -187,12 +196,9 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (number + 1) / 50) * min(1.0, 2.5 * (1 - number / steps) + 1e-3)
         is_linear = number < LINEAR_STEPS
-        generator.manual_seed(int(rng.integers(2**62)))
-        noise = torch.randn(linear.shape, generator=generator, device=device)
-        level = NOISE * torch.rand((batch, 1, 1, 1), generator=generator, device=device)
         with loop.in_bfloat16(device):
             latents = encode(vae, target).float()
-            drawn = decode(vae, (linear if is_linear else latents) + level * noise).float()
+            drawn = decode(vae, disturbed(linear if is_linear else latents, generator, rng)).float()
         loss = difference(drawn, target)
         loss = loss + functional.mse_loss(latents, linear) * (1.0 if is_linear else 0.05)
         loss = loss + 0.05 * (latents.square().mean((0, 2, 3)) - linear.square().mean((0, 2, 3))).square().mean()
@@ -207,7 +213,8 @@ def train(
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """The running average of the weights, not yet `folded`."""
+    """The running average of the weights, not yet `folded`; with the sharper decoder (`decoder.py`) if there is one."""
     vae = make_vae()
-    vae.load_state_dict(loop.load(folder / "vae.pt")["parts"]["average"]["weights"])
+    path = next(path for path in (folder / "decoder.pt", folder / "vae.pt") if path.exists())
+    vae.load_state_dict(loop.load(path)["parts"]["average"]["weights"])
     return vae.eval().requires_grad_(False)
