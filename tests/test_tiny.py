@@ -21,6 +21,7 @@ from diffusers import (
 from PIL import Image
 
 import sd_space
+from sd_space.tools.train_tiny.export import revision_of
 from sd_space.tools.train_tiny.pictures import pixels
 from sd_space.tools.train_tiny.world import CARD_SCENES, PLACES, SUBJECTS, Scene
 
@@ -271,7 +272,8 @@ def test_tokenizer_reads_any_text(pipeline):
 
 def test_own_description_is_complete():
     described = json.loads((TINY / "sd_space.json").read_text())
-    assert set(described) == {"name", "title", "description", "license", "defaults"}
+    assert set(described) == {"name", "title", "description", "license", "revision", "defaults"}
+    assert described["revision"] == revision_of(TINY), "of these weights: pictures of others are told apart by it"
     assert set(described["defaults"]) == {"num_inference_steps", "guidance_scale", "scheduler"}
     assert described["defaults"]["scheduler"] in SCHEDULERS
     assert 1 <= described["defaults"]["num_inference_steps"] <= 50

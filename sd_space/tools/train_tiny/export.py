@@ -121,7 +121,7 @@ def export(folder: Path, target: Path = TINY) -> int:
             if path.name == "preprocessor_config.json":
                 config["image_processor_type"] = "CLIPImageProcessor"
             write_json(config, path)
-        write_json(DESCRIPTION | {"revision": _revision(fresh)}, fresh / "sd_space.json")
+        write_json(DESCRIPTION | {"revision": revision_of(fresh)}, fresh / "sd_space.json")
         for source in sorted(fresh.rglob("*")):
             if source.is_file():
                 source.chmod(0o644)
@@ -131,7 +131,7 @@ def export(folder: Path, target: Path = TINY) -> int:
     return step
 
 
-def _revision(folder: Path) -> str:
+def revision_of(folder: Path) -> str:
     """Recipes name it: with other weights the same values draw another picture."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):
