@@ -13,7 +13,6 @@ PICTURE_BOOK = Path(__file__).parent.parent / "sd_space" / "tiny"
 
 SERVED = {
     "reliability", "cluster", "test_api", "test_app", "test_clients", "test_doctor", "test_local_backend",
-    "test_zerogpu",
 }  # fmt: skip
 os.environ["SD_SPACE_RUNTIME"] = "torch"  # for which exact pictures are promised
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small models lose time to a second thread, and lanes to each other's
