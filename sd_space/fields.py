@@ -146,7 +146,7 @@ class SourcePicture:
     def loses_white(self, cell: int) -> bool:
         """Whether a grey picture has white, but in no upper left pixel of a cell: those alone say what a mask opens."""
         corners = (self.pixels[row * self.width : (row + 1) * self.width : cell] for row in range(0, self.height, cell))
-        return max(self.pixels) >= WHITE and all(max(row) < WHITE for row in corners)
+        return all(max(row) < WHITE for row in corners) and max(self.pixels) >= WHITE
 
 
 @dataclass(frozen=True, slots=True)
