@@ -104,10 +104,7 @@ def train(folder: Path, kind: str, *, seed: int, steps: int | None = None, pool:
                 group["lr"] = 1e-3 * min(1.0, (number + 1) / 50) * min(1.0, 1.6 * (1 - number / steps) + 1e-3)
             _, logits = scorer(safety.varied(safety.normalized(small[rows]), rng, mirror=False))
             loss = sum(_loss(logits[name], known[name][rows]) for name in logits)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return float(loss.detach())
+            return loop.descend(loss, optimizer)
 
         parts = {"scorer": scorer, "optimizer": optimizer}
         loop.train(f"scorer-{kind}", path, parts, step, seed=seed, steps=steps)

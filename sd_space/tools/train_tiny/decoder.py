@@ -24,13 +24,7 @@ AVERAGE_DECAY = 0.995
 
 def difference(drawn: Tensor, target: Tensor) -> Tensor:
     """As the VAE's own, with less weight on the squared error and on edges that lie elsewhere."""
-    error = drawn - target
-    loss = error.abs().mean() + 3 * error.square().mean()
-    for ours, theirs in zip(vae.gradients(drawn), vae.gradients(target), strict=True):
-        loss = loss + 0.3 * (ours - theirs).abs().mean()
-        for weight, side in ((0.8, 4), (2.0, 8)):
-            loss = loss + weight * (vae.sharpnesses(ours, side) - vae.sharpnesses(theirs, side)).abs().mean()
-    return loss
+    return vae.difference(drawn, target, squared=3.0, edges=0.3, sharpness=((0.8, 4), (2.0, 8)))
 
 
 def train(folder: Path, pixels: np.ndarray, *, seed: int, steps: int = STEPS, device: str = "cpu") -> int:
@@ -55,11 +49,9 @@ def train(folder: Path, pixels: np.ndarray, *, seed: int, steps: int = STEPS, de
                 latents = vae.encode(model, target)
             drawn = vae.decode(model, vae.disturbed(latents, generator, rng)).float()
         loss = difference(drawn, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        found = loop.descend(loss, optimizer)
         average.update()
-        return float(loss.detach())
+        return found
 
     parts = {"vae": model, "optimizer": optimizer, "average": average}
     return loop.train("decoder", folder / "decoder.pt", parts, step, seed=seed, steps=steps)

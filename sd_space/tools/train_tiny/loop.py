@@ -96,6 +96,16 @@ def train(
     return done
 
 
+def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, clipped: torch.nn.Module | None = None) -> float:
+    """Takes one step of `optimizer` and returns the loss; the gradient of `clipped` is cut to a norm of 1 at most."""
+    optimizer.zero_grad()
+    loss.backward()
+    if clipped is not None:
+        torch.nn.utils.clip_grad_norm_(clipped.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[threading.Event]:
     """Is set by SIGTERM and Ctrl-C for as long as the block runs, in place of what they do otherwise."""

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessorPil
@@ -269,11 +269,7 @@ def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu", r
         loss = functional.cross_entropy(10 * cosine, label, label_smoothing=0.02)
         loss = loss + functional.binary_cross_entropy_with_logits(12 * (cosine[:, 0] - 0.5), (label == 0).float())
         loss = loss + (embedding @ unused.T - 0.25).relu().square().sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(checker.parameters(), 1.0)
-        optimizer.step()
-        return float(loss.detach())
+        return loop.descend(loss, optimizer, checker)
 
     parts = {"checker": checker, "optimizer": optimizer}
     return loop.train("safety", folder / "safety.pt", parts, step, seed=seed, steps=steps)

@@ -119,11 +119,7 @@ def train(folder: Path, *, seed: int, steps: int = STEPS, device: str = "cpu") -
             group["lr"] = 1e-3 * min(1.0, (number + 1) / 100) * min(1.0, 2 * (1 - progress) + 1e-3)
         logits = reader(ids, torch.stack([ends, late]).to(device))
         loss = sum(functional.cross_entropy(logits[name], target.repeat(2)) for name, target in targets.items())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        return float(loss.detach())
+        return loop.descend(loss, optimizer, reader)
 
     return loop.train(
         "text", folder / "text.pt", {"reader": reader, "optimizer": optimizer}, step, seed=seed, steps=steps

@@ -138,12 +138,9 @@ def train(
                 group["lr"] = rate * max(0.0, (last - number) / anneal)
         with loop.in_bfloat16(device):
             loss = v_loss(unet, alphas, latents, noise, timesteps.to(device), states).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
+        found = loop.descend(loss, optimizer, unet)
         average.update()
-        return float(loss.detach())
+        return found
 
     parts = {"unet": unet, "optimizer": optimizer, "average": average}
     return loop.train("unet", path, parts, step, seed=seed, steps=last, minutes=minutes)

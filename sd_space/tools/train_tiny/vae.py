@@ -7,6 +7,7 @@ a little where a curve holds more. Latents get some noise before they are decode
 stay small. Training is on crops, for speed; `decoder.py` then goes on with whole pictures.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,13 +147,24 @@ def sharpnesses(gradient: Tensor, side: int = 4) -> Tensor:
     return (functional.avg_pool2d(gradient.square(), side) + 1e-4).sqrt()
 
 
-def difference(drawn: Tensor, target: Tensor) -> Tensor:
-    """Of the colours (absolute and squared), of their gradients and of the sharpness of the edges, each in the mean."""
+def difference(
+    drawn: Tensor,
+    target: Tensor,
+    *,
+    squared: float = 4.0,
+    edges: float = 0.5,
+    sharpness: Sequence[tuple[float, int]] = ((0.8, 4),),
+) -> Tensor:
+    """Of the colours (absolute and squared), of their gradients and of the sharpness of the edges, each in the mean.
+
+    `sharpness` are weights, each with the side of the squares in which it is compared.
+    """
     error = drawn - target
-    loss = error.abs().mean() + 4 * error.square().mean()
+    loss = error.abs().mean() + squared * error.square().mean()
     for ours, theirs in zip(gradients(drawn), gradients(target), strict=True):
-        loss = loss + 0.5 * (ours - theirs).abs().mean()
-        loss = loss + 0.8 * (sharpnesses(ours) - sharpnesses(theirs)).abs().mean()
+        loss = loss + edges * (ours - theirs).abs().mean()
+        for weight, side in sharpness:
+            loss = loss + weight * (sharpnesses(ours, side) - sharpnesses(theirs, side)).abs().mean()
     return loss
 
 
@@ -202,11 +214,9 @@ def train(
         loss = difference(drawn, target)
         loss = loss + functional.mse_loss(latents, linear) * (1.0 if is_linear else 0.05)
         loss = loss + 0.05 * (latents.square().mean((0, 2, 3)) - linear.square().mean((0, 2, 3))).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        found = loop.descend(loss, optimizer)
         average.update()
-        return float(loss.detach())
+        return found
 
     parts = {"vae": vae, "optimizer": optimizer, "average": average}
     return loop.train("vae", folder / "vae.pt", parts, step, seed=seed, steps=steps, minutes=minutes)
