@@ -97,7 +97,7 @@ class StepTimes:
         return ends_s
 
     def _smoothed(self, before: float | None, seconds: float) -> float:
-        """What takes less than half counts by itself: a size's first calls prepare kernels and are recorded on CUDA."""
+        """A call of less than half replaces what was known: a size's first calls on CUDA prepare and record kernels."""
         self.slowest_s = max(self.slowest_s, seconds)
         return seconds if before is None or seconds < before / 2 else 0.8 * before + 0.2 * seconds
 
