@@ -89,11 +89,11 @@ def test_a_run_is_seen_step_by_step_and_what_the_autoencoder_loses(workspace):
     expect(player).to_contain_text("The finished picture")
     slider, seen = player.get_by_role("slider", name="Step"), [frames(page)]
     slider.press("Home")
-    expect(player).to_contain_text("Step 1 of 20")
-    expect(player.get_by_role("img", name="Guidance scale 3, Step 1 of 20")).to_be_visible()
+    expect(player).to_contain_text("Step 1 of 12")
+    expect(player.get_by_role("img", name="Guidance scale 3, Step 1 of 12")).to_be_visible()
     seen.append(frames(page))
     slider.press("ArrowRight")
-    expect(slider).to_have_attribute("aria-valuetext", "Step 3 of 20")
+    expect(slider).to_have_attribute("aria-valuetext", "Step 2 of 12")
     seen.append(frames(page))
     assert len({address for pair in seen for address in pair}) == 6
     player.get_by_role("button", name="Play").press("Enter")
